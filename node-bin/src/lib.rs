@@ -1,1 +1,5 @@
-//! Placeholder while the workspace is laid out.
+//! Raft consensus that speaks only authenticated QUIC, keeps its promises on disk, and runs on any async
+//! runtime; and a replicated key-value store built on it.
+#![forbid(unsafe_code)]
+
+pub mod kv;

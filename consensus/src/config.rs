@@ -1,0 +1,159 @@
+//! The few numbers an operator may choose. Safety is not among them.
+
+use std::time::Duration;
+
+use crate::types::NodeId;
+
+/// How the core and its driver behave. [`Config::new`] gives values that work.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeId,
+    /// How often this store has been opened; makes read contexts unique across restarts.
+    pub boot: u64,
+    /// Seeds the election jitter. Nodes must not share it; the default mixes in the node id.
+    pub seed: u64,
+    /// How long a follower waits for its leader before it asks for an election; the wait is drawn
+    /// between this and twice this, anew for each election (Raft paper, section 5.2).
+    ///
+    /// Default 250 ms. Too small: a busy machine or a slow link causes elections (keep it at ten
+    /// round trips and more). Too large: a dead leader is noticed late. Bounds: 20 ms to 60 s, and
+    /// at least four heartbeat intervals. Must be the same on all nodes.
+    pub election_timeout: Duration,
+    /// How often a leader shows that it is alive.
+    ///
+    /// Default 50 ms. Bounds: 1 ms up to a quarter of the election timeout.
+    pub heartbeat_interval: Duration,
+    /// The largest command a client may propose.
+    ///
+    /// Default 1 MiB; at most 2 MiB, so that an entry always fits one frame.
+    pub command_bytes_max: u64,
+    /// How many bytes of entries may wait to be committed before proposals are refused.
+    ///
+    /// Default 4 MiB. Too small: throughput suffers. Too large: clients wait longer instead of
+    /// being told that the node is overloaded. At least `command_bytes_max`.
+    pub uncommitted_bytes_max: u64,
+    /// The size of one append message, and of one read from the store when a follower is behind.
+    ///
+    /// Default 256 KiB: far above the bandwidth-delay product of one message on a local network, far
+    /// below what would delay a heartbeat.
+    pub message_bytes_max: u64,
+    /// How many bytes of the newest entries stay in memory. Older ones are read from the store.
+    ///
+    /// Default 16 MiB. When more than this is not yet durable and applied, new entries are refused.
+    pub log_view_bytes_max: u64,
+    /// How many reads may wait for a majority before further ones are refused. Default 100,000.
+    pub reads_max: usize,
+    /// After how many applied bytes the state machine is asked to make itself durable. Default 16 MiB.
+    pub checkpoint_bytes: u64,
+    /// After what time with unsaved changes the state machine is asked to make itself durable.
+    /// Default 5 s.
+    pub checkpoint_interval: Duration,
+}
+
+/// Ticks per shortest election timeout. Finer ticks separate the timeouts of two followers better,
+/// so that fewer elections are split; each tick costs about a microsecond.
+pub(crate) const ELECTION_TICKS: usize = 25;
+
+const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(20);
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const COMMAND_BYTES_LIMIT: u64 = 2 << 20;
+
+impl Config {
+    /// Values that work for `node` on a local network.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            boot: 0,
+            seed: node.value(),
+            election_timeout: Duration::from_millis(250),
+            heartbeat_interval: Duration::from_millis(50),
+            command_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 4 << 20,
+            message_bytes_max: 256 << 10,
+            log_view_bytes_max: 16 << 20,
+            reads_max: 100_000,
+            checkpoint_bytes: 16 << 20,
+            checkpoint_interval: Duration::from_secs(5),
+        }
+    }
+
+    /// Every mistake in the configuration, in words; empty when it is valid.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let mut check = |ok: bool, mistake: String| {
+            if !ok {
+                mistakes.push(mistake);
+            }
+        };
+        check(
+            (ELECTION_TIMEOUT_MIN..=ELECTION_TIMEOUT_MAX).contains(&self.election_timeout),
+            format!(
+                "election timeout {:?} is outside {ELECTION_TIMEOUT_MIN:?} to {ELECTION_TIMEOUT_MAX:?}",
+                self.election_timeout
+            ),
+        );
+        check(
+            self.heartbeat_interval >= Duration::from_millis(1)
+                && self.heartbeat_interval <= self.election_timeout / 4,
+            format!(
+                "heartbeat interval {:?} is outside 1 ms to a quarter of the election timeout ({:?})",
+                self.heartbeat_interval,
+                self.election_timeout / 4
+            ),
+        );
+        check(
+            (1..=COMMAND_BYTES_LIMIT).contains(&self.command_bytes_max),
+            format!(
+                "the command limit of {} bytes is outside 1 to {COMMAND_BYTES_LIMIT}",
+                self.command_bytes_max
+            ),
+        );
+        check(
+            self.uncommitted_bytes_max >= self.command_bytes_max,
+            format!(
+                "{} uncommitted bytes cannot hold one command of {}",
+                self.uncommitted_bytes_max, self.command_bytes_max
+            ),
+        );
+        check(
+            self.log_view_bytes_max >= 2 * self.uncommitted_bytes_max,
+            format!(
+                "a log view of {} bytes is less than twice the {} uncommitted bytes",
+                self.log_view_bytes_max, self.uncommitted_bytes_max
+            ),
+        );
+        check(
+            (1..=4 << 20).contains(&self.message_bytes_max),
+            format!(
+                "message size {} is outside 1 byte to 4 MiB",
+                self.message_bytes_max
+            ),
+        );
+        check(
+            self.reads_max > 0,
+            "at least one read must be allowed to wait".into(),
+        );
+        check(
+            self.checkpoint_bytes > 0 && !self.checkpoint_interval.is_zero(),
+            "checkpoints need a size and an interval above zero".into(),
+        );
+        mistakes
+    }
+
+    /// The time of one tick of the core.
+    #[must_use]
+    pub fn tick_interval(&self) -> Duration {
+        self.election_timeout / ELECTION_TICKS as u32
+    }
+
+    pub(crate) fn heartbeat_ticks(&self) -> usize {
+        let ticks = self
+            .heartbeat_interval
+            .div_duration_f64(self.tick_interval())
+            .round();
+        (ticks as usize).clamp(1, ELECTION_TICKS / 4)
+    }
+}

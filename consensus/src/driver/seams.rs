@@ -1,0 +1,154 @@
+//! What an embedder brings: a way to send, a log on disk, a state machine, and a clock.
+//!
+//! The facade crate implements the first, second and fourth over QUIC, redb and the node's runtime.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::durability::LogWrite;
+use crate::entry::Entry;
+use crate::message::Message;
+use crate::types::{EntryId, LogIndex, NodeId};
+
+/// Carries messages to other members. Loss, delay, duplication and reordering are all allowed.
+pub trait Transport: Send + 'static {
+    /// Hands `message` to the way to `to`, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Undelivered`] when the message cannot be queued; Raft then probes that member again
+    /// instead of assuming that the message is on its way.
+    fn send(&mut self, to: NodeId, message: Message) -> Result<(), Undelivered>;
+}
+
+/// The message was not queued: the member is not connected, or its queue is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Undelivered;
+
+/// The durable log. All calls come from one thread, which does nothing else.
+///
+/// The log may tell its caller that something is written only when it survives a power loss.
+pub trait LogStore: Send + 'static {
+    /// Makes `batch` durable, in order, as one atomic step: after a crash either all of it is there
+    /// or none of it. Each element first removes every entry at and after its first entry's index
+    /// (conflicting suffixes, Raft paper, section 5.3), then adds its entries and replaces the hard
+    /// state.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] stops the node. It is never retried: after a failed fsync nobody knows what
+    /// is on the disk.
+    fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError>;
+
+    /// The durable entries from `first` to `last`, both included: as many as fit `bytes_max`, but at
+    /// least one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when an entry is missing or does not pass its checksum; the node stops.
+    fn read(
+        &self,
+        first: LogIndex,
+        last: LogIndex,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, StoreError>;
+}
+
+/// A disk or file that did not do what it must. The node stops; a restart on a healthy disk recovers.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+impl StoreError {
+    /// Wraps what the store reported.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// The replicated state machine. All calls come from one thread, which does nothing else, so they
+/// may block.
+///
+/// `apply` must be deterministic: its outcome may depend on the state and the command only, never on
+/// a clock, on chance, on hash order or on the machine. Members whose state machines differ answer
+/// differently.
+pub trait StateMachine: Send + 'static {
+    /// The last entry whose effect the state holds as it was opened. [`ORIGIN`](crate::ORIGIN) for an
+    /// empty state; everything after it is applied again from the log.
+    fn applied(&self) -> EntryId;
+
+    /// Applies committed commands in order and returns one answer for each, in the same order.
+    ///
+    /// The state must remember `batch.last` together with the effects (in one transaction, if it is
+    /// kept on disk), even when `batch.commands` is empty.
+    ///
+    /// A command that the state machine refuses is an answer like any other, equal on every member.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node: its state can no longer be trusted.
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError>;
+
+    /// Answers a question from the present state, without changing it.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node. A malformed query is an answer, not an error.
+    fn query(&mut self, query: &[u8]) -> Result<Bytes, StateMachineError>;
+
+    /// Called between batches when the log has grown by [`Config::checkpoint_bytes`] or
+    /// [`Config::checkpoint_interval`] has passed since the last call, and on an orderly stop: makes
+    /// all that was applied durable. A state machine in memory does nothing here.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    ///
+    /// [`Config::checkpoint_bytes`]: crate::Config::checkpoint_bytes
+    /// [`Config::checkpoint_interval`]: crate::Config::checkpoint_interval
+    fn checkpoint(&mut self) -> Result<(), StateMachineError> {
+        Ok(())
+    }
+}
+
+/// Committed entries for the state machine.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The commands, in log order. Entries without a command are left out.
+    pub commands: Vec<Command>,
+    /// The last entry of the batch, whether or not it held a command.
+    pub last: EntryId,
+}
+
+/// One committed command.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Where in the log it stands; the same on every member.
+    pub id: EntryId,
+    /// What the client proposed.
+    pub data: Bytes,
+}
+
+/// The state machine cannot go on. The node stops.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StateMachineError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+impl StateMachineError {
+    /// Wraps what the state machine reported.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Time, as the driver sees it.
+pub trait Clock: Send + 'static {
+    /// A monotonic reading.
+    fn now(&self) -> Instant;
+
+    /// Completes after `duration`, or somewhat later.
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}

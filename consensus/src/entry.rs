@@ -1,0 +1,67 @@
+//! What the log is made of.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{EntryId, LogIndex, Term};
+
+/// The index just before the first entry of every log.
+///
+/// All members start from the same imaginary entry, 1@1, whose effect is the initial membership. A
+/// node that starts with nothing at all has index 0 and so cannot be mistaken for one of them.
+pub const ORIGIN: EntryId = EntryId::new(Term::new(1), LogIndex::new(1));
+
+/// Where the log of every cluster begins: the first index after [`ORIGIN`].
+pub const FIRST_INDEX: LogIndex = LogIndex::new(2);
+
+/// One entry of the replicated log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its term and index.
+    pub id: EntryId,
+    /// What it does once committed.
+    pub payload: Payload,
+}
+
+impl Entry {
+    /// An entry that holds a client's command.
+    #[must_use]
+    pub fn command(id: EntryId, command: Bytes) -> Self {
+        Self {
+            id,
+            payload: Payload::Command(command),
+        }
+    }
+
+    /// An entry without effect.
+    #[must_use]
+    pub fn empty(id: EntryId) -> Self {
+        Self {
+            id,
+            payload: Payload::Empty,
+        }
+    }
+
+    /// What the entry counts for in every byte bound: its payload and [`ENTRY_OVERHEAD_BYTES`].
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        ENTRY_OVERHEAD_BYTES
+            + match &self.payload {
+                Payload::Empty => 0,
+                Payload::Command(command) => command.len() as u64,
+            }
+    }
+}
+
+/// What an entry costs in memory and on the wire besides its payload, rounded up. Counting it keeps
+/// a million empty entries from passing as zero bytes.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
+
+/// What an entry does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Payload {
+    /// Nothing. A new leader writes one to commit what came before it (Raft paper, section 8).
+    Empty,
+    /// A command for the state machine, opaque to consensus. Never empty.
+    Command(Bytes),
+}

@@ -1,0 +1,148 @@
+//! What went wrong, and whether the caller may try again.
+
+use crate::driver::{StateMachineError, StoreError};
+use crate::types::{EntryId, NodeId};
+
+/// Why a proposal has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Nothing happened. Propose at `leader`, if one is known.
+    #[error("not the leader{}", at(*leader))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Nothing happened. Propose here again after a pause.
+    #[error("overloaded: too many bytes are waiting to be committed or applied; try again later")]
+    Overloaded,
+    /// Nothing happened and nothing ever will: the command is too large.
+    #[error("command of {bytes} bytes exceeds the limit of {bytes_max}")]
+    TooLarge {
+        /// The size of the command.
+        bytes: u64,
+        /// [`Config::command_bytes_max`](crate::Config::command_bytes_max).
+        bytes_max: u64,
+    },
+    /// Nothing happened and nothing ever will: an empty command is how Raft writes "nothing".
+    #[error("a command must not be empty")]
+    Empty,
+    /// It may have been applied, or may yet be. Repeat it only if applying it twice does no harm.
+    #[error("outcome unknown: leadership was lost before {at:?} was decided")]
+    OutcomeUnknown {
+        /// The entry that held the command, if it got as far as the log.
+        at: Option<EntryId>,
+    },
+}
+
+/// Why a read has no answer. Nothing happened; reading again is always safe.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Read at `leader`, if one is known.
+    #[error("not the leader{}", at(*leader))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Too many reads are waiting here. Try again after a pause.
+    #[error("overloaded: too many reads are waiting; try again later")]
+    Overloaded,
+    /// No majority confirmed the leader in time.
+    #[error("no majority confirmed the leader in time; try again")]
+    TimedOut,
+    /// The node is stopping.
+    #[error("the node is stopping; read at another one")]
+    Stopped,
+}
+
+/// Why leadership did not move.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// Only the leader can hand over.
+    #[error("not the leader{}", at(*leader))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// The target is not a voter of the cluster, or there is no other voter.
+    #[error("there is no such voter to hand leadership to")]
+    NoTarget,
+    /// The target did not take over within an election timeout; this node leads on.
+    #[error("{target} did not take over within an election timeout; this node still leads")]
+    TimedOut {
+        /// Who should have taken over.
+        target: NodeId,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why the node stopped by itself. Acknowledged data is safe; a restart on healthy hardware recovers.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fatal {
+    /// The log could not be written or read.
+    #[error("the log store failed, so this node stops: {0}")]
+    Store(#[source] StoreError),
+    /// The state machine could not go on.
+    #[error("the state machine failed, so this node stops: {0}")]
+    StateMachine(#[source] StateMachineError),
+    /// A worker thread ended without an error of its own; it panicked.
+    #[error("the {worker} thread panicked, so this node stops")]
+    WorkerGone {
+        /// Which one.
+        worker: &'static str,
+    },
+}
+
+/// Why a core cannot start from what was recovered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is not valid.
+    #[error("invalid configuration: {}", mistakes.join("; "))]
+    Config {
+        /// Every mistake found.
+        mistakes: Vec<String>,
+    },
+    /// The node does not belong to the cluster that its store belongs to.
+    #[error("{node} is not a member of its cluster ({members})")]
+    NotAMember {
+        /// This node.
+        node: NodeId,
+        /// The members.
+        members: String,
+    },
+    /// The state machine is ahead of the log: one of the two was lost or rolled back.
+    #[error(
+        "the state machine holds {applied}, but the log ends at {last}: the log was lost or rolled \
+         back; replace this node instead of restarting it"
+    )]
+    StateAheadOfLog {
+        /// The last entry in the state machine.
+        applied: EntryId,
+        /// The last entry in the log.
+        last: EntryId,
+    },
+    /// The state machine holds an entry that differs from the log's.
+    #[error(
+        "the state machine holds {applied}, but the log has term {term} at that index: the two files \
+         do not belong together"
+    )]
+    StateNotOfThisLog {
+        /// The last entry in the state machine.
+        applied: EntryId,
+        /// The log's term at that index.
+        term: u64,
+    },
+}
+
+fn at(leader: Option<NodeId>) -> String {
+    leader.map_or_else(
+        || "; no leader is known".into(),
+        |leader| format!("; the leader is {leader}"),
+    )
+}
