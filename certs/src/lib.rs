@@ -1,1 +1,43 @@
-//! Placeholder while the workspace is laid out.
+//! Who a peer is, and who says so.
+//!
+//! An [`Identity`] is a cluster and a subject (node, client or admin) written as one SPIFFE URI in a
+//! certificate; keys and addresses may change, it does not. A [`Ca`] issues such certificates,
+//! [`Credentials`] are what one process holds (key, chain, roots), and [`Trust::verify`] is the one
+//! function that decides whose certificate is good: the handshake, the command line and
+//! `Credentials` itself all call it, so they can not disagree.
+//!
+//! This crate never opens a socket, never knows a runtime, never installs or reads rustls' process
+//! default provider, and never has a mode that trusts without verifying: a test makes a [`Ca`] in
+//! memory instead.
+//!
+//! ```
+//! use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+//!
+//! let cluster = ClusterName::new("orders")?;
+//! let ca = Ca::generate(&cluster, &CaOptions::default())?;
+//! let issued = ca.issue(&Subject::node(1)?, &IssueOptions::default())?;
+//! let credentials = issued.credentials()?;
+//! assert_eq!(credentials.identity().to_string(), "spiffe://orders/node/1");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod ca;
+mod credentials;
+mod facts;
+mod files;
+mod identity;
+mod inspect;
+mod issued;
+mod trust;
+mod verify_error;
+
+pub use ca::{Ca, CaAlgorithm, CaError, CaOptions, IssueOptions, LIFE_MAX};
+pub use credentials::{Credentials, CredentialsError};
+pub use files::{FILE_BYTES_MAX, FileError};
+pub use identity::{
+    ClusterName, Identity, IdentityError, NAME_BYTES_MAX, Name, Role, Subject, URI_BYTES_MAX,
+};
+pub use inspect::{CertificateInfo, InspectError, inspect};
+pub use issued::{CERTIFICATE_FILE, Issued, KEY_FILE, ROOTS_FILE};
+pub use trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, provider};
+pub use verify_error::VerifyError;

@@ -1,0 +1,356 @@
+//! A certificate authority: makes itself, keeps itself in two files, and issues identities.
+
+mod open;
+mod template;
+
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use crate::facts::{Rfc3339, offset_date_time, system_time};
+use crate::files::{self, FileError, Secrecy};
+use crate::identity::{ClusterName, Identity, Role, Subject};
+use crate::issued::Issued;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longest life of any certificate: ten years. Longer ones outlive the people who know where the key is.
+pub const LIFE_MAX: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
+
+/// How far `not_before` lies in the past, for peers whose clocks are behind ours.
+const SKEW: Duration = Duration::from_secs(10 * 60);
+
+const CA_KEY_FILE: &str = "ca.key";
+const CA_CERTIFICATE_FILE: &str = "ca.crt";
+
+/// How a CA is made.
+#[derive(Clone, Debug)]
+pub struct CaOptions {
+    /// Which CA of this cluster it is, part of its name. Default 1. A later CA must have a later
+    /// generation: with one name for two keys, webpki and revocation lists confuse them.
+    pub generation: NonZeroU32,
+    /// How long it may issue and be believed. Default ten years, at most [`LIFE_MAX`], at least a
+    /// second; leaves never outlive it.
+    pub life: Duration,
+    /// Its kind of key. Default [`CaAlgorithm::EcdsaP256`].
+    pub algorithm: CaAlgorithm,
+    /// The time of its making. Default: now.
+    pub now: SystemTime,
+}
+
+impl Default for CaOptions {
+    fn default() -> Self {
+        Self {
+            generation: NonZeroU32::MIN,
+            life: LIFE_MAX,
+            algorithm: CaAlgorithm::EcdsaP256,
+            now: SystemTime::now(),
+        }
+    }
+}
+
+/// A CA's kind of key. Leaves always have Ed25519 keys, whose signatures have one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CaAlgorithm {
+    /// ECDSA on P-256 with SHA-256: what every HSM and key service can keep.
+    #[default]
+    EcdsaP256,
+    /// ECDSA on P-384 with SHA-384.
+    EcdsaP384,
+    /// Ed25519: small and fast, refused by some HSMs.
+    Ed25519,
+}
+
+/// How a certificate is issued.
+#[derive(Clone, Debug)]
+pub struct IssueOptions {
+    /// How long it is valid from `now`, at most [`LIFE_MAX`], at least a second. Default (`None`):
+    /// a node's 90 days, a client's 30 days, an admin's 24 hours.
+    pub life: Option<Duration>,
+    /// The time of issue. Default: now. A test sets the past to get an expired certificate, or the
+    /// future to get one that is not yet valid. The certificate begins ten minutes before.
+    pub now: SystemTime,
+}
+
+impl Default for IssueOptions {
+    fn default() -> Self {
+        Self {
+            life: None,
+            now: SystemTime::now(),
+        }
+    }
+}
+
+impl IssueOptions {
+    fn life_for(&self, role: Role) -> Duration {
+        self.life.unwrap_or(match role {
+            Role::Node => 90 * DAY,
+            Role::Client => 30 * DAY,
+            Role::Admin => DAY,
+        })
+    }
+}
+
+/// The authority of one cluster: whoever holds it can become anyone in it.
+pub struct Ca {
+    cluster: ClusterName,
+    generation: NonZeroU32,
+    key: Zeroizing<KeyPair>,
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    not_after: SystemTime,
+}
+
+impl Ca {
+    /// Makes a CA in memory. For tests and for programs that start a whole cluster by themselves:
+    /// this is what other systems have an "insecure" mode for.
+    ///
+    /// Errors: a life out of bounds, or no randomness from the system.
+    pub fn generate(cluster: &ClusterName, options: &CaOptions) -> Result<Self, CaError> {
+        let algorithm = match options.algorithm {
+            CaAlgorithm::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
+            CaAlgorithm::EcdsaP384 => &PKCS_ECDSA_P384_SHA384,
+            CaAlgorithm::Ed25519 => &PKCS_ED25519,
+        };
+        let (_, not_after) = validity(options.now, options.life)?;
+        let key = Zeroizing::new(KeyPair::generate_for(algorithm).map_err(CaError::signing)?);
+        let params = template::authority(
+            cluster,
+            options.generation,
+            dates(options.now, not_after)?,
+            serial()?,
+        )?;
+        let certificate = params.self_signed(&*key).map_err(CaError::signing)?;
+        Ok(Self {
+            cluster: cluster.clone(),
+            generation: options.generation,
+            key,
+            certificate_pem: certificate.pem(),
+            certificate: certificate.into(),
+            not_after,
+        })
+    }
+
+    /// Makes a CA and keeps it in `directory`: `ca.key` (mode 0600 from its creation) and `ca.crt`.
+    /// The directory is created (mode 0700) if missing; both files are on disk when this returns.
+    ///
+    /// Errors: those of [`Ca::generate`], and [`FileError::Exists`] if there is one already; then
+    /// nothing was written.
+    pub fn create(
+        directory: &Path,
+        cluster: &ClusterName,
+        options: &CaOptions,
+    ) -> Result<Self, CaError> {
+        let ca = Self::generate(cluster, options)?;
+        let key = Zeroizing::new(ca.key.serialize_pem());
+        files::write_new(
+            directory,
+            &[
+                (CA_KEY_FILE, key.as_bytes(), Secrecy::Secret),
+                (
+                    CA_CERTIFICATE_FILE,
+                    ca.certificate_pem.as_bytes(),
+                    Secrecy::Public,
+                ),
+            ],
+        )?;
+        Ok(ca)
+    }
+
+    /// Opens the CA that [`Ca::create`] left in `directory`.
+    ///
+    /// Checks everything that signing would not: that the key file is its owner's only, that the key
+    /// is the certificate's, that the certificate may sign others, is valid now, and names its
+    /// cluster and generation. Errors: what does not hold.
+    pub fn open(directory: &Path) -> Result<Self, CaError> {
+        open::open(directory, SystemTime::now())
+    }
+
+    /// The cluster it speaks for.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Which CA of the cluster it is.
+    pub fn generation(&self) -> NonZeroU32 {
+        self.generation
+    }
+
+    /// When it expires, and everything it issued with it.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Its certificate: the root that others trust.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Its certificate in PEM.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Makes a new key and a certificate for `subject` of this cluster.
+    ///
+    /// A life that ends after the CA's is cut ([`Issued::shortened`]). Errors: a life out of
+    /// bounds, a CA that is expired at the time of issue, no randomness.
+    pub fn issue(&self, subject: &Subject, options: &IssueOptions) -> Result<Issued, CaError> {
+        let identity = Identity::new(self.cluster.clone(), subject.clone());
+        let (now, wanted) = validity(options.now, options.life_for(subject.role()))?;
+        let not_after = wanted.min(self.not_after);
+        if not_after <= now {
+            return Err(CaError::Expired {
+                not_after: self.not_after,
+            });
+        }
+        let key = Zeroizing::new(KeyPair::generate_for(&PKCS_ED25519).map_err(CaError::signing)?);
+        let params = template::leaf(&identity, dates(now, not_after)?, serial()?)?;
+        // Name and key identifier are taken from the certificate itself, so that they are what
+        // peers compare with, whoever made it.
+        let issuer =
+            Issuer::from_ca_cert_der(&self.certificate, &*self.key).map_err(CaError::signing)?;
+        let certificate = params.signed_by(&*key, &issuer).map_err(CaError::signing)?;
+        Ok(Issued {
+            identity,
+            now,
+            not_after,
+            shortened: not_after < wanted,
+            key: Zeroizing::new(key.serialize_pem()),
+            certificate: certificate.pem(),
+            roots: self.certificate_pem.clone(),
+        })
+    }
+}
+
+/// Without the key.
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ca")
+            .field("cluster", &self.cluster)
+            .field("generation", &self.generation)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `now` and `now + life` in whole seconds, which is what a certificate can say.
+fn validity(now: SystemTime, life: Duration) -> Result<(SystemTime, SystemTime), CaError> {
+    if life < Duration::from_secs(1) || life > LIFE_MAX {
+        return Err(CaError::BadLife { life });
+    }
+    let now = system_time(crate::facts::unix_time(now));
+    let end = now
+        .checked_add(Duration::from_secs(life.as_secs()))
+        .ok_or(CaError::BadTime)?;
+    Ok((now, end))
+}
+
+/// The dates in a certificate that is issued `now`.
+fn dates(now: SystemTime, not_after: SystemTime) -> Result<template::Dates, CaError> {
+    Ok(template::Dates {
+        not_before: now
+            .checked_sub(SKEW)
+            .and_then(offset_date_time)
+            .ok_or(CaError::BadTime)?,
+        not_after: offset_date_time(not_after).ok_or(CaError::BadTime)?,
+    })
+}
+
+/// A positive serial of exactly 16 bytes with 126 random bits. rcgen's default is a hash of the
+/// public key: two certificates of one key would share it, and be revoked together.
+fn serial() -> Result<[u8; 16], CaError> {
+    use ring::rand::SecureRandom as _;
+    let mut serial = [0; 16];
+    ring::rand::SystemRandom::new()
+        .fill(&mut serial)
+        .map_err(|_| CaError::NoRandomness)?;
+    // Top bit clear: positive. Next bit set: no leading zero byte, so the length is fixed.
+    serial[0] = (serial[0] & 0x3f) | 0x40;
+    Ok(serial)
+}
+
+/// Why a CA could not be made, opened, or could not issue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file of the CA holds something else.
+    #[error("{file} holds no readable {what}: restore it from your backup")]
+    Unreadable {
+        /// Which file.
+        file: &'static str,
+        /// What it should hold.
+        what: &'static str,
+    },
+    /// The key is another certificate's.
+    #[error("{CA_KEY_FILE} is not the key of {CA_CERTIFICATE_FILE}: restore both from one backup")]
+    KeyMismatch,
+    /// The certificate may not sign others.
+    #[error(
+        "{CA_CERTIFICATE_FILE} is not a CA's certificate (it lacks {missing}): make a CA with \
+         `quorate certs init`"
+    )]
+    NotACa {
+        /// What it lacks, in X.509's words.
+        missing: &'static str,
+    },
+    /// The certificate's name is not one that this crate gives.
+    #[error(
+        "{CA_CERTIFICATE_FILE} is called {name:?}, not `quorate ca <cluster> g<generation>`: make \
+         a CA with `quorate certs init`"
+    )]
+    BadName {
+        /// Its common name.
+        name: String,
+    },
+    /// Past its end.
+    #[error(
+        "the CA expired at {}: make one of the next generation with `quorate certs init`",
+        Rfc3339(*.not_after)
+    )]
+    Expired {
+        /// When it expired.
+        not_after: SystemTime,
+    },
+    /// Before its beginning.
+    #[error("the CA is valid only from {}: check this machine's clock", Rfc3339(*.not_before))]
+    NotYetValid {
+        /// When it begins.
+        not_before: SystemTime,
+    },
+    /// A life out of bounds.
+    #[error("a life of {}s is out of bounds: choose from 1s to {}s", .life.as_secs(), LIFE_MAX.as_secs())]
+    BadLife {
+        /// What was asked for.
+        life: Duration,
+    },
+    /// A date that a certificate can not carry.
+    #[error("the time of issue is out of bounds (1970 to 9999): check this machine's clock")]
+    BadTime,
+    /// No randomness from the operating system.
+    #[error("the operating system gave no randomness: try again once it has started fully")]
+    NoRandomness,
+    /// The signature library refused.
+    #[error("the certificate could not be made ({detail}): this is a bug, please report it")]
+    Signing {
+        /// Its words.
+        detail: String,
+    },
+}
+
+impl CaError {
+    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+    fn signing(error: rcgen::Error) -> Self {
+        Self::Signing {
+            detail: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Reading and writing key material: bounded, private from the first instant, never over something.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// Largest file that is read, in bytes. A bundle of 16 certificates has about 12 000.
+pub const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+const MODE_SECRET: u32 = 0o600;
+const MODE_PUBLIC: u32 = 0o644;
+const MODE_DIRECTORY: u32 = 0o700;
+const MODE_GROUP_AND_OTHERS: u32 = 0o077;
+
+/// Why a file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Not there.
+    #[error("{} does not exist: create it with `quorate certs init` (CA) or `quorate certs issue`", .path.display())]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// There already; nothing was changed.
+    #[error("{} exists and is never overwritten: move it away or choose another directory", .path.display())]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A private key that others than its owner may read.
+    #[error("{} is readable by group or others (mode {mode:04o}): run `chmod 600 {}`", .path.display(), .path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A directory, device or pipe.
+    #[error("{} is not a regular file: give the path of one", .path.display())]
+    NotAFile {
+        /// Which path.
+        path: PathBuf,
+    },
+    /// Larger than [`FILE_BYTES_MAX`].
+    #[error("{} is larger than {FILE_BYTES_MAX} bytes: it can not be a key or a certificate bundle", .path.display())]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{} can not be {action}: {source}", .path.display())]
+    Io {
+        /// Which path.
+        path: PathBuf,
+        /// `read`, `written` or `created`.
+        action: &'static str,
+        /// Its reason.
+        source: io::Error,
+    },
+}
+
+/// Whether a file must be for its owner only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secrecy {
+    Secret,
+    Public,
+}
+
+/// Reads a whole file of at most [`FILE_BYTES_MAX`] bytes; a secret one must be readable by its owner
+/// only, as ssh demands of its keys.
+pub(crate) fn read(path: &Path, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => FileError::Missing { path: path.into() },
+        _ => FileError::Io {
+            path: path.into(),
+            action: "read",
+            source,
+        },
+    };
+    // Before opening, because opening a named pipe waits for a writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(FileError::NotAFile { path: path.into() });
+    }
+    let file = File::open(path).map_err(failed)?;
+    // Of the open file, not of the path, which may be another file by now.
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    if secrecy == Secrecy::Secret && mode & MODE_GROUP_AND_OTHERS != 0 {
+        return Err(FileError::Exposed {
+            path: path.into(),
+            mode,
+        });
+    }
+    // Full capacity at once: a growing buffer would leave copies of a key behind.
+    let capacity = usize::try_from(FILE_BYTES_MAX).expect("64 KiB fit in usize") + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() >= capacity {
+        return Err(FileError::TooLarge { path: path.into() });
+    }
+    Ok(bytes)
+}
+
+/// Writes `files` (name, contents, secrecy) into `directory`, all or none, durably.
+///
+/// A missing directory is created for its owner only. An existing file is never touched. Modes are
+/// given at creation: a key that is world-readable until a later chmod has been published.
+pub(crate) fn write_new(
+    directory: &Path,
+    files: &[(&str, &[u8], Secrecy)],
+) -> Result<(), FileError> {
+    for (name, ..) in files {
+        let path = directory.join(name);
+        // Also a dangling link counts: something is there.
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(FileError::Exists { path });
+        }
+    }
+    create_directory(directory)?;
+    let mut created = Vec::new();
+    for (name, contents, secrecy) in files {
+        let path = directory.join(name);
+        if let Err(error) = write_one(&path, contents, *secrecy, &mut created) {
+            for path in &created {
+                // Ours alone, since O_EXCL made it: half a set would block the next attempt.
+                let _ = fs::remove_file(path);
+            }
+            return Err(error);
+        }
+    }
+    sync_directory(directory)
+}
+
+fn write_one(
+    path: &Path,
+    contents: &[u8],
+    secrecy: Secrecy,
+    created: &mut Vec<PathBuf>,
+) -> Result<(), FileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => FileError::Exists { path: path.into() },
+        _ => FileError::Io {
+            path: path.into(),
+            action: "written",
+            source,
+        },
+    };
+    let mode = match secrecy {
+        Secrecy::Secret => MODE_SECRET,
+        Secrecy::Public => MODE_PUBLIC,
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed)?;
+    created.push(path.to_owned());
+    file.write_all(contents).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+fn create_directory(directory: &Path) -> Result<(), FileError> {
+    let failed = |source| FileError::Io {
+        path: directory.into(),
+        action: "created",
+        source,
+    };
+    if directory.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(MODE_DIRECTORY)
+        .create(directory)
+        .map_err(failed)?;
+    // The new name must survive a power failure too; its parent holds it.
+    match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
+        Some(_) | None => sync_directory(Path::new(".")),
+    }
+}
+
+fn sync_directory(directory: &Path) -> Result<(), FileError> {
+    File::open(directory)
+        .and_then(|handle| handle.sync_all())
+        .map_err(|source| FileError::Io {
+            path: directory.into(),
+            action: "written",
+            source,
+        })
+}

@@ -1,0 +1,275 @@
+//! Which certificates are believed, and the one function that decides it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use crate::facts::{Facts, system_time};
+use crate::identity::{ClusterName, Identity};
+use crate::verify_error::VerifyError;
+
+/// Most certificates in a chain: leaf, issuing CA, and room for a cross-signed rotation. Bounds what
+/// path building can be made to do.
+pub const CHAIN_CERTIFICATES_MAX: usize = 4;
+
+/// Most roots: one per CA generation, of which two live during a rotation.
+pub const ROOTS_MAX: usize = 16;
+
+/// The cryptography used everywhere: rustls' ring provider, made anew and passed explicitly.
+///
+/// rustls' process-wide default is neither read nor set: it panics when two crates of one program
+/// enable two providers.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The roots of one cluster, and the rules a certificate must meet to speak for someone in it.
+///
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cluster: ClusterName,
+    roots: Vec<Root>,
+    anchors: Vec<TrustAnchor<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct Root {
+    certificate: CertificateDer<'static>,
+    not_after: SystemTime,
+}
+
+impl Trust {
+    /// Trusts `roots` to say who is who in `cluster`, and in no other.
+    ///
+    /// Errors: no root, more than [`ROOTS_MAX`], or one that is not a CA certificate. An expired root
+    /// is kept: it only makes [`Trust::verify`] fail for what it issued.
+    pub fn new(
+        cluster: ClusterName,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, TrustError> {
+        let mut kept = Vec::new();
+        let mut anchors = Vec::new();
+        for (position, certificate) in roots.into_iter().enumerate() {
+            if position == ROOTS_MAX {
+                return Err(TrustError::TooManyRoots);
+            }
+            let facts = Facts::read(&certificate)
+                .map_err(|detail| TrustError::MalformedRoot { position, detail })?;
+            // webpki takes any certificate as an anchor: a leaf in ca.pem would become a CA.
+            if !(facts.is_ca && facts.key_usages.key_cert_sign) {
+                return Err(TrustError::NotACa { position });
+            }
+            let anchor = anchor_from_trusted_cert(&certificate)
+                .map_err(|_| TrustError::MalformedRoot {
+                    position,
+                    detail: "not usable as a trust anchor",
+                })?
+                .to_owned();
+            anchors.push(anchor);
+            kept.push(Root {
+                not_after: facts.not_after,
+                certificate,
+            });
+        }
+        if kept.is_empty() {
+            return Err(TrustError::NoRoots);
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                cluster,
+                roots: kept,
+                anchors,
+                algorithms: provider().signature_verification_algorithms,
+            }),
+        })
+    }
+
+    /// The cluster whose identities are accepted.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.inner.cluster
+    }
+
+    /// The root certificates.
+    pub fn roots(&self) -> impl ExactSizeIterator<Item = &CertificateDer<'static>> {
+        self.inner.roots.iter().map(|root| &root.certificate)
+    }
+
+    /// Says for whom `chain` (leaf first, then issuers, without the root) speaks at `now`.
+    ///
+    /// In this order: path to a root, validity of every certificate and of the root; then, of a leaf
+    /// that our CA has signed: exactly one URI name, which is an identity of this cluster; key usages
+    /// that fit a peer; and DNS names that say the same as the identity. Whether that identity is
+    /// welcome is the caller's question.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Identity, VerifyError> {
+        let (leaf, issuers) = chain.split_first().ok_or(VerifyError::Empty)?;
+        if chain.len() > CHAIN_CERTIFICATES_MAX {
+            return Err(VerifyError::ChainTooLong { count: chain.len() });
+        }
+        self.verify_path(leaf, issuers, now)?;
+        let facts = Facts::read(leaf).map_err(|detail| VerifyError::Malformed {
+            detail: detail.to_owned(),
+        })?;
+        let identity = identity_of(&facts)?;
+        if identity.cluster != self.inner.cluster {
+            return Err(VerifyError::WrongCluster {
+                expected: self.inner.cluster.clone(),
+                presented: identity,
+            });
+        }
+        check_purpose(&facts, &identity)?;
+        check_server_name(&facts, &identity)?;
+        Ok(identity)
+    }
+
+    fn verify_path(
+        &self,
+        leaf: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), VerifyError> {
+        let translate =
+            |error: webpki::Error| VerifyError::from_webpki(&error, &self.inner.cluster, now);
+        let end_entity = EndEntityCert::try_from(leaf).map_err(translate)?;
+        let path = end_entity
+            .verify_for_usage(
+                self.inner.algorithms.all,
+                &self.inner.anchors,
+                issuers,
+                now,
+                // "If present", because an issuing CA need not repeat it; `check_purpose` requires
+                // it of the leaf.
+                KeyUsage::client_auth(),
+                None,
+                None,
+            )
+            .map_err(translate)?;
+        // An anchor has no dates (RFC 5280 section 6.1.1 (d)), so webpki does not look at them.
+        let anchor = path.anchor();
+        let not_after = self
+            .inner
+            .anchors
+            .iter()
+            .zip(&self.inner.roots)
+            .filter(|(candidate, _)| *candidate == anchor)
+            .map(|(_, root)| root.not_after)
+            .max()
+            .expect("the path ends at one of our anchors");
+        let now = system_time(now);
+        if now > not_after {
+            return Err(VerifyError::AuthorityExpired { not_after, now });
+        }
+        Ok(())
+    }
+
+    /// Checks the signature that proves possession of the key in `certificate` (RFC 8446 section
+    /// 4.4.3). For rustls' verifier traits; call [`Trust::verify`] for everything else.
+    pub fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.inner.algorithms,
+        )
+    }
+
+    /// Refuses: QUIC has no TLS 1.2 (RFC 9001 section 4.2), so rustls asking is a bug. Never succeeds.
+    pub fn verify_tls12_signature(&self) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ))
+    }
+
+    /// The signature schemes a peer may use, for rustls' verifier traits.
+    pub fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.algorithms.supported_schemes()
+    }
+}
+
+/// The identity that a certificate claims. Verified is it only by [`Trust::verify`].
+pub(crate) fn identity_of(facts: &Facts) -> Result<Identity, VerifyError> {
+    match facts.uris.as_slice() {
+        [] => Err(VerifyError::NoIdentity),
+        [uri] => Ok(Identity::from_uri(uri)?),
+        several => Err(VerifyError::SeveralIdentities {
+            count: several.len(),
+        }),
+    }
+}
+
+fn check_purpose(facts: &Facts, identity: &Identity) -> Result<(), VerifyError> {
+    // SPIFFE X509-SVID section 4.1 and 4.3: a leaf signs handshakes and nothing else.
+    if facts.is_ca || facts.key_usages.key_cert_sign || facts.key_usages.crl_sign {
+        return Err(VerifyError::CaAsLeaf);
+    }
+    let missing = if !facts.key_usages.digital_signature {
+        "digitalSignature"
+    } else if !facts.client_auth {
+        "clientAuth"
+    } else if identity.node_id().is_some() && !facts.server_auth {
+        "serverAuth"
+    } else {
+        return Ok(());
+    };
+    Err(VerifyError::WrongPurpose { missing })
+}
+
+fn check_server_name(facts: &Facts, identity: &Identity) -> Result<(), VerifyError> {
+    let expected = identity.server_name();
+    if facts.dns_names.iter().eq(expected.iter()) {
+        return Ok(());
+    }
+    Err(VerifyError::WrongServerName {
+        identity: identity.clone(),
+        presented: facts.dns_names.clone(),
+    })
+}
+
+/// Why a set of roots can not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// Nothing to trust.
+    #[error("no root certificate: put the CA's certificate (ca.crt) into ca.pem")]
+    NoRoots,
+    /// More than [`ROOTS_MAX`].
+    #[error("more than {ROOTS_MAX} root certificates: keep the CA generations still in use")]
+    TooManyRoots,
+    /// Not a certificate that can be a root.
+    #[error("root certificate number {} is malformed ({detail}): copy ca.crt again", .position + 1)]
+    MalformedRoot {
+        /// Its place in the list, from 0.
+        position: usize,
+        /// What was wrong.
+        detail: &'static str,
+    },
+    /// A certificate that may not issue.
+    #[error(
+        "root certificate number {} is not a CA's: ca.pem holds the CA's certificate, not a node's",
+        .position + 1
+    )]
+    NotACa {
+        /// Its place in the list, from 0.
+        position: usize,
+    },
+}
