@@ -3,7 +3,7 @@
 //! Both sources become the same thing first (a text and where it stands) and are then read by one
 //! function, so a flag and a key can never differ in what they accept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -83,8 +83,13 @@ pub(crate) struct Flags {
 struct Given {
     /// `n1.toml:3: listen` or `--listen`.
     origin: String,
+    /// The line in the file; flags come after all of them.
+    line: usize,
     text: String,
 }
+
+/// The "line" of what stands in no file.
+const NO_LINE: usize = usize::MAX;
 
 /// A key of the file, in the order of the README.
 struct Key {
@@ -169,67 +174,93 @@ fn read(path: &Path) -> Result<String, Failure> {
 struct Reading {
     values: BTreeMap<&'static str, Given>,
     peers: BTreeMap<String, Given>,
-    mistakes: Vec<String>,
+    /// Keys that were there but could not be used: they are wrong, not missing.
+    unusable: BTreeSet<&'static str>,
+    /// By line, so that they are reported in the order in which they are read.
+    mistakes: Vec<(usize, String)>,
 }
 
 impl Reading {
     fn file(&mut self, path: &Path, content: &str) {
         let name = path.display();
-        let line = |at: usize| content[..at.min(content.len())].matches('\n').count() + 1;
+        let line_at = |at: usize| {
+            let before = &content.as_bytes()[..at.min(content.len())];
+            before.iter().filter(|byte| **byte == b'\n').count() + 1
+        };
         let (table, errors) = DeTable::parse_recoverable(content);
         for error in errors {
-            let line = error.span().map_or(1, |span| line(span.start));
-            self.mistakes.push(format!(
-                "{name}:{line}: not TOML: {}",
-                error.message().trim()
-            ));
+            let line = error.span().map_or(1, |span| line_at(span.start));
+            let what = error.message().trim();
+            self.mistake(line, format!("{name}:{line}: not TOML: {what}"));
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         for (key, value) in table.get_ref() {
+            let line = line_at(key.span().start);
             let written = key.get_ref().as_ref();
-            let origin = format!("{name}:{}: {written}", line(key.span().start));
-            if written == PEERS {
-                self.peer_table(&origin, value.get_ref(), |at| {
-                    format!("{name}:{}: {PEERS}", line(at))
-                });
-                continue;
-            }
-            let Some(key) = KEYS.iter().find(|key| key.name == written) else {
-                self.mistakes.push(unknown(&origin, written));
-                continue;
-            };
-            let text = match value.get_ref() {
-                DeValue::Integer(number) if key.integer => number.as_str().to_owned(),
-                DeValue::String(text) if !key.integer => text.clone().into_owned(),
-                other => {
-                    self.mistakes.push(wrong_type(&origin, other, key.expects));
-                    continue;
+            let origin = format!("{name}:{line}: {written}");
+            match value.get_ref() {
+                DeValue::Table(peers) if written == PEERS => {
+                    for (id, address) in peers {
+                        let line = line_at(id.span().start);
+                        let id = id.get_ref().as_ref();
+                        let origin = format!("{name}:{line}: {PEERS}.{id}");
+                        self.peer(id, origin, line, address.get_ref());
+                    }
                 }
-            };
-            let text = match key.name {
-                "data-dir" | "cert" => folder.join(text).to_string_lossy().into_owned(),
-                _ => text,
-            };
-            self.values.insert(key.name, Given { origin, text });
+                other if written == PEERS => {
+                    self.mistake(line, wrong_type(&origin, other, PEER_EXPECTS));
+                }
+                value => self.key(written, origin, line, value, folder),
+            }
         }
     }
 
-    fn peer_table(&mut self, origin: &str, value: &DeValue<'_>, place: impl Fn(usize) -> String) {
-        let DeValue::Table(peers) = value else {
-            self.mistakes.push(wrong_type(origin, value, PEER_EXPECTS));
-            return;
+    fn key(
+        &mut self,
+        written: &str,
+        origin: String,
+        line: usize,
+        value: &DeValue<'_>,
+        folder: &Path,
+    ) {
+        let Some(key) = KEYS.iter().find(|key| key.name == written) else {
+            let meant = KEYS.iter().find(|key| {
+                let dashed = written.replace('_', "-");
+                dashed.eq_ignore_ascii_case(key.name)
+            });
+            self.unusable.extend(meant.map(|key| key.name));
+            return self.mistake(line, unknown(&origin, meant));
         };
-        for (id, address) in peers {
-            let origin = format!("{}.{}", place(id.span().start), id.get_ref());
-            match address.get_ref() {
-                DeValue::String(text) => {
-                    let text = text.clone().into_owned();
-                    self.peers
-                        .insert(id.get_ref().clone().into_owned(), Given { origin, text });
-                }
-                other => self.mistakes.push(wrong_type(&origin, other, PEER_EXPECTS)),
+        let text = match value {
+            DeValue::Integer(number) if key.integer => number.as_str().to_owned(),
+            DeValue::String(text) if !key.integer => text.clone().into_owned(),
+            other => {
+                self.unusable.insert(key.name);
+                return self.mistake(line, wrong_type(&origin, other, key.expects));
             }
+        };
+        let text = match key.name {
+            "data-dir" | "cert" if !text.is_empty() => {
+                folder.join(text).to_string_lossy().into_owned()
+            }
+            _ => text,
+        };
+        self.values.insert(key.name, Given { origin, line, text });
+    }
+
+    fn peer(&mut self, id: &str, origin: String, line: usize, address: &DeValue<'_>) {
+        match address {
+            DeValue::String(text) => {
+                let text = text.clone().into_owned();
+                self.peers
+                    .insert(id.to_owned(), Given { origin, line, text });
+            }
+            other => self.mistake(line, wrong_type(&origin, other, PEER_EXPECTS)),
         }
+    }
+
+    fn mistake(&mut self, line: usize, mistake: String) {
+        self.mistakes.push((line, mistake));
     }
 
     fn flags(&mut self, flags: &Flags) {
@@ -258,20 +289,22 @@ impl Reading {
         ];
         for (key, flag, text) in given {
             if let Some(text) = text {
-                let origin = flag.to_owned();
-                self.values.insert(key, Given { origin, text });
+                let (origin, line) = (flag.to_owned(), NO_LINE);
+                self.values.insert(key, Given { origin, line, text });
             }
         }
         for peer in &flags.peers {
             let origin = format!("--peer {peer}");
             match peer.split_once('=') {
                 Some((id, address)) => {
-                    let text = address.to_owned();
-                    self.peers.insert(id.to_owned(), Given { origin, text });
+                    let (line, text) = (NO_LINE, address.to_owned());
+                    self.peers
+                        .insert(id.to_owned(), Given { origin, line, text });
                 }
-                None => self.mistakes.push(format!(
-                    "{origin}: expected ID=HOST:PORT, such as 2=127.0.0.1:7002"
-                )),
+                None => self.mistake(
+                    NO_LINE,
+                    format!("{origin}: expected ID=HOST:PORT, such as 2=127.0.0.1:7002"),
+                ),
             }
         }
     }
@@ -298,7 +331,7 @@ impl Reading {
         for (id, given) in std::mem::take(&mut self.peers) {
             match node_id(&id).and_then(|id| Ok((id, address(&given.text)?))) {
                 Ok((id, address)) => drop(peers.insert(id, address)),
-                Err(mistake) => self.mistakes.push(format!("{}: {mistake}", given.origin)),
+                Err(mistake) => self.mistake(given.line, format!("{}: {mistake}", given.origin)),
             }
         }
         Some(Settings {
@@ -321,12 +354,13 @@ impl Reading {
         let mut config = Config::new(NodeId::new(1).expect("one is not zero"));
         config.election_timeout = election_timeout.unwrap_or(config.election_timeout);
         config.heartbeat_interval = heartbeat.unwrap_or(config.heartbeat_interval);
-        let origin = ["heartbeat-interval", "election-timeout"]
+        let (line, origin) = ["heartbeat-interval", "election-timeout"]
             .into_iter()
-            .find_map(|key| Some(self.values.get(key)?.origin.clone()))
-            .unwrap_or_default();
+            .find_map(|key| self.values.get(key))
+            .map(|given| (given.line, given.origin.clone()))
+            .unwrap_or((NO_LINE, String::new()));
         for mistake in config.mistakes() {
-            self.mistakes.push(format!("{origin}: {mistake}"));
+            self.mistake(line, format!("{origin}: {mistake}"));
         }
     }
 
@@ -335,13 +369,12 @@ impl Reading {
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        if !self.values.contains_key(key) {
+        if !self.values.contains_key(key) && !self.unusable.contains(key) {
             let expects = KEYS
                 .iter()
                 .find_map(|known| (known.name == key).then_some(known.expects))
                 .unwrap_or_default();
-            self.mistakes
-                .push(format!("`{key}` (or --{key}) is missing: {expects}"));
+            self.mistake(NO_LINE, format!("{key} or --{key} is missing: {expects}"));
         }
         self.value(key, parse)
     }
@@ -355,13 +388,14 @@ impl Reading {
         match parse(&given.text) {
             Ok(value) => Some(value),
             Err(mistake) => {
-                self.mistakes.push(format!("{}: {mistake}", given.origin));
+                let mistake = (given.line, format!("{}: {mistake}", given.origin));
+                self.mistakes.push(mistake);
                 None
             }
         }
     }
 
-    fn failure(&self, file: Option<&Path>) -> Failure {
+    fn failure(mut self, file: Option<&Path>) -> Failure {
         let code = if file.is_some() {
             exit::CONFIG
         } else {
@@ -371,26 +405,24 @@ impl Reading {
             1 => "one mistake".to_owned(),
             several => format!("{several} mistakes"),
         };
+        self.mistakes.sort_by_key(|(line, _)| *line);
         let list: String = self
             .mistakes
             .iter()
-            .map(|mistake| format!("\n  {mistake}"))
+            .map(|(_, mistake)| format!("\n  {mistake}"))
             .collect();
         Failure::new(code, format!("{count} in the configuration:{list}"))
             .help("correct them and start again; `quorate start --help` lists every setting")
     }
 }
 
-fn unknown(origin: &str, written: &str) -> String {
-    let dashed = written.replace('_', "-").to_lowercase();
-    match KEYS.iter().find(|key| key.name == dashed) {
+fn unknown(origin: &str, meant: Option<&Key>) -> String {
+    match meant {
         Some(key) => format!("{origin}: unknown key; did you mean `{}`?", key.name),
         None => {
             let names: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
-            format!(
-                "{origin}: unknown key; known are {}, [{PEERS}]",
-                names.join(", ")
-            )
+            let names = names.join(", ");
+            format!("{origin}: unknown key; known are {names}, [{PEERS}]")
         }
     }
 }
@@ -511,8 +543,9 @@ election-timeout = "250"
         )
         .unwrap_err();
         assert_eq!(failure.code, exit::CONFIG);
+        let mut read = 0;
         for expected in [
-            "9 mistakes in the configuration",
+            "10 mistakes in the configuration",
             "n1.toml:1: node: a value of type string; expected this node's number",
             "n1.toml:2: data_dir: unknown key; did you mean `data-dir`?",
             "n1.toml:3: colour: unknown key; known are node, ",
@@ -555,7 +588,7 @@ election-timeout = "250"
         assert_eq!(settings.listen.port(), 8001);
         let ports: Vec<u16> = settings.peers.values().map(SocketAddr::port).collect();
         assert_eq!(ports, [7002, 8003]);
-        assert_eq!(reading.mistakes, Vec::<String>::new());
+        assert_eq!(reading.mistakes, []);
     }
 
     /// Without a file, what is missing is a mistake of the command line and names the flag.

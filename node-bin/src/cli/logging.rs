@@ -21,7 +21,7 @@ pub(crate) enum Format {
 
 /// Starts logging at `level`, or at what `QUORATE_LOG` says, or at `default`.
 pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result<(), Failure> {
-    let from_environment = std::env::var(VARIABLE).ok();
+    let from_environment = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let (origin, text) = match (level, from_environment.as_deref()) {
         (Some(level), _) => ("--log", level),
         (None, Some(level)) => (VARIABLE, level),
@@ -49,7 +49,8 @@ pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result
 /// misspelt level must not silence a node.
 fn parse(text: &str) -> Result<EnvFilter, String> {
     let text = text.trim();
-    if !text.contains(['=', ',', '[']) && text.parse::<LevelFilter>().is_err() {
+    let level = text.parse::<LevelFilter>();
+    if text.is_empty() || (!text.contains(['=', ',', '[']) && level.is_err()) {
         return Err("unknown level".into());
     }
     EnvFilter::try_new(text).map_err(|error| error.to_string())

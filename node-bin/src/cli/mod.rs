@@ -3,8 +3,11 @@
 
 mod args;
 mod config;
+pub(crate) mod credentials;
 pub(crate) mod exit;
 mod logging;
+mod runtime;
+mod stop;
 
 use std::fmt;
 use std::io::{self, Write};

@@ -44,7 +44,10 @@ const RUNTIMES: &[Runtime] = &[
 impl Runtime {
     /// The runtime called `name`, if it was built in.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        RUNTIMES.iter().find(|runtime| runtime.name == name).copied()
+        RUNTIMES
+            .iter()
+            .find(|runtime| runtime.name == name)
+            .copied()
     }
 
     /// All that were built in, for messages.

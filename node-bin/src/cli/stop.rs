@@ -1,0 +1,75 @@
+//! When a running command is told to stop: by a signal, or because its parent is gone.
+
+use std::io::{self, Read};
+use std::thread;
+
+use async_channel::Receiver;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{Failure, exit};
+
+/// Requests to stop, in order. The first asks for an orderly end; [`Stop::listen`] handles the
+/// second itself, because the command may be what hangs.
+pub(crate) struct Stop {
+    requests: Receiver<&'static str>,
+}
+
+impl Stop {
+    /// Listens for SIGTERM and SIGINT from now on. With `with_stdin`, the end of standard input asks
+    /// for the same: a parent that dies, however it dies, leaves no children running.
+    pub(crate) fn listen(with_stdin: bool) -> Result<Self, Failure> {
+        let refused = |error: io::Error| {
+            Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
+        };
+        // One place for each possible source: a request is never lost and never waits.
+        let (sender, requests) = async_channel::bounded(2);
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(refused)?;
+        let from_signals = sender.clone();
+        thread::Builder::new()
+            .name("quorate-signals".into())
+            .spawn(move || {
+                let mut arrived = signals.forever();
+                if let Some(signal) = arrived.next() {
+                    let _ = from_signals.try_send(name(signal));
+                }
+                if let Some(signal) = arrived.next() {
+                    // As a shell reports a process that a signal ended. Nothing is lost: what was
+                    // acknowledged is on disk.
+                    std::process::exit(128 + signal);
+                }
+            })
+            .map_err(refused)?;
+        if with_stdin {
+            thread::Builder::new()
+                .name("quorate-parent".into())
+                .spawn(move || {
+                    let mut ignored = [0; 64];
+                    while io::stdin().read(&mut ignored).is_ok_and(|bytes| bytes > 0) {}
+                    let _ = sender.try_send("the parent is gone");
+                })
+                .map_err(refused)?;
+        }
+        Ok(Self { requests })
+    }
+
+    /// Waits for the first request and says where it came from.
+    pub(crate) async fn requested(&self) -> &'static str {
+        match self.requests.recv().await {
+            Ok(source) => source,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether a request has come, for loops that do not await one.
+    pub(crate) fn is_requested(&self) -> bool {
+        !self.requests.is_empty()
+    }
+}
+
+fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGINT => "SIGINT",
+        _ => "SIGTERM",
+    }
+}
