@@ -71,6 +71,29 @@ pub fn persist(store: &mut dyn LogStore, appends: Vec<Append>) -> Result<AppendT
     Ok(AppendTicket { number })
 }
 
+/// The entries after `applied` up to `last`, for [`RaftNode::new`](crate::RaftNode::new).
+///
+/// # Errors
+///
+/// [`StoreError`] when one of them is missing or damaged.
+pub fn read_tail(
+    store: &dyn LogStore,
+    applied: LogIndex,
+    last: LogIndex,
+) -> Result<Vec<Entry>, StoreError> {
+    let mut tail: Vec<Entry> = Vec::new();
+    let mut next = applied.next();
+    while next <= last {
+        let entries = store.read(next, last, TAIL_READ_BYTES)?;
+        next = entries.last().map_or(next, |entry| entry.id.index).next();
+        tail.extend(entries);
+    }
+    Ok(tail)
+}
+
+/// What [`read_tail`] asks the store for at once.
+const TAIL_READ_BYTES: u64 = 4 << 20;
+
 /// What a store found on its disk as it was opened, checked as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovered {

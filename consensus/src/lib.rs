@@ -1,23 +1,52 @@
-//! Decides what is committed.
+//! Decides what is committed: a Raft core without clock, thread, entropy or I/O, and one thin async
+//! driver around it.
+//!
+//! The core, [`RaftNode`], wraps the `raft` crate. It takes inputs (`handle_*`, `propose`, `read`) and
+//! says through [`RaftNode::poll_ready`] what is to be sent, written, applied and answered. What depends
+//! on a write leaves it only for the ticket that [`persist`] gives after the write.
+//!
+//! The driver, from [`assemble`], carries these to the four seams that an embedder implements:
+//! [`Transport`], [`LogStore`], [`StateMachine`] and [`Clock`]. It knows no async runtime; its futures run
+//! on any.
+//!
+//! This crate never touches the network, a disk, TLS or a wire encoding.
 #![forbid(unsafe_code)]
 
 mod config;
+mod convert;
 mod driver;
 mod durability;
 mod entry;
 mod error;
+mod jitter;
+mod log_view;
 mod membership;
 mod message;
+mod node;
+mod proposals;
+mod reads;
+mod ready;
+mod sanitize;
+mod slog_bridge;
+mod status;
 mod types;
 
 pub use config::Config;
 pub use driver::{
-    Batch, Clock, Command, LogStore, StateMachine, StateMachineError, StoreError, Transport,
-    Undelivered,
+    Applier, Batch, Clock, Command, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, LogStore, Parts,
+    RaftHandle, Running, StateMachine, StateMachineError, Stopped, StoreError, Transport,
+    Undelivered, Writer, assemble,
 };
-pub use durability::{Append, AppendTicket, LogWrite, Recovered, persist};
+pub use durability::{Append, AppendTicket, LogWrite, Recovered, persist, read_tail};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, FIRST_INDEX, ORIGIN, Payload};
 pub use error::{Fatal, ProposeError, ReadError, StartError, TransferError};
+pub use log_view::Fetch;
 pub use membership::{InvalidMembership, MEMBERS_MAX, Membership};
 pub use message::{Body, Message, ReadContext};
+pub use node::RaftNode;
+pub use proposals::ProposalToken;
+pub use reads::ReadToken;
+pub use ready::{Committed, LeaderChange, Ready};
+pub use sanitize::Refused;
+pub use status::{PeerProgress, Status};
 pub use types::{EntryId, HardState, LogIndex, NodeId, Role, Term};

@@ -1,9 +1,320 @@
 //! Carries what the core decides: messages to the transport, writes to the disk, entries to the state
 //! machine. No decision is made here.
 
+mod applier;
+mod done;
+mod handle;
 mod seams;
+mod worker;
+mod writer;
 
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use async_channel::{Receiver, Sender};
+use bytes::Bytes;
+use futures_lite::future;
+
+pub use applier::Applier;
+pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stopped};
 pub use seams::{
     Batch, Clock, Command, LogStore, StateMachine, StateMachineError, StoreError, Transport,
     Undelivered,
 };
+pub use writer::Writer;
+
+use applier::{ApplierJob, Checkpoints};
+use done::Done;
+use handle::{Input, Shared};
+use writer::WriterJob;
+
+use crate::error::{Fatal, ProposeError, ReadError, TransferError};
+use crate::message::Body;
+use crate::node::RaftNode;
+use crate::proposals::ProposalToken;
+use crate::reads::ReadToken;
+use crate::ready::{LeaderChange, Ready};
+use crate::types::NodeId;
+
+/// How many inputs are taken before their outcome is carried out: what arrives together is replicated
+/// together, and a tick is never far away.
+const TURN_INPUTS_MAX: usize = 1024;
+
+/// What a node is made of besides its core.
+pub struct Parts {
+    /// The way to the other members.
+    pub transport: Box<dyn Transport>,
+    /// The durable log.
+    pub store: Box<dyn LogStore>,
+    /// The replicated state machine.
+    pub state_machine: Box<dyn StateMachine>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Told of every change of role, term or leader, on the driver's thread. Must not block.
+    pub observer: Box<dyn FnMut(&LeaderChange) + Send>,
+}
+
+/// A node to be run: three futures that know no runtime. `driver` must share a thread with nothing that
+/// blocks; `writer` and `applier` block and want a thread each.
+pub struct Running {
+    /// Talks to the node.
+    pub handle: RaftHandle,
+    /// Carries messages and decisions.
+    pub driver: Driver,
+    /// Writes the log.
+    pub writer: Writer,
+    /// Runs the state machine.
+    pub applier: Applier,
+}
+
+/// Connects `node` to `parts`.
+#[must_use]
+pub fn assemble(node: RaftNode, parts: Parts) -> Running {
+    // Unbounded as a type, bounded in fact: requests and messages by `Shared`, what workers report by
+    // the work that the core lets be outstanding.
+    let (inbox_sender, inbox) = async_channel::unbounded();
+    let (writer_sender, writer_jobs) = async_channel::unbounded();
+    let (applier_sender, applier_jobs) = async_channel::unbounded();
+    let status = node.status();
+    let shared = Shared::new(LeaderChange {
+        term: status.term,
+        role: status.role,
+        leader: None,
+    });
+    let config = node.config();
+    let checkpoints = Checkpoints::new(config.checkpoint_bytes, config.checkpoint_interval);
+    Running {
+        handle: RaftHandle::new(inbox_sender.clone(), Arc::clone(&shared)),
+        writer: Writer {
+            store: parts.store,
+            jobs: writer_jobs,
+            inbox: inbox_sender.clone(),
+        },
+        applier: Applier {
+            state_machine: parts.state_machine,
+            jobs: applier_jobs,
+            inbox: inbox_sender,
+            clock: Arc::clone(&parts.clock),
+            checkpoints,
+        },
+        driver: Driver {
+            next_tick: parts.clock.now() + node.config().tick_interval(),
+            node,
+            inbox,
+            writer: writer_sender,
+            applier: applier_sender,
+            transport: parts.transport,
+            clock: parts.clock,
+            observer: parts.observer,
+            shared,
+            waiting: Waiting::default(),
+            sleep: None,
+        },
+    }
+}
+
+/// The loop around the core.
+pub struct Driver {
+    node: RaftNode,
+    inbox: Receiver<Input>,
+    writer: Sender<WriterJob>,
+    applier: Sender<ApplierJob>,
+    transport: Box<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    observer: Box<dyn FnMut(&LeaderChange) + Send>,
+    shared: Arc<Shared>,
+    waiting: Waiting,
+    next_tick: Instant,
+    /// Completes at about `next_tick`.
+    sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// Those who wait for an outcome, by the token under which the core knows them.
+#[derive(Default)]
+struct Waiting {
+    tokens: u64,
+    proposals: HashMap<ProposalToken, Done<Bytes, ProposeError>>,
+    queries: HashMap<ReadToken, (Bytes, Done<Bytes, ReadError>)>,
+    transfers: Vec<Done<NodeId, TransferError>>,
+}
+
+impl Waiting {
+    fn token(&mut self) -> u64 {
+        self.tokens += 1;
+        self.tokens
+    }
+}
+
+impl Driver {
+    /// Runs the node until it is told to stop.
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`] when the node stopped by itself.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        let outcome = loop {
+            let mut input = self.next().await;
+            let mut taken = 0;
+            let stop = loop {
+                match input {
+                    Some(Input::Stop) => break Some(Ok(())),
+                    Some(Input::Failed(fatal)) => break Some(Err(fatal)),
+                    Some(input) => self.handle(input),
+                    None => break None,
+                }
+                taken += 1;
+                input = (taken < TURN_INPUTS_MAX)
+                    .then(|| self.inbox.try_recv().ok())
+                    .flatten();
+            };
+            if let Some(outcome) = stop {
+                break outcome;
+            }
+            self.tick_if_due();
+            self.carry_out();
+        };
+        self.inbox.close();
+        outcome
+    }
+
+    /// The next input, or `None` when a tick is due first.
+    async fn next(&mut self) -> Option<Input> {
+        if let Ok(input) = self.inbox.try_recv() {
+            return Some(input);
+        }
+        let Self {
+            inbox,
+            clock,
+            next_tick,
+            sleep,
+            ..
+        } = self;
+        // Kept across turns: a new timer for every turn would cost a system call each.
+        let sleep = sleep
+            .get_or_insert_with(|| clock.sleep(next_tick.saturating_duration_since(clock.now())));
+        let input = async { inbox.recv().await.ok() };
+        let tick = async {
+            sleep.await;
+            None
+        };
+        let next = future::or(input, tick).await;
+        if next.is_none() {
+            self.sleep = None;
+        }
+        next
+    }
+
+    fn tick_if_due(&mut self) {
+        let now = self.clock.now();
+        if now >= self.next_tick {
+            self.node.handle_tick();
+            // One tick however late it is: a burst after a pause would start an election although the
+            // leader is alive.
+            let interval = self.node.config().tick_interval();
+            self.next_tick = (self.next_tick + interval).max(now);
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Message {
+                from,
+                message,
+                bytes,
+            } => {
+                self.shared.release(bytes);
+                // The core has noted why it refused.
+                let _ = self.node.handle_message(from, message);
+            }
+            Input::Propose { command, done } => {
+                self.shared.release(command.len() as u64);
+                let token = ProposalToken(self.waiting.token());
+                self.waiting.proposals.insert(token, done);
+                self.node.propose(token, command);
+            }
+            Input::Query { query, done } => {
+                self.shared.release(query.len() as u64);
+                let token = ReadToken(self.waiting.token());
+                self.waiting.queries.insert(token, (query, done));
+                self.node.read(token);
+            }
+            Input::Transfer { target, done } => match self.node.transfer_leader(target) {
+                Ok(_) => self.waiting.transfers.push(done),
+                Err(error) => done.call(Err(error)),
+            },
+            Input::Status { done } => done.call(Ok(self.node.status())),
+            Input::Campaign => self.node.campaign(),
+            Input::Persisted(ticket) => self.node.handle_persisted(ticket),
+            Input::Fetched(fetch, entries) => self.node.handle_fetched(fetch, entries),
+            Input::Applied(index) => self.node.handle_applied(index),
+            Input::Stop | Input::Failed(_) => unreachable!("taken by the loop"),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(ready) = self.node.poll_ready() {
+            for peer in self.carry(ready) {
+                self.node.handle_unreachable(peer);
+            }
+        }
+    }
+
+    /// Carries out `ready` and returns the members to whom entries could not be sent.
+    fn carry(&mut self, ready: Ready) -> Vec<NodeId> {
+        let mut unreachable = Vec::new();
+        for (to, message) in ready.messages {
+            let entries = matches!(message.body, Body::Append { .. });
+            if self.transport.send(to, message).is_err() && entries && !unreachable.contains(&to) {
+                unreachable.push(to);
+            }
+        }
+        // A worker that is gone has rung its alarm, which stops this loop.
+        if let Some(append) = ready.append {
+            let _ = self.writer.try_send(WriterJob::Append(append));
+        }
+        for fetch in ready.fetches {
+            let _ = self.writer.try_send(WriterJob::Fetch(fetch));
+        }
+        if !ready.committed.is_empty() {
+            let entries = ready.committed.into_iter().map(|committed| {
+                let done = committed
+                    .token
+                    .and_then(|token| self.waiting.proposals.remove(&token));
+                (committed.entry, done)
+            });
+            let _ = self.applier.try_send(ApplierJob::Apply(entries.collect()));
+        }
+        for token in ready.reads {
+            if let Some((query, done)) = self.waiting.queries.remove(&token) {
+                let _ = self.applier.try_send(ApplierJob::Query(query, done));
+            }
+        }
+        for (token, error) in ready.failed_proposals {
+            if let Some(done) = self.waiting.proposals.remove(&token) {
+                done.call(Err(error));
+            }
+        }
+        for (token, error) in ready.failed_reads {
+            if let Some((_, done)) = self.waiting.queries.remove(&token) {
+                done.call(Err(error));
+            }
+        }
+        if let Some(outcome) = ready.transfer {
+            for done in self.waiting.transfers.drain(..) {
+                done.call(outcome.clone());
+            }
+        }
+        if let Some(change) = ready.change {
+            *self
+                .shared
+                .leader
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = change;
+            (self.observer)(&change);
+        }
+        unreachable
+    }
+}

@@ -145,7 +145,7 @@ impl StateMachineError {
 }
 
 /// Time, as the driver sees it.
-pub trait Clock: Send + 'static {
+pub trait Clock: Send + Sync + 'static {
     /// A monotonic reading.
     fn now(&self) -> Instant;
 

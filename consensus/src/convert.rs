@@ -1,0 +1,294 @@
+//! Our types to those of the `raft` crate, and back. The only place that knows both.
+
+use bytes::Bytes;
+use raft::eraftpb::{
+    Entry as PbEntry, EntryType, HardState as PbHardState, Message as PbMessage, MessageType,
+};
+
+use crate::entry::{Entry, Payload};
+use crate::message::{Body, Message, ReadContext};
+use crate::types::{EntryId, HardState, LogIndex, NodeId, Term};
+
+/// How `raft` marks a vote request that the leader asked for.
+const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
+
+pub(crate) fn entry_to_pb(entry: Entry) -> PbEntry {
+    PbEntry {
+        term: entry.id.term.value(),
+        index: entry.id.index.value(),
+        data: match entry.payload {
+            Payload::Empty => Bytes::new(),
+            Payload::Command(command) => command,
+        },
+        ..PbEntry::default()
+    }
+}
+
+/// `None` for a kind of entry that this version never writes.
+pub(crate) fn entry_from_pb(entry: PbEntry) -> Option<Entry> {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => Some(Entry {
+            id: EntryId::new(Term::new(entry.term), LogIndex::new(entry.index)),
+            payload: match entry.data {
+                data if data.is_empty() => Payload::Empty,
+                data => Payload::Command(data),
+            },
+        }),
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => None,
+    }
+}
+
+pub(crate) fn hard_state_to_pb(hard_state: HardState) -> PbHardState {
+    PbHardState {
+        term: hard_state.term.value(),
+        vote: hard_state.vote.map_or(0, NodeId::value),
+        commit: hard_state.commit.value(),
+        ..PbHardState::default()
+    }
+}
+
+pub(crate) fn hard_state_from_pb(hard_state: &PbHardState) -> HardState {
+    HardState {
+        term: Term::new(hard_state.term),
+        vote: NodeId::new(hard_state.vote),
+        commit: LogIndex::new(hard_state.commit),
+    }
+}
+
+/// The message `raft` is given for `message`, received from `from` at `to`.
+pub(crate) fn message_to_pb(from: NodeId, to: NodeId, message: Message) -> PbMessage {
+    let mut pb = PbMessage {
+        from: from.value(),
+        to: to.value(),
+        term: message.term.value(),
+        ..PbMessage::default()
+    };
+    match message.body {
+        Body::Append {
+            previous,
+            commit,
+            entries,
+        } => {
+            pb.set_msg_type(MessageType::MsgAppend);
+            pb.index = previous.index.value();
+            pb.log_term = previous.term.value();
+            pb.commit = commit.value();
+            pb.entries = entries
+                .into_iter()
+                .map(entry_to_pb)
+                .collect::<Vec<_>>()
+                .into();
+        }
+        Body::AppendAccepted { last, commit } => {
+            pb.set_msg_type(MessageType::MsgAppendResponse);
+            pb.index = last.value();
+            pb.commit = commit.value();
+        }
+        Body::AppendRejected {
+            previous,
+            hint,
+            commit,
+        } => {
+            pb.set_msg_type(MessageType::MsgAppendResponse);
+            pb.reject = true;
+            pb.index = previous.value();
+            pb.reject_hint = hint.index.value();
+            pb.log_term = hint.term.value();
+            pb.commit = commit.value();
+        }
+        Body::RequestVote {
+            pre,
+            last,
+            commit,
+            transfer,
+        } => {
+            pb.set_msg_type(match pre {
+                true => MessageType::MsgRequestPreVote,
+                false => MessageType::MsgRequestVote,
+            });
+            pb.index = last.index.value();
+            pb.log_term = last.term.value();
+            pb.commit = commit.index.value();
+            pb.commit_term = commit.term.value();
+            if transfer {
+                pb.context = Bytes::from_static(CAMPAIGN_TRANSFER);
+            }
+        }
+        Body::Vote {
+            pre,
+            granted,
+            commit,
+        } => {
+            pb.set_msg_type(match pre {
+                true => MessageType::MsgRequestPreVoteResponse,
+                false => MessageType::MsgRequestVoteResponse,
+            });
+            pb.reject = !granted;
+            pb.commit = commit.index.value();
+            pb.commit_term = commit.term.value();
+        }
+        Body::Heartbeat { commit, read } => {
+            pb.set_msg_type(MessageType::MsgHeartbeat);
+            pb.commit = commit.value();
+            pb.context = read_context_to_pb(read);
+        }
+        Body::HeartbeatResponse { commit, read } => {
+            pb.set_msg_type(MessageType::MsgHeartbeatResponse);
+            pb.commit = commit.value();
+            pb.context = read_context_to_pb(read);
+        }
+        Body::TimeoutNow => pb.set_msg_type(MessageType::MsgTimeoutNow),
+    }
+    pb
+}
+
+/// The receiver and the message to send for what `raft` produced; `None` for a kind that is never
+/// sent to others in this version.
+pub(crate) fn message_from_pb(mut pb: PbMessage) -> Option<(NodeId, Message)> {
+    let to = NodeId::new(pb.to)?;
+    let commit = LogIndex::new(pb.commit);
+    let log_id = EntryId::new(Term::new(pb.log_term), LogIndex::new(pb.index));
+    let commit_id = EntryId::new(Term::new(pb.commit_term), commit);
+    let body = match pb.get_msg_type() {
+        MessageType::MsgAppend => Body::Append {
+            previous: log_id,
+            commit,
+            entries: pb
+                .take_entries()
+                .into_vec()
+                .into_iter()
+                .map(entry_from_pb)
+                .collect::<Option<Vec<_>>>()?,
+        },
+        MessageType::MsgAppendResponse if pb.reject => Body::AppendRejected {
+            previous: LogIndex::new(pb.index),
+            hint: EntryId::new(Term::new(pb.log_term), LogIndex::new(pb.reject_hint)),
+            commit,
+        },
+        MessageType::MsgAppendResponse => Body::AppendAccepted {
+            last: LogIndex::new(pb.index),
+            commit,
+        },
+        kind @ (MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) => {
+            Body::RequestVote {
+                pre: kind == MessageType::MsgRequestPreVote,
+                last: log_id,
+                commit: commit_id,
+                transfer: pb.context == CAMPAIGN_TRANSFER,
+            }
+        }
+        kind @ (MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse) => {
+            Body::Vote {
+                pre: kind == MessageType::MsgRequestPreVoteResponse,
+                granted: !pb.reject,
+                commit: commit_id,
+            }
+        }
+        MessageType::MsgHeartbeat => Body::Heartbeat {
+            commit,
+            read: ReadContext::from_bytes(&pb.context),
+        },
+        MessageType::MsgHeartbeatResponse => Body::HeartbeatResponse {
+            commit,
+            read: ReadContext::from_bytes(&pb.context),
+        },
+        MessageType::MsgTimeoutNow => Body::TimeoutNow,
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgPropose
+        | MessageType::MsgSnapshot
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum
+        | MessageType::MsgTransferLeader
+        | MessageType::MsgReadIndex
+        | MessageType::MsgReadIndexResp => return None,
+    };
+    Some((
+        to,
+        Message {
+            term: Term::new(pb.term),
+            body,
+        },
+    ))
+}
+
+fn read_context_to_pb(read: Option<ReadContext>) -> Bytes {
+    read.map_or_else(Bytes::new, |context| {
+        Bytes::copy_from_slice(&context.to_bytes())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_message_survives_the_way_to_raft_and_back() {
+        let id = |term, index| EntryId::new(Term::new(term), LogIndex::new(index));
+        let read = Some(ReadContext {
+            node: 1,
+            boot: 2,
+            round: u64::MAX,
+        });
+        let bodies = [
+            Body::Append {
+                previous: id(3, 7),
+                commit: LogIndex::new(6),
+                entries: vec![
+                    Entry::empty(id(3, 8)),
+                    Entry::command(id(4, 9), Bytes::from_static(b"x")),
+                ],
+            },
+            Body::AppendAccepted {
+                last: LogIndex::new(9),
+                commit: LogIndex::new(8),
+            },
+            Body::AppendRejected {
+                previous: LogIndex::new(9),
+                hint: id(2, 5),
+                commit: LogIndex::new(4),
+            },
+            Body::RequestVote {
+                pre: true,
+                last: id(3, 7),
+                commit: id(2, 6),
+                transfer: false,
+            },
+            Body::RequestVote {
+                pre: false,
+                last: id(3, 7),
+                commit: id(2, 6),
+                transfer: true,
+            },
+            Body::Vote {
+                pre: true,
+                granted: false,
+                commit: id(2, 6),
+            },
+            Body::Vote {
+                pre: false,
+                granted: true,
+                commit: id(0, 0),
+            },
+            Body::Heartbeat {
+                commit: LogIndex::new(5),
+                read,
+            },
+            Body::HeartbeatResponse {
+                commit: LogIndex::new(5),
+                read: None,
+            },
+            Body::TimeoutNow,
+        ];
+        let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        for body in bodies {
+            let message = Message {
+                term: Term::new(4),
+                body,
+            };
+            let pb = message_to_pb(from, to, message.clone());
+            assert_eq!(message_from_pb(pb), Some((to, message)));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The thread that owns the state machine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use bytes::Bytes;
+use futures_lite::future;
+
+use super::done::Done;
+use super::handle::Input;
+use super::seams::{Batch, Clock, Command, StateMachine, StateMachineError};
+use super::worker::Alarm;
+use crate::entry::{Entry, Payload};
+use crate::error::{Fatal, ProposeError, ReadError};
+use crate::types::EntryId;
+
+/// How many bytes of entries one call of `apply` gets: enough to share a transaction, little enough
+/// that the first client does not wait long.
+const APPLY_BATCH_BYTES_MAX: u64 = 4 << 20;
+
+/// What the driver asks of the applier.
+pub(super) enum ApplierJob {
+    Apply(Vec<(Entry, Option<Done<Bytes, ProposeError>>)>),
+    Query(Bytes, Done<Bytes, ReadError>),
+}
+
+/// Applies committed entries and answers queries, in the order in which the driver gave them. What has
+/// queued up meanwhile is applied as one batch.
+pub struct Applier {
+    pub(super) state_machine: Box<dyn StateMachine>,
+    pub(super) jobs: Receiver<ApplierJob>,
+    pub(super) inbox: Sender<Input>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) checkpoints: Checkpoints,
+}
+
+/// When the state machine is asked to make itself durable.
+pub(super) struct Checkpoints {
+    pub(super) bytes: u64,
+    pub(super) interval: Duration,
+    pub(super) unsaved_bytes: u64,
+    pub(super) unsaved_since: Option<Instant>,
+}
+
+impl Checkpoints {
+    pub(super) fn new(bytes: u64, interval: Duration) -> Self {
+        Self {
+            bytes,
+            interval,
+            unsaved_bytes: 0,
+            unsaved_since: None,
+        }
+    }
+
+    fn applied(&mut self, bytes: u64, now: Instant) {
+        self.unsaved_bytes += bytes;
+        self.unsaved_since.get_or_insert(now);
+    }
+
+    fn due(&self, now: Instant) -> bool {
+        self.unsaved_since.is_some_and(|since| {
+            self.unsaved_bytes >= self.bytes || now.duration_since(since) >= self.interval
+        })
+    }
+
+    fn saved(&mut self) {
+        self.unsaved_bytes = 0;
+        self.unsaved_since = None;
+    }
+}
+
+impl Applier {
+    /// Works until the driver stops, then makes the state durable. Blocks on the state machine: give it
+    /// a thread of its own, or, in a simulation, a task.
+    pub async fn run(mut self) {
+        let alarm = Alarm::new("applier", self.inbox.clone());
+        if let Err(error) = self.work().await {
+            let _ = self
+                .inbox
+                .try_send(Input::Failed(Fatal::StateMachine(error)));
+        }
+        alarm.disarm();
+    }
+
+    async fn work(&mut self) -> Result<(), StateMachineError> {
+        loop {
+            match self.next().await {
+                Next::Job(job) => self.turn(job)?,
+                Next::CheckpointDue => {}
+                Next::Stop => break,
+            }
+            if self.checkpoints.due(self.clock.now()) {
+                self.checkpoint()?;
+            }
+        }
+        if self.checkpoints.unsaved_since.is_some() {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    async fn next(&self) -> Next {
+        let job = async { self.jobs.recv().await.map_or(Next::Stop, Next::Job) };
+        match self.checkpoints.unsaved_since {
+            Some(_) => {
+                let due = async {
+                    self.clock.sleep(self.checkpoints.interval).await;
+                    Next::CheckpointDue
+                };
+                future::or(job, due).await
+            }
+            None => job.await,
+        }
+    }
+
+    fn turn(&mut self, first: ApplierJob) -> Result<(), StateMachineError> {
+        let mut work = Work::default();
+        let mut queries = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                ApplierJob::Apply(entries) => work.add(entries),
+                ApplierJob::Query(query, done) => queries.push((query, done)),
+            }
+            next = (work.bytes < APPLY_BATCH_BYTES_MAX)
+                .then(|| self.jobs.try_recv().ok())
+                .flatten();
+        }
+        self.apply(work)?;
+        // After the batch, which may hold more than a query asked for: a read may see writes that are
+        // concurrent with it.
+        for (query, done) in queries {
+            done.call(Ok(self.state_machine.query(&query)?));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, work: Work) -> Result<(), StateMachineError> {
+        let Some(last) = work.last else { return Ok(()) };
+        let count = work.commands.len();
+        let answers = self.state_machine.apply(&Batch {
+            commands: work.commands,
+            last,
+        })?;
+        assert_eq!(answers.len(), count, "one answer for each command");
+        for (done, answer) in work.done.into_iter().zip(answers) {
+            if let Some(done) = done {
+                done.call(Ok(answer));
+            }
+        }
+        self.checkpoints.applied(work.bytes, self.clock.now());
+        let _ = self.inbox.try_send(Input::Applied(last.index));
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StateMachineError> {
+        self.checkpoints.saved();
+        self.state_machine.checkpoint()
+    }
+}
+
+enum Next {
+    Job(ApplierJob),
+    CheckpointDue,
+    Stop,
+}
+
+/// Entries for one call of `apply`.
+#[derive(Default)]
+struct Work {
+    commands: Vec<Command>,
+    done: Vec<Option<Done<Bytes, ProposeError>>>,
+    last: Option<EntryId>,
+    bytes: u64,
+}
+
+impl Work {
+    fn add(&mut self, entries: Vec<(Entry, Option<Done<Bytes, ProposeError>>)>) {
+        for (entry, done) in entries {
+            self.bytes += entry.bytes();
+            self.last = Some(entry.id);
+            match entry.payload {
+                Payload::Command(data) => {
+                    self.commands.push(Command { id: entry.id, data });
+                    self.done.push(done);
+                }
+                Payload::Empty => assert!(done.is_none(), "nobody proposes an empty entry"),
+            }
+        }
+    }
+}

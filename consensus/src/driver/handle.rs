@@ -1,0 +1,258 @@
+//! How the rest of the process talks to a running node.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_channel::Sender;
+use bytes::Bytes;
+
+use super::done::Done;
+use crate::durability::AppendTicket;
+use crate::entry::Entry;
+use crate::error::{Fatal, ProposeError, ReadError, TransferError};
+use crate::log_view::Fetch;
+use crate::message::{Body, Message};
+use crate::ready::LeaderChange;
+use crate::status::Status;
+use crate::types::{LogIndex, NodeId};
+
+/// How many requests and messages may wait for the driver. It takes them in turns of a thousand, so
+/// more than this means that it cannot keep up, and the sender should know.
+pub const INBOX_REQUESTS_MAX: usize = 16_384;
+
+/// How many bytes of commands and entries may wait for the driver; twice what may be uncommitted, times
+/// two for what peers send.
+pub const INBOX_BYTES_MAX: u64 = 32 << 20;
+
+/// Everything that can happen to a node, besides the passing of time.
+pub(super) enum Input {
+    Message {
+        from: NodeId,
+        message: Message,
+        bytes: u64,
+    },
+    Propose {
+        command: Bytes,
+        done: Done<Bytes, ProposeError>,
+    },
+    Query {
+        query: Bytes,
+        done: Done<Bytes, ReadError>,
+    },
+    Transfer {
+        target: Option<NodeId>,
+        done: Done<NodeId, TransferError>,
+    },
+    Status {
+        done: Done<Status, Stopped>,
+    },
+    Campaign,
+    Stop,
+    Persisted(AppendTicket),
+    Fetched(Fetch, Vec<Entry>),
+    Applied(LogIndex),
+    Failed(Fatal),
+}
+
+/// The node has stopped and answers no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the node has stopped")]
+pub struct Stopped;
+
+/// A handle on a running node: cheap to clone, usable from any thread and any async runtime.
+#[derive(Clone)]
+pub struct RaftHandle {
+    inbox: Sender<Input>,
+    shared: Arc<Shared>,
+}
+
+/// What handles and driver share.
+pub(super) struct Shared {
+    waiting: AtomicUsize,
+    waiting_bytes: AtomicU64,
+    pub(super) leader: Mutex<LeaderChange>,
+}
+
+impl Shared {
+    pub(super) fn new(leader: LeaderChange) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: AtomicUsize::new(0),
+            waiting_bytes: AtomicU64::new(0),
+            leader: Mutex::new(leader),
+        })
+    }
+
+    fn admit(&self, bytes: u64) -> bool {
+        // Counted first, so that many threads at once cannot pass the bound together.
+        let count = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let total = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = count < INBOX_REQUESTS_MAX && (total == 0 || total + bytes <= INBOX_BYTES_MAX);
+        if !fits {
+            self.release(bytes);
+        }
+        fits
+    }
+
+    /// Something admitted has been taken from the inbox.
+    pub(super) fn release(&self, bytes: u64) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl RaftHandle {
+    pub(super) fn new(inbox: Sender<Input>, shared: Arc<Shared>) -> Self {
+        Self { inbox, shared }
+    }
+
+    /// Brings a message from the verified identity `from`. Dropped when the driver cannot keep up, as
+    /// the network might have done; returns whether it was taken.
+    pub fn deliver(&self, from: NodeId, message: Message) -> bool {
+        let bytes = match &message.body {
+            Body::Append { entries, .. } => entries.iter().map(Entry::bytes).sum(),
+            Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::RequestVote { .. }
+            | Body::Vote { .. }
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow => 0,
+        };
+        self.push(
+            bytes,
+            Input::Message {
+                from,
+                message,
+                bytes,
+            },
+        )
+        .is_ok()
+    }
+
+    /// Replicates `command` and applies it. Resolves to the state machine's answer once the command is
+    /// durable on a majority and applied here.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`], each of whose variants says whether anything happened.
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        let (done, answer) = Done::channel(ProposeError::OutcomeUnknown { at: None });
+        self.push_proposal(command, done);
+        answer.await
+    }
+
+    /// Like [`propose`](Self::propose), calling `done` with the outcome, on whatever thread learns it
+    /// first. `done` must not block. It is called exactly once.
+    pub fn propose_then(
+        &self,
+        command: Bytes,
+        done: impl FnOnce(Result<Bytes, ProposeError>) + Send + 'static,
+    ) {
+        self.push_proposal(
+            command,
+            Done::new(ProposeError::OutcomeUnknown { at: None }, done),
+        );
+    }
+
+    /// Answers `query` from a state that includes every write acknowledged before the call.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; reading again is always safe.
+    pub async fn query(&self, query: Bytes) -> Result<Bytes, ReadError> {
+        let (done, answer) = Done::channel(ReadError::Stopped);
+        self.push_query(query, done);
+        answer.await
+    }
+
+    /// Like [`query`](Self::query), calling `done` with the outcome, on whatever thread learns it first.
+    /// `done` must not block. It is called exactly once.
+    pub fn query_then(
+        &self,
+        query: Bytes,
+        done: impl FnOnce(Result<Bytes, ReadError>) + Send + 'static,
+    ) {
+        self.push_query(query, Done::new(ReadError::Stopped, done));
+    }
+
+    /// Hands leadership to `target`, or to the most advanced voter. Resolves to the new leader.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError`]; with all but `Stopped`, this node goes on as before.
+    pub async fn transfer_leader(&self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let (done, answer) = Done::channel(TransferError::Stopped);
+        // A dropped `done` answers by itself.
+        let _ = self.inbox.try_send(Input::Transfer { target, done });
+        answer.await
+    }
+
+    /// How the node stands.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when it no longer runs.
+    pub async fn status(&self) -> Result<Status, Stopped> {
+        let (done, answer) = Done::channel(Stopped);
+        let _ = self.inbox.try_send(Input::Status { done });
+        answer.await
+    }
+
+    /// Who leads, as this node last knew.
+    #[must_use]
+    pub fn leader(&self) -> LeaderChange {
+        *self
+            .shared
+            .leader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the node to start an election at once. For tests, and for a node that is alone.
+    pub fn campaign(&self) {
+        let _ = self.inbox.try_send(Input::Campaign);
+    }
+
+    /// Stops the driver. Everything that waits is answered with what is known.
+    pub fn stop(&self) {
+        let _ = self.inbox.try_send(Input::Stop);
+    }
+
+    fn push_proposal(&self, command: Bytes, done: Done<Bytes, ProposeError>) {
+        let bytes = command.len() as u64;
+        if let Err(Input::Propose { done, .. }) = self.push(bytes, Input::Propose { command, done })
+        {
+            done.call(Err(self.refusal(ProposeError::Overloaded, |leader| {
+                ProposeError::NotLeader { leader }
+            })));
+        }
+    }
+
+    fn push_query(&self, query: Bytes, done: Done<Bytes, ReadError>) {
+        let bytes = query.len() as u64;
+        if let Err(Input::Query { done, .. }) = self.push(bytes, Input::Query { query, done }) {
+            done.call(Err(
+                self.refusal(ReadError::Overloaded, |_| ReadError::Stopped)
+            ));
+        }
+    }
+
+    /// Nothing happened: because too much waits, or because the node has stopped.
+    fn refusal<E>(&self, overloaded: E, stopped: impl FnOnce(Option<NodeId>) -> E) -> E {
+        if self.inbox.is_closed() {
+            stopped(None)
+        } else {
+            overloaded
+        }
+    }
+
+    fn push(&self, bytes: u64, input: Input) -> Result<(), Input> {
+        if !self.shared.admit(bytes) {
+            return Err(input);
+        }
+        self.inbox.try_send(input).map_err(|error| {
+            self.shared.release(bytes);
+            error.into_inner()
+        })
+    }
+}

@@ -1,0 +1,744 @@
+//! The pure core: inputs in, [`Ready`]s out.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
+use raft::{RawNode, ReadOnlyOption, StateRole};
+use tracing::{debug, error, info};
+
+use crate::config::{Config, ELECTION_TICKS};
+use crate::convert;
+use crate::durability::{Append, AppendTicket, LogWrite, Recovered};
+use crate::entry::{Entry, ORIGIN};
+use crate::error::{ProposeError, ReadError, StartError, TransferError};
+use crate::jitter;
+use crate::log_view::{Fetch, LogView};
+use crate::membership::Membership;
+use crate::message::{Message, ReadContext};
+use crate::proposals::{Proposal, ProposalToken, Proposals};
+use crate::reads::{ReadToken, Reads};
+use crate::ready::{Committed, LeaderChange, Ready};
+use crate::sanitize::{self, Receiver, Refused};
+use crate::slog_bridge;
+use crate::status::{PeerProgress, Status};
+use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
+
+/// Append messages that may be on their way to one member. With [`Config::message_bytes_max`] this
+/// bounds what one slow member can hold in queues.
+const INFLIGHT_MESSAGES_MAX: usize = 256;
+
+/// How often expired reads and proposals are looked for: fine enough for timeouts of seconds.
+const EXPIRY_TICKS: u64 = 5;
+
+/// A Raft node without clock, thread, entropy or I/O.
+///
+/// Feed it with the `handle_*` methods, [`propose`](Self::propose) and [`read`](Self::read), and after
+/// each input carry out what [`poll_ready`](Self::poll_ready) returns until it returns `None`.
+///
+/// Durability gate: a vote, or an acknowledgement of entries, is in no `Ready` until
+/// [`handle_persisted`](Self::handle_persisted) got the ticket of the write it depends on.
+pub struct RaftNode {
+    config: Config,
+    membership: Membership,
+    raw: RawNode<LogView>,
+    proposals: Proposals,
+    reads: Reads,
+    read_round: u64,
+    /// Writes that are not durable yet, and the messages that wait for them; oldest first.
+    unpersisted: VecDeque<Unpersisted>,
+    /// The hard state of the last write, durable or on its way.
+    written: HardState,
+    /// The last entry handed to the state machine.
+    handed: LogIndex,
+    applied: LogIndex,
+    /// Ticks since the start.
+    now: u64,
+    timeouts: Timeouts,
+    seen: LeaderChange,
+    transfer: Option<Transfer>,
+    lost_entries_in: Option<Term>,
+    /// What inputs produced besides what `raft` says; merged into the next `Ready`.
+    out: Ready,
+}
+
+struct Unpersisted {
+    /// The number of the last `raft` Ready that this write covers.
+    number: u64,
+    /// Whether the term or vote is part of the write.
+    changes_vote: bool,
+    messages: Vec<(NodeId, Message)>,
+}
+
+struct Timeouts {
+    seed: u64,
+    draws: u64,
+    ticks: usize,
+}
+
+struct Transfer {
+    target: NodeId,
+    until: u64,
+}
+
+impl RaftNode {
+    /// A follower that continues from `recovered`, whose state machine has applied everything up to
+    /// `applied`. `tail` is the log after `applied`.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when the configuration is invalid, the node is not a member, or state machine and
+    /// log do not belong together.
+    pub fn new(
+        config: Config,
+        recovered: &Recovered,
+        applied: EntryId,
+        tail: Vec<Entry>,
+    ) -> Result<Self, StartError> {
+        let mistakes = config.mistakes();
+        if !mistakes.is_empty() {
+            return Err(StartError::Config { mistakes });
+        }
+        check_recovered(config.node, recovered, applied)?;
+        let hard_state = HardState {
+            // What was applied was committed, whether or not the commit index had reached the disk.
+            commit: recovered.hard_state.commit.max(applied.index),
+            ..recovered.hard_state
+        };
+        let view = LogView::new(
+            recovered,
+            convert::hard_state_to_pb(hard_state),
+            applied.index,
+            tail,
+            config.log_view_bytes_max,
+        );
+        let raw = RawNode::new(
+            &raft_config(&config, applied.index),
+            view,
+            &slog_bridge::logger(config.node.value()),
+        )
+        .map_err(|error| StartError::Config {
+            mistakes: vec![error.to_string()],
+        })?;
+        let mut node = Self {
+            timeouts: Timeouts {
+                seed: config.seed,
+                draws: 0,
+                ticks: 0,
+            },
+            membership: recovered.membership.clone(),
+            written: hard_state,
+            handed: applied.index,
+            applied: applied.index,
+            seen: LeaderChange {
+                term: hard_state.term,
+                role: Role::Follower,
+                leader: None,
+            },
+            raw,
+            config,
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            read_round: 0,
+            unpersisted: VecDeque::new(),
+            now: 0,
+            transfer: None,
+            lost_entries_in: None,
+            out: Ready::default(),
+        };
+        node.draw_timeout();
+        Ok(node)
+    }
+
+    /// One [`Config::tick_interval`] has passed. After a pause, call it once, not once for every tick
+    /// missed: a burst of ticks would start an election although the leader is alive.
+    pub fn handle_tick(&mut self) {
+        self.now += 1;
+        self.raw.tick();
+        if self.now.is_multiple_of(EXPIRY_TICKS) {
+            self.out
+                .failed_proposals
+                .extend(self.proposals.undecided_at(self.now));
+            self.out
+                .failed_reads
+                .extend(self.reads.take_expired(self.now));
+        }
+        self.settle();
+    }
+
+    /// `message` came from the verified identity `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when the message makes no sense or must wait; it was dropped and changed nothing.
+    pub fn handle_message(&mut self, from: NodeId, message: Message) -> Result<(), Refused> {
+        self.check(from, &message)
+            .inspect_err(|refused| self.note_refused(from, *refused))?;
+        let pb = convert::message_to_pb(from, self.config.node, message);
+        // The only errors left are about members that are gone, or proposals, which never come here.
+        if let Err(error) = self.raw.step(pb) {
+            debug!(node = %self.config.node, peer = %from, %error, "message ignored");
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// The write of `ticket`, and all before it, survive a power loss.
+    ///
+    /// # Panics
+    ///
+    /// When the ticket belongs to another node or came twice.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a ticket is good for one use"
+    )]
+    pub fn handle_persisted(&mut self, ticket: AppendTicket) {
+        let mut number = None;
+        while self
+            .unpersisted
+            .front()
+            .is_some_and(|first| first.number <= ticket.number)
+        {
+            let first = self.unpersisted.pop_front().expect("just seen");
+            self.out.messages.extend(first.messages);
+            number = Some(first.number);
+        }
+        let number = number.expect("a ticket stands for a write that is not yet confirmed");
+        self.raw.on_persist_ready(number);
+        self.settle();
+    }
+
+    /// The state machine has applied everything up to `index`.
+    ///
+    /// # Panics
+    ///
+    /// When `index` goes back, or was never handed out.
+    pub fn handle_applied(&mut self, index: LogIndex) {
+        assert!(
+            self.applied <= index && index <= self.handed,
+            "applied {index} outside {}..={}",
+            self.applied,
+            self.handed
+        );
+        self.applied = index;
+        self.raw.advance_apply_to(index.value());
+        self.settle();
+    }
+
+    /// The store has read `entries` for `fetch`.
+    pub fn handle_fetched(&mut self, fetch: Fetch, entries: Vec<Entry>) {
+        let context = self.raw.mut_store().offer_fetched(fetch, entries);
+        self.raw.on_entries_fetched(context);
+        self.raw.mut_store().forget_fetched();
+        self.settle();
+    }
+
+    /// A message to `peer` could not be sent: what was believed to be on its way may be lost.
+    pub fn handle_unreachable(&mut self, peer: NodeId) {
+        self.raw.report_unreachable(peer.value());
+        self.settle();
+    }
+
+    /// Starts an election now, instead of waiting for the election timeout. For tests and for a node
+    /// that is alone.
+    pub fn campaign(&mut self) {
+        if self.membership.is_voter(self.config.node) && self.seen.role != Role::Leader {
+            // Refused while a change of membership is being applied, which this version never has.
+            let _ = self.raw.campaign();
+            self.settle();
+        }
+    }
+
+    /// Proposes `command`. The token comes back in [`Ready::committed`] or
+    /// [`Ready::failed_proposals`].
+    pub fn propose(&mut self, token: ProposalToken, command: Bytes) {
+        match self.may_propose(&command) {
+            Ok(()) => self.proposals.push(Proposal { token, command }),
+            Err(error) => self.out.failed_proposals.push((token, error)),
+        }
+    }
+
+    /// Asks for a linearizable read. The token comes back in [`Ready::reads`] or
+    /// [`Ready::failed_reads`].
+    pub fn read(&mut self, token: ReadToken) {
+        let error = if self.seen.role != Role::Leader {
+            ReadError::NotLeader {
+                leader: self.seen.leader,
+            }
+        } else if self.reads.count() >= self.config.reads_max {
+            ReadError::Overloaded
+        } else {
+            // Two election timeouts: by then a leader that cannot reach a majority has stepped down.
+            return self.reads.push(token, self.now + 2 * ELECTION_TICKS as u64);
+        };
+        self.out.failed_reads.push((token, error));
+    }
+
+    /// Hands leadership to `target`, or to the voter that is furthest when `None`. The outcome comes in
+    /// [`Ready::transfer`] (thesis, section 3.10).
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError`] when there is nothing to hand over or nobody to take it.
+    pub fn transfer_leader(&mut self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
+        if self.seen.role != Role::Leader {
+            return Err(TransferError::NotLeader {
+                leader: self.seen.leader,
+            });
+        }
+        let other = |id: &NodeId| self.membership.is_voter(*id) && *id != self.config.node;
+        let target = target.or_else(|| self.furthest_voter()).filter(other);
+        let target = target.ok_or(TransferError::NoTarget)?;
+        info!(node = %self.config.node, term = %self.seen.term, peer = %target, "handing over leadership");
+        self.raw.transfer_leader(target.value());
+        self.transfer = Some(Transfer {
+            target,
+            until: self.now + 2 * ELECTION_TICKS as u64,
+        });
+        self.settle();
+        Ok(target)
+    }
+
+    /// What is to be done now; `None` when there is nothing until the next input.
+    pub fn poll_ready(&mut self) -> Option<Ready> {
+        self.append_proposals();
+        self.start_read_round();
+        self.settle();
+        let mut ready = std::mem::take(&mut self.out);
+        // One that only moved the commit index on is nothing to carry out, but there may be more.
+        while ready.is_empty() && self.raw.has_ready() {
+            self.take_raft_ready(&mut ready);
+        }
+        ready.reads = self.reads.take_ready(self.handed);
+        ready.fetches = self.raw.mut_store().take_fetches();
+        (!ready.is_empty()).then_some(ready)
+    }
+
+    /// How the node stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let last = self.raw.raft.raft_log.last_index();
+        Status {
+            node: self.config.node,
+            term: self.seen.term,
+            role: self.seen.role,
+            leader: self.seen.leader,
+            last: EntryId::new(
+                Term::new(self.raw.raft.raft_log.last_term()),
+                LogIndex::new(last),
+            ),
+            commit: LogIndex::new(self.raw.raft.raft_log.committed),
+            applied: self.applied,
+            membership: self.membership.clone(),
+            peers: if self.seen.role == Role::Leader {
+                self.progress()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// The configuration the node runs with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Who belongs to the cluster.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    fn take_raft_ready(&mut self, ready: &mut Ready) {
+        let mut raft_ready = self.raw.ready();
+        let number = raft_ready.number();
+        for state in raft_ready.take_read_states() {
+            if let Some(context) = ReadContext::from_bytes(&state.request_ctx) {
+                self.reads.confirmed(context, LogIndex::new(state.index));
+            }
+        }
+        let committed = raft_ready.take_committed_entries();
+        let mut messages = raft_ready.take_messages();
+        messages.extend(raft_ready.take_persisted_messages());
+        let entries = raft_ready.take_entries();
+        self.raw.mut_store().append(&entries);
+        self.raw.advance_append_async(raft_ready);
+        self.hand_out(committed, ready);
+        self.write(number, entries, messages, ready);
+    }
+
+    /// Puts committed entries, with those who wait for them, into `ready`.
+    fn hand_out(&mut self, committed: Vec<PbEntry>, ready: &mut Ready) {
+        let mut lost = Vec::new();
+        for pb in committed {
+            let entry = our_entry(pb);
+            assert_eq!(
+                entry.id.index,
+                self.handed.next(),
+                "entries are handed out in order"
+            );
+            self.handed = entry.id.index;
+            let token = self.proposals.committed(entry.id, &mut lost);
+            ready.committed.push(Committed { entry, token });
+        }
+        let leader = self.seen.leader;
+        let replaced = |token| (token, ProposeError::NotLeader { leader });
+        ready
+            .failed_proposals
+            .extend(lost.into_iter().map(replaced));
+    }
+
+    /// Asks for a write if one is needed, and lets each message go now or behind the write.
+    fn write(
+        &mut self,
+        number: u64,
+        entries: Vec<PbEntry>,
+        messages: Vec<PbMessage>,
+        ready: &mut Ready,
+    ) {
+        let hard_state = convert::hard_state_from_pb(&self.raw.raft.hard_state());
+        let changes_vote =
+            (hard_state.term, hard_state.vote) != (self.written.term, self.written.vote);
+        // The commit index alone is not worth an fsync: a restart learns it anew (figure 2 of the paper
+        // lists it as volatile). It goes along with the next write.
+        if changes_vote || !entries.is_empty() {
+            self.written = hard_state;
+            let entries: Vec<Entry> = entries.into_iter().map(our_entry).collect();
+            self.unpersisted.push_back(Unpersisted {
+                number,
+                changes_vote,
+                messages: Vec::new(),
+            });
+            ready.append = Some(Append {
+                number,
+                write: LogWrite {
+                    entries,
+                    hard_state,
+                },
+            });
+        }
+        let vote_is_durable = self.unpersisted.iter().all(|write| !write.changes_vote);
+        for message in messages {
+            let gate = gate(&message);
+            let Some(message) = convert::message_from_pb(message) else {
+                continue;
+            };
+            match (self.unpersisted.back_mut(), gate) {
+                (Some(write), Gate::Write) => write.messages.push(message),
+                (Some(write), Gate::Vote) if !vote_is_durable => write.messages.push(message),
+                _ => ready.messages.push(message),
+            }
+        }
+        match self.unpersisted.back_mut() {
+            Some(write) => write.number = number,
+            None => self.raw.on_persist_ready(number),
+        }
+    }
+
+    fn may_propose(&self, command: &Bytes) -> Result<(), ProposeError> {
+        if self.seen.role != Role::Leader {
+            return Err(ProposeError::NotLeader {
+                leader: self.seen.leader,
+            });
+        }
+        if let Some(transfer) = &self.transfer {
+            return Err(ProposeError::NotLeader {
+                leader: Some(transfer.target),
+            });
+        }
+        if command.is_empty() {
+            return Err(ProposeError::Empty);
+        }
+        let (bytes, bytes_max) = (command.len() as u64, self.config.command_bytes_max);
+        if bytes > bytes_max {
+            return Err(ProposeError::TooLarge { bytes, bytes_max });
+        }
+        let uncommitted = self.proposals.bytes() + bytes;
+        let full = self.raw.store().is_full();
+        if full || (uncommitted > self.config.uncommitted_bytes_max && self.proposals.bytes() > 0) {
+            return Err(ProposeError::Overloaded);
+        }
+        Ok(())
+    }
+
+    /// Gives all proposals of this turn to Raft as one: one append, and one message per member.
+    fn append_proposals(&mut self) {
+        let batch = self.proposals.take_batch();
+        if batch.is_empty() {
+            return;
+        }
+        let before = self.raw.raft.raft_log.last_index();
+        let entries: Vec<PbEntry> = batch
+            .iter()
+            .map(|proposal| PbEntry {
+                data: proposal.command.clone(),
+                ..PbEntry::default()
+            })
+            .collect();
+        let mut message = PbMessage {
+            from: self.config.node.value(),
+            ..PbMessage::default()
+        };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(entries.into());
+        // A follower would forward the proposal to its leader, and its outcome would be lost.
+        let leads = self.raw.raft.state == StateRole::Leader;
+        if !leads || self.raw.raft.step(message).is_err() {
+            let error = ProposeError::NotLeader {
+                leader: self.seen.leader,
+            };
+            for proposal in batch {
+                self.proposals.dropped(proposal.command.len());
+                self.out
+                    .failed_proposals
+                    .push((proposal.token, error.clone()));
+            }
+            return;
+        }
+        let term = Term::new(self.raw.raft.term);
+        for (index, proposal) in (before + 1..).zip(batch) {
+            let id = EntryId::new(term, LogIndex::new(index));
+            self.proposals
+                .appended(id, proposal.token, proposal.command.len());
+        }
+    }
+
+    /// Starts a round for the waiting reads, once this leader has committed in its own term; before
+    /// that it may not know what its predecessors committed (thesis, section 6.4).
+    fn start_read_round(&mut self) {
+        if self.raw.raft.state != StateRole::Leader
+            || !self.raw.raft.commit_to_current_term()
+            || !self.reads.wants_round()
+        {
+            return;
+        }
+        self.read_round += 1;
+        let context = ReadContext {
+            node: self.config.node.value(),
+            boot: self.config.boot,
+            round: self.read_round,
+        };
+        self.reads.start_round(context);
+        self.raw.read_index(context.to_bytes().to_vec());
+    }
+
+    fn check(&self, from: NodeId, message: &Message) -> Result<(), Refused> {
+        let receiver = Receiver {
+            node: self.config.node,
+            role: self.seen.role,
+            term: self.seen.term,
+            leader: self.seen.leader,
+            last: LogIndex::new(self.raw.raft.raft_log.last_index()),
+            membership: &self.membership,
+        };
+        sanitize::check(&receiver, from, message)?;
+        match &message.body {
+            crate::message::Body::Append { entries, .. }
+                if !entries.is_empty() && self.raw.store().is_full() =>
+            {
+                Err(Refused::Busy)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn note_refused(&mut self, from: NodeId, refused: Refused) {
+        let node = self.config.node;
+        match refused {
+            Refused::LostEntries { commit, last } => {
+                // Once a term, not once a heartbeat.
+                if self.lost_entries_in.replace(self.seen.term) != Some(self.seen.term) {
+                    error!(
+                        %node, peer = %from, term = %self.seen.term, %commit, %last,
+                        "this node lost entries that it had acknowledged: its disk was wiped or rolled \
+                         back; stop it and replace it"
+                    );
+                }
+            }
+            refused => debug!(%node, peer = %from, %refused, "message refused"),
+        }
+    }
+
+    /// After every input: notices a change of role, and draws the election timeout for it.
+    fn settle(&mut self) {
+        // `raft` hands out only what is durable here, so whatever is applied may be forgotten.
+        self.raw.mut_store().evict(self.applied);
+        let now = LeaderChange {
+            term: Term::new(self.raw.raft.term),
+            role: role(self.raw.raft.state),
+            leader: NodeId::new(self.raw.raft.leader_id),
+        };
+        if now != self.seen {
+            let before = std::mem::replace(&mut self.seen, now);
+            self.changed(before);
+        }
+        self.end_transfer();
+        // `raft` draws from a thread-local generator whenever it resets itself; ours is the one that
+        // counts, so that a run can be repeated.
+        if self.raw.raft.randomized_election_timeout() != self.timeouts.ticks {
+            self.raw
+                .raft
+                .set_randomized_election_timeout(self.timeouts.ticks);
+        }
+    }
+
+    fn changed(&mut self, before: LeaderChange) {
+        self.draw_timeout();
+        let LeaderChange { term, role, leader } = self.seen;
+        let leader_field = leader.map_or(0, NodeId::value);
+        let status = self.status();
+        match (role, leader) {
+            (Role::PreCandidate | Role::Candidate, _) | (Role::Follower, None) => {
+                debug!(node = %status.node, %term, %role, last = %status.last, "role changed");
+            }
+            (Role::Leader, _) | (Role::Follower, Some(_)) => info!(
+                node = %status.node, %term, %role, leader = leader_field, last = %status.last,
+                commit = %status.commit, applied = %status.applied, "leader changed"
+            ),
+        }
+        let leads = |change: LeaderChange| change.role == Role::Leader;
+        if leads(before) && (!leads(self.seen) || before.term != term) {
+            let lost = |token| (token, ReadError::NotLeader { leader });
+            self.out
+                .failed_reads
+                .extend(self.reads.take_all().into_iter().map(lost));
+            self.proposals
+                .leadership_lost(self.now + 2 * ELECTION_TICKS as u64);
+        }
+        if leads(self.seen) && before.term != term {
+            let unknown = self.proposals.leads_again(status.last.index, term);
+            self.out.failed_proposals.extend(unknown);
+        }
+        self.out.change = Some(self.seen);
+    }
+
+    fn end_transfer(&mut self) {
+        let Some(transfer) = &self.transfer else {
+            return;
+        };
+        let outcome = match self.seen.leader {
+            Some(leader) if leader != self.config.node => Ok(leader),
+            _ if self.now >= transfer.until => Err(TransferError::TimedOut {
+                target: transfer.target,
+            }),
+            _ => return,
+        };
+        self.transfer = None;
+        self.out.transfer = Some(outcome);
+    }
+
+    fn draw_timeout(&mut self) {
+        let range = ELECTION_TICKS..2 * ELECTION_TICKS;
+        self.timeouts.draws += 1;
+        self.timeouts.ticks =
+            jitter::election_ticks(self.timeouts.seed, self.timeouts.draws, range);
+        self.raw
+            .raft
+            .set_randomized_election_timeout(self.timeouts.ticks);
+    }
+
+    fn furthest_voter(&self) -> Option<NodeId> {
+        self.progress()
+            .into_iter()
+            .filter(|peer| self.membership.is_voter(peer.node))
+            .max_by_key(|peer| (peer.active, peer.matched))
+            .map(|peer| peer.node)
+    }
+
+    fn progress(&self) -> Vec<PeerProgress> {
+        let ids = self.membership.voters().chain(self.membership.learners());
+        ids.filter(|&id| id != self.config.node)
+            .filter_map(|id| {
+                let progress = self.raw.raft.prs().get(id.value())?;
+                Some(PeerProgress {
+                    node: id,
+                    matched: LogIndex::new(progress.matched),
+                    replicating: progress.state == raft::ProgressState::Replicate,
+                    active: progress.recent_active,
+                })
+            })
+            .collect()
+    }
+}
+
+/// What a message waits for, when a write is on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Until term and vote are durable.
+    Vote,
+    /// Until all that was asked for before is durable.
+    Write,
+}
+
+fn gate(message: &PbMessage) -> Gate {
+    match message.get_msg_type() {
+        // A leader's entries travel while its own fsync runs (thesis, section 10.2.1); it counts itself
+        // only with the ticket.
+        MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgTimeoutNow => {
+            Gate::Vote
+        }
+        // It says only that this node follows that leader in that term, and holds up reads.
+        MessageType::MsgHeartbeatResponse => Gate::Vote,
+        _ => Gate::Write,
+    }
+}
+
+fn role(state: StateRole) -> Role {
+    match state {
+        StateRole::Follower => Role::Follower,
+        StateRole::PreCandidate => Role::PreCandidate,
+        StateRole::Candidate => Role::Candidate,
+        StateRole::Leader => Role::Leader,
+    }
+}
+
+fn our_entry(pb: PbEntry) -> Entry {
+    convert::entry_from_pb(pb).expect("only normal entries are proposed, accepted or recovered")
+}
+
+fn raft_config(config: &Config, applied: LogIndex) -> raft::Config {
+    raft::Config {
+        id: config.node.value(),
+        election_tick: ELECTION_TICKS,
+        heartbeat_tick: config.heartbeat_ticks(),
+        applied: applied.value(),
+        max_size_per_msg: config.message_bytes_max,
+        max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+        check_quorum: true,
+        pre_vote: true,
+        read_only_option: ReadOnlyOption::Safe,
+        // Proposals are bounded before they reach `raft`, whose own bound drops whole batches.
+        max_uncommitted_size: raft::NO_LIMIT,
+        max_committed_size_per_ready: config.uncommitted_bytes_max,
+        ..raft::Config::default()
+    }
+}
+
+fn check_recovered(
+    node: NodeId,
+    recovered: &Recovered,
+    applied: EntryId,
+) -> Result<(), StartError> {
+    if !recovered.membership.contains(node) {
+        let members = recovered.membership.to_string();
+        return Err(StartError::NotAMember { node, members });
+    }
+    let last = EntryId::new(recovered.last_term(), recovered.last);
+    if applied.index > recovered.last || applied.index < ORIGIN.index {
+        return Err(StartError::StateAheadOfLog { applied, last });
+    }
+    let run = recovered
+        .terms
+        .iter()
+        .rev()
+        .find(|first| first.index <= applied.index);
+    let term = run.map_or(ORIGIN.term, |first| first.term);
+    if term != applied.term {
+        return Err(StartError::StateNotOfThisLog {
+            applied,
+            term: term.value(),
+        });
+    }
+    Ok(())
+}

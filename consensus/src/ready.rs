@@ -1,0 +1,68 @@
+//! What the core wants done.
+
+use crate::durability::Append;
+use crate::entry::Entry;
+use crate::error::{ProposeError, ReadError, TransferError};
+use crate::log_view::Fetch;
+use crate::message::Message;
+use crate::proposals::ProposalToken;
+use crate::reads::ReadToken;
+use crate::types::{NodeId, Role, Term};
+
+/// Work for the outside, to be carried out in the order of the fields.
+#[derive(Debug, Default)]
+#[must_use = "the core waits for what it asked for"]
+pub struct Ready {
+    /// Send these now. Loss is allowed.
+    pub messages: Vec<(NodeId, Message)>,
+    /// Make this durable, after all earlier ones, and bring the ticket back.
+    pub append: Option<Append>,
+    /// Give these to the state machine, in order.
+    pub committed: Vec<Committed>,
+    /// Answer these from the state machine once it has applied `committed` and all before it.
+    pub reads: Vec<ReadToken>,
+    /// Read these older entries from the store and bring them back.
+    pub fetches: Vec<Fetch>,
+    /// Proposals that will not be applied here, and why.
+    pub failed_proposals: Vec<(ProposalToken, ProposeError)>,
+    /// Reads that cannot be answered here, and why.
+    pub failed_reads: Vec<(ReadToken, ReadError)>,
+    /// How a transfer of leadership ended.
+    pub transfer: Option<Result<NodeId, TransferError>>,
+    /// The role, term or leader changed.
+    pub change: Option<LeaderChange>,
+}
+
+impl Ready {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.append.is_none()
+            && self.committed.is_empty()
+            && self.reads.is_empty()
+            && self.fetches.is_empty()
+            && self.failed_proposals.is_empty()
+            && self.failed_reads.is_empty()
+            && self.transfer.is_none()
+            && self.change.is_none()
+    }
+}
+
+/// A committed entry, and who proposed it here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The entry. It is durable on a majority, and here.
+    pub entry: Entry,
+    /// Who waits for its outcome, if it was proposed at this node in this term of leadership.
+    pub token: Option<ProposalToken>,
+}
+
+/// Who leads, from this node's point of view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaderChange {
+    /// The term.
+    pub term: Term,
+    /// What this node is in it.
+    pub role: Role,
+    /// Who leads it, once known.
+    pub leader: Option<NodeId>,
+}

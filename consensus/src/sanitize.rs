@@ -1,0 +1,181 @@
+//! What a message must be before `raft` may see it.
+//!
+//! `raft` takes its peers at their word, and answers nonsense with a panic. A member may be broken, of
+//! another version or hostile, so every rule that `raft` relies on is checked here first.
+
+use crate::entry::ORIGIN;
+use crate::membership::Membership;
+use crate::message::{Body, Message};
+use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
+
+/// Terms above this are refused: `raft` adds one to a term, which must not overflow, and no honest
+/// cluster gets there (an election every millisecond would take 290 million years).
+const TERM_MAX: Term = Term::new(u64::MAX / 2);
+
+/// The most entries in one message; far above what `message_bytes_max` lets an honest leader send.
+const ENTRIES_MAX: usize = 1 << 20;
+
+/// The state of the receiver that decides whether a message makes sense.
+pub(crate) struct Receiver<'a> {
+    pub(crate) node: NodeId,
+    pub(crate) role: Role,
+    pub(crate) term: Term,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) last: LogIndex,
+    pub(crate) membership: &'a Membership,
+}
+
+/// Why a message was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The sender does not belong to the cluster.
+    #[error("the sender is not a member of this cluster")]
+    NotAMember,
+    /// The sender belongs to the cluster, but may not say this.
+    #[error("only a voter may send this")]
+    NotAVoter,
+    /// Another node leads in this term.
+    #[error("{leader} leads this term, not the sender")]
+    NotTheLeader {
+        /// Who leads.
+        leader: NodeId,
+    },
+    /// The term is zero or absurd.
+    #[error("term {term} cannot be")]
+    BadTerm {
+        /// The term.
+        term: Term,
+    },
+    /// The entries do not follow each other, or do not fit the message's own term.
+    #[error("the entries after {previous} are not a piece of a log")]
+    BadEntries {
+        /// The entry they claim to follow.
+        previous: EntryId,
+    },
+    /// It speaks of entries that cannot exist.
+    #[error("it speaks of index {index}, but the log ends at {last}")]
+    BeyondLog {
+        /// The index.
+        index: LogIndex,
+        /// The last index here.
+        last: LogIndex,
+    },
+    /// The leader knows that this node had acknowledged entries which it no longer has.
+    #[error("the leader says that {commit} was acknowledged here, but the log ends at {last}")]
+    LostEntries {
+        /// What this node had acknowledged.
+        commit: LogIndex,
+        /// What it has.
+        last: LogIndex,
+    },
+    /// Entries that are not durable or not applied fill the memory; the leader will send these again.
+    #[error("too many entries wait for the disk or the state machine")]
+    Busy,
+}
+
+/// Checks `message`, which came from `from`.
+pub(crate) fn check(
+    receiver: &Receiver<'_>,
+    from: NodeId,
+    message: &Message,
+) -> Result<(), Refused> {
+    if from == receiver.node || !receiver.membership.contains(from) {
+        return Err(Refused::NotAMember);
+    }
+    if message.term == Term::ZERO || message.term > TERM_MAX {
+        return Err(Refused::BadTerm { term: message.term });
+    }
+    match &message.body {
+        Body::Append {
+            previous, entries, ..
+        } => {
+            check_leader(receiver, from, message.term)?;
+            check_entries(message.term, *previous, entries)
+        }
+        Body::Heartbeat { commit, .. } => {
+            check_leader(receiver, from, message.term)?;
+            // A leader sends what it knows this node to hold. Raft would panic; the cause is a disk
+            // that was wiped or rolled back (reliability scenario E5).
+            if message.term >= receiver.term && *commit > receiver.last {
+                return Err(Refused::LostEntries {
+                    commit: *commit,
+                    last: receiver.last,
+                });
+            }
+            Ok(())
+        }
+        Body::TimeoutNow => {
+            check_leader(receiver, from, message.term)?;
+            // Only the leader itself may hand over; anybody else would only disturb it.
+            match receiver.leader {
+                Some(leader) if leader == from => Ok(()),
+                Some(leader) => Err(Refused::NotTheLeader { leader }),
+                None => Err(Refused::NotAVoter),
+            }
+        }
+        Body::AppendAccepted { last, .. } => within_log(receiver, message.term, *last),
+        Body::AppendRejected { previous, hint, .. } => {
+            within_log(receiver, message.term, *previous)?;
+            within_log(receiver, message.term, hint.index)
+        }
+        Body::RequestVote { .. } | Body::Vote { .. } => check_voter(receiver, from),
+        Body::HeartbeatResponse { .. } => Ok(()),
+    }
+}
+
+fn check_voter(receiver: &Receiver<'_>, from: NodeId) -> Result<(), Refused> {
+    if receiver.membership.is_voter(from) {
+        Ok(())
+    } else {
+        Err(Refused::NotAVoter)
+    }
+}
+
+/// What only a leader says comes from a voter, and in a term with a known leader from that one
+/// (Election Safety, Raft paper, figure 3).
+fn check_leader(receiver: &Receiver<'_>, from: NodeId, term: Term) -> Result<(), Refused> {
+    check_voter(receiver, from)?;
+    match receiver.leader {
+        Some(leader) if term == receiver.term && leader != from => {
+            Err(Refused::NotTheLeader { leader })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_entries(
+    term: Term,
+    previous: EntryId,
+    entries: &[crate::entry::Entry],
+) -> Result<(), Refused> {
+    let bad = Err(Refused::BadEntries { previous });
+    // Raft answers the term of an index it does not have with zero, so that a `previous` of term zero
+    // would match any index beyond its log.
+    if previous.index < ORIGIN.index || previous.term == Term::ZERO || previous.term > term {
+        return bad;
+    }
+    if entries.len() > ENTRIES_MAX || previous.index.value() > u64::MAX / 2 {
+        return bad;
+    }
+    let mut last = previous;
+    for entry in entries {
+        if entry.id.index != last.index.next() || entry.id.term < last.term || entry.id.term > term
+        {
+            return bad;
+        }
+        last = entry.id;
+    }
+    Ok(())
+}
+
+/// An acknowledgement in the leader's own term can only speak of entries the leader has.
+fn within_log(receiver: &Receiver<'_>, term: Term, index: LogIndex) -> Result<(), Refused> {
+    if receiver.role == Role::Leader && term == receiver.term && index > receiver.last {
+        return Err(Refused::BeyondLog {
+            index,
+            last: receiver.last,
+        });
+    }
+    Ok(())
+}
