@@ -124,7 +124,7 @@ impl Ca {
             options.generation,
             dates(options.now, not_after)?,
             serial()?,
-        )?;
+        );
         let certificate = params.self_signed(&*key).map_err(CaError::signing)?;
         Ok(Self {
             cluster: cluster.clone(),

@@ -166,3 +166,32 @@ impl fmt::Display for Rfc3339 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    /// No changed or cut certificate makes the reader panic, even without a signature check before.
+    #[test]
+    fn damaged_certificates_do_not_panic() {
+        let ca = Ca::generate(&ClusterName::new("c1").unwrap(), &CaOptions::default()).unwrap();
+        let issued = ca
+            .issue(&Subject::node(1).unwrap(), &IssueOptions::default())
+            .unwrap();
+        let leaf = CertificateDer::from_pem_slice(issued.certificate_pem().as_bytes()).unwrap();
+        for good in [&leaf, ca.certificate()] {
+            assert!(Facts::read(good).is_ok());
+            for position in 0..good.len() {
+                assert!(Facts::read(&good[..position]).is_err());
+                for value in 0..=u8::MAX {
+                    let mut bad = good.to_vec();
+                    bad[position] = value;
+                    let _ = Facts::read(&bad);
+                }
+            }
+        }
+    }
+}

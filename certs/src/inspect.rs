@@ -1,6 +1,7 @@
 //! What a certificate says, for a human or a script. Verifies nothing.
 
 use std::fmt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use ring::digest::{SHA256, digest};
@@ -9,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::credentials::certificates;
 use crate::facts::{Facts, Rfc3339, hex};
+use crate::files::{self, FileError, Secrecy};
 use crate::identity::Identity;
 use crate::trust::{ROOTS_MAX, identity_of};
 
@@ -58,6 +60,13 @@ pub fn inspect(pem: &[u8]) -> Result<Vec<CertificateInfo>, InspectError> {
             info(certificate).map_err(|detail| InspectError::Malformed { position, detail })
         })
         .collect()
+}
+
+/// Reads the file at `path`, at most [`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX) bytes, and inspects it.
+///
+/// Errors: those of [`inspect`], and a file that is missing, too large or unreadable.
+pub fn inspect_file(path: &Path) -> Result<Vec<CertificateInfo>, InspectError> {
+    inspect(&files::read(path, Secrecy::Public)?)
 }
 
 fn info(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, &'static str> {
@@ -118,9 +127,12 @@ impl fmt::Display for CertificateInfo {
 }
 
 /// Why a file can not be inspected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
+    /// The file could not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// No certificate in PEM, or more than [`ROOTS_MAX`].
     #[error(
         "no PEM certificate, a broken one, or more than {ROOTS_MAX}: give a file such as cert.pem"

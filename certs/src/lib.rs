@@ -37,7 +37,7 @@ pub use files::{FILE_BYTES_MAX, FileError};
 pub use identity::{
     ClusterName, Identity, IdentityError, NAME_BYTES_MAX, Name, Role, Subject, URI_BYTES_MAX,
 };
-pub use inspect::{CertificateInfo, InspectError, inspect};
+pub use inspect::{CertificateInfo, InspectError, inspect, inspect_file};
 pub use issued::{CERTIFICATE_FILE, Issued, KEY_FILE, ROOTS_FILE};
 pub use trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, provider};
 pub use verify_error::VerifyError;

@@ -13,6 +13,7 @@ use super::CaError;
 use crate::identity::{ClusterName, Identity, Role, dns_suffix};
 
 /// The two dates of a certificate.
+#[derive(Clone, Copy)]
 pub(super) struct Dates {
     pub(super) not_before: OffsetDateTime,
     pub(super) not_after: OffsetDateTime,
@@ -24,7 +25,7 @@ pub(super) fn authority(
     generation: NonZeroU32,
     dates: Dates,
     serial: [u8; 16],
-) -> Result<CertificateParams, CaError> {
+) -> CertificateParams {
     let mut params = common(dates, serial);
     params
         .distinguished_name
@@ -37,7 +38,7 @@ pub(super) fn authority(
         permitted_subtrees: vec![GeneralSubtree::DnsName(dns_suffix(cluster))],
         excluded_subtrees: Vec::new(),
     });
-    Ok(params)
+    params
 }
 
 /// The certificate of a node, client or admin.
@@ -97,4 +98,34 @@ pub(super) fn parse_authority_name(name: &str) -> Option<(ClusterName, NonZeroU3
         generation.parse::<NonZeroU32>().ok()?,
     );
     (authority_name(&parsed.0, parsed.1) == name).then_some(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CA's name gives cluster and generation back, in one spelling only.
+    #[test]
+    fn authority_names_round_trip() {
+        let cluster = ClusterName::new("c-g2").unwrap();
+        let generation = NonZeroU32::new(12).unwrap();
+        let name = authority_name(&cluster, generation);
+        assert_eq!(name, "quorate ca c-g2 g12");
+        assert_eq!(parse_authority_name(&name), Some((cluster, generation)));
+        for name in [
+            "",
+            "quorate ca ",
+            "quorate ca c1",
+            "quorate ca c1 g",
+            "quorate ca c1 g0",
+            "quorate ca c1 g01",
+            "quorate ca c1 g+1",
+            "quorate ca C1 g1",
+            "quorate ca c1 g1 g2",
+            "quorate ca c1 g4294967296",
+            "rcgen self signed cert",
+        ] {
+            assert_eq!(parse_authority_name(name), None, "{name}");
+        }
+    }
 }

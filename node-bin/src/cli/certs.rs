@@ -1,0 +1,394 @@
+//! `quorate certs`: make a CA, issue identities, look at certificates, check them as a peer would.
+
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand};
+use quorate_certs::{
+    Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials, CredentialsError, FileError,
+    Identity, InspectError, IssueOptions, Name, Subject, VerifyError, inspect_file,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Failure, exit};
+
+/// For the help of `quorate certs`: its verdicts have codes of their own, as monitoring wants them.
+pub(crate) const HELP: &str = "\
+Exit codes: 0 good | 2 file missing or unreadable | 3 expired | 5 not valid
+  others as in `quorate --help`";
+
+const UNREADABLE: u8 = 2;
+const EXPIRED: u8 = 3;
+const INVALID: u8 = 5;
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = HELP)]
+pub(crate) enum CertsCommand {
+    /// Make the certificate authority of a new cluster
+    Init {
+        /// Name of the cluster: a-z, 0-9 and '-'
+        #[arg(long)]
+        cluster: ClusterName,
+        /// Directory for ca.key and ca.crt, created if missing
+        #[arg(long, value_name = "DIR", default_value = "ca")]
+        out: PathBuf,
+        /// How long the authority lasts, e.g. 10y or 365d [default: 10y]
+        #[arg(long, value_parser = parse_life)]
+        life: Option<Duration>,
+    },
+    /// Issue a key and certificate for one node, client or admin
+    Issue {
+        /// Directory of the authority
+        #[arg(long, value_name = "DIR", default_value = "ca")]
+        ca: PathBuf,
+        #[command(flatten)]
+        who: Who,
+        /// Directory for key.pem, cert.pem and ca.pem, created if missing
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client 30d, admin 24h]
+        #[arg(long, value_parser = parse_life)]
+        life: Option<Duration>,
+    },
+    /// Show what certificates say, without verifying them
+    Inspect {
+        /// PEM files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a credentials directory exactly as a peer would
+    Verify {
+        /// Directory with key.pem, cert.pem and ca.pem
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The identity it must have, e.g. spiffe://orders/node/1
+        #[arg(long = "as", value_name = "URI")]
+        expected: Option<Identity>,
+    },
+}
+
+/// Whom to issue for: exactly one.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Who {
+    /// Id of the node, from 1
+    #[arg(long, value_name = "ID")]
+    node: Option<NonZeroU64>,
+    /// Name of the client
+    #[arg(long, value_name = "NAME")]
+    client: Option<Name>,
+    /// Name of the admin, who may change the cluster itself
+    #[arg(long, value_name = "NAME")]
+    admin: Option<Name>,
+}
+
+impl Who {
+    fn subject(self) -> Result<Subject, CertsError> {
+        match (self.node, self.client, self.admin) {
+            (Some(id), None, None) => Ok(Subject::Node(id)),
+            (None, Some(name), None) => Ok(Subject::Client(name)),
+            (None, None, Some(name)) => Ok(Subject::Admin(name)),
+            _ => Err(CertsError::WhoIsNotOne),
+        }
+    }
+}
+
+/// Runs one command; what it says goes to `out`.
+pub(crate) fn run(command: CertsCommand, out: &mut dyn Write) -> Result<(), CertsError> {
+    match command {
+        CertsCommand::Init {
+            cluster,
+            out: directory,
+            life,
+        } => init(&cluster, &directory, life, out),
+        CertsCommand::Issue {
+            ca,
+            who,
+            out: directory,
+            life,
+        } => issue(&ca, &who.subject()?, &directory, life, out),
+        CertsCommand::Inspect { files, json } => inspect(&files, json, out),
+        CertsCommand::Verify { dir, expected } => verify(&dir, expected, out),
+    }
+}
+
+fn init(
+    cluster: &ClusterName,
+    directory: &Path,
+    life: Option<Duration>,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let defaults = CaOptions::default();
+    let options = CaOptions {
+        life: life.unwrap_or(defaults.life),
+        ..defaults
+    };
+    let ca = Ca::create(directory, cluster, &options)?;
+    let at = directory.display();
+    let until = rfc3339(ca.not_after());
+    writeln!(
+        out,
+        "Made the CA of cluster {cluster} in {at}, valid until {until}."
+    )?;
+    writeln!(
+        out,
+        "Whoever has {at}/ca.key can become any node: keep it off the nodes."
+    )?;
+    writeln!(out, "Next: quorate certs issue --ca {at} --node 1 --out n1")?;
+    Ok(())
+}
+
+fn issue(
+    ca: &Path,
+    subject: &Subject,
+    directory: &Path,
+    life: Option<Duration>,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let options = IssueOptions {
+        life,
+        ..IssueOptions::default()
+    };
+    let issued = Ca::open(ca)?.issue(subject, &options)?;
+    issued.write(directory)?;
+    let (identity, at) = (issued.identity(), directory.display());
+    let until = rfc3339(issued.not_after());
+    writeln!(out, "Issued {identity} into {at}, valid until {until}.")?;
+    if issued.shortened() {
+        writeln!(
+            out,
+            "That is less than asked for: the CA itself expires then."
+        )?;
+    }
+    writeln!(
+        out,
+        "{at}/key.pem is a secret: move it over a secure channel only."
+    )?;
+    writeln!(
+        out,
+        "Next, where it is used: quorate certs verify --dir {at}"
+    )?;
+    Ok(())
+}
+
+/// One certificate and where it was.
+#[derive(serde::Serialize)]
+struct Inspected<'a> {
+    file: String,
+    #[serde(flatten)]
+    certificate: &'a CertificateInfo,
+}
+
+fn inspect(files: &[PathBuf], json: bool, out: &mut dyn Write) -> Result<(), CertsError> {
+    let mut found = Vec::new();
+    for file in files {
+        let certificates = inspect_file(file).map_err(|source| CertsError::Inspect {
+            file: file.clone(),
+            source,
+        })?;
+        found.extend(certificates.into_iter().map(|info| (file, info)));
+    }
+    if json {
+        let list: Vec<_> = found
+            .iter()
+            .map(|(file, certificate)| Inspected {
+                file: file.display().to_string(),
+                certificate,
+            })
+            .collect();
+        serde_json::to_writer_pretty(&mut *out, &list).map_err(io::Error::from)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for (position, (file, info)) in found.iter().enumerate() {
+        let gap = if position == 0 { "" } else { "\n" };
+        writeln!(out, "{gap}file         {}\n{info}", file.display())?;
+    }
+    Ok(())
+}
+
+fn verify(
+    directory: &Path,
+    expected: Option<Identity>,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let credentials = Credentials::load(directory).map_err(|source| CertsError::Credentials {
+        directory: directory.to_owned(),
+        source,
+    })?;
+    let identity = credentials.identity();
+    if let Some(expected) = expected.filter(|expected| expected != identity) {
+        return Err(CertsError::OtherIdentity {
+            directory: directory.to_owned(),
+            expected,
+            found: identity.clone(),
+        });
+    }
+    let (at, until) = (directory.display(), rfc3339(credentials.not_after()));
+    writeln!(out, "{at} is good: {identity}, valid until {until}.")?;
+    Ok(())
+}
+
+/// Why a command of `quorate certs` failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertsError {
+    #[error("name exactly one of --node, --client and --admin")]
+    WhoIsNotOne,
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{}: {source}", .file.display())]
+    Inspect { file: PathBuf, source: InspectError },
+    #[error("{}: {source}", .directory.display())]
+    Credentials {
+        directory: PathBuf,
+        source: CredentialsError,
+    },
+    #[error("{} is {found}, not {expected}: use the directory issued for it", .directory.display())]
+    OtherIdentity {
+        directory: PathBuf,
+        expected: Identity,
+        found: Identity,
+    },
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl CertsError {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::WhoIsNotOne | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
+            Self::File(error)
+            | Self::Ca(CaError::File(error))
+            | Self::Inspect {
+                source: InspectError::File(error),
+                ..
+            }
+            | Self::Credentials {
+                source: CredentialsError::File(error),
+                ..
+            } => file_code(error),
+            Self::Ca(CaError::Expired { .. })
+            | Self::Credentials {
+                source:
+                    CredentialsError::Refused(
+                        VerifyError::Expired { .. } | VerifyError::AuthorityExpired { .. },
+                    ),
+                ..
+            } => EXPIRED,
+            Self::Ca(_)
+            | Self::Inspect { .. }
+            | Self::Credentials { .. }
+            | Self::OtherIdentity { .. } => INVALID,
+            Self::Output(_) => exit::IO,
+        }
+    }
+}
+
+fn file_code(error: &FileError) -> u8 {
+    match error {
+        FileError::Exists { .. } => exit::CANNOT_CREATE,
+        FileError::Exposed { .. } => exit::NOT_ALLOWED,
+        _ => UNREADABLE,
+    }
+}
+
+impl From<CertsError> for Failure {
+    fn from(error: CertsError) -> Self {
+        match error {
+            CertsError::Output(error) => Self::output(error),
+            other => Self::new(other.exit_code(), other.to_string()),
+        }
+    }
+}
+
+/// `90d`, `12h`, `10y`: a whole number and one unit. A day has 24 hours, a year 365 days.
+fn parse_life(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration: write e.g. 90d, 12h, 30m, 45s or 10y");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        'y' => 365 * 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let count = &text[..text.len() - unit.len_utf8()];
+    // `parse` alone would also take a sign.
+    if !count.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let count: u64 = count.parse().map_err(|_| wrong())?;
+    count
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    OffsetDateTime::from(time)
+        .format(&Rfc3339)
+        .expect("a certificate's dates have years of four digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Durations are a number and a unit, and nothing else.
+    #[test]
+    fn lives_are_parsed_strictly() {
+        assert_eq!(parse_life("90d"), Ok(Duration::from_secs(7_776_000)));
+        assert_eq!(parse_life("12h"), Ok(Duration::from_secs(43_200)));
+        for wrong in [
+            "", "d", "90", "+9d", "-9d", "9 d", "9dd", "1.5h", "9w", "9ð",
+        ] {
+            assert!(parse_life(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_life(&format!("{}y", u64::MAX)).is_err());
+    }
+
+    /// The way of a newcomer: init, issue, verify, inspect; then each mistake has its code.
+    #[test]
+    fn the_commands_work_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let cluster = ClusterName::new("orders").unwrap();
+        let node = Subject::node(1).unwrap();
+        let (ca, n1) = (path("ca"), path("n1"));
+        let mut out = Vec::new();
+        init(&cluster, &ca, None, &mut out).unwrap();
+        issue(&ca, &node, &n1, None, &mut out).unwrap();
+        verify(&n1, None, &mut out).unwrap();
+        inspect(&[n1.join("cert.pem")], false, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("is good: spiffe://orders/node/1"), "{text}");
+        let mut json = Vec::new();
+        inspect(&[n1.join("cert.pem"), ca.join("ca.crt")], true, &mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json[0]["identity"], "spiffe://orders/node/1");
+        assert_eq!(json[1]["is_ca"], true);
+
+        let code = |result: Result<(), CertsError>| result.unwrap_err().exit_code();
+        let sink = &mut io::sink();
+        let again = issue(&ca, &node, &n1, None, sink);
+        assert_eq!(code(again), exit::CANNOT_CREATE);
+        assert_eq!(code(verify(&path("absent"), None, sink)), UNREADABLE);
+        let other = Identity::from_uri("spiffe://orders/node/2").unwrap();
+        assert_eq!(code(verify(&n1, Some(other), sink)), INVALID);
+        let long = Some(Duration::from_secs(u64::MAX));
+        assert_eq!(code(init(&cluster, &path("x"), long, sink)), exit::USAGE);
+        let expired = CertsError::Ca(CaError::Expired {
+            not_after: SystemTime::UNIX_EPOCH,
+        });
+        assert_eq!(expired.exit_code(), EXPIRED);
+    }
+}
