@@ -1,1 +1,44 @@
-//! Placeholder while the workspace is laid out.
+//! The log, hard state, membership and identity of one node in a redb file, durable before anyone
+//! is told.
+//!
+//! [`Store`] implements [`LogStore`](quorate_consensus::LogStore): one call of `append` is one
+//! two-phase redb commit, so after a crash either all of it is there or none. Opening verifies the
+//! whole file before a single byte of it is believed, and counts the start durably.
+//!
+//! [`create_database`] and [`open_database`] are the same discipline for another file of a node,
+//! such as that of a state machine. `docs/disk.md` describes every byte.
+//!
+//! This crate never talks to the network, never waits for anything but the disk, and never repairs
+//! what it does not understand.
+//!
+//! ```
+//! use quorate_consensus::{LogStore, Membership, NodeId};
+//! use quorate_persist::{Options, Store, StoreIdentity};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("log.redb");
+//! let node = NodeId::new(1).expect("one is not zero");
+//! let identity = StoreIdentity { cluster: "demo".into(), node };
+//! Store::create(&path, &identity, &Membership::new([node], [])?)?;
+//!
+//! let opened = Store::open(&path, &identity, Options::default())?;
+//! assert_eq!(opened.boot, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod error;
+mod file;
+mod identity;
+mod recover;
+mod schema;
+mod shape;
+mod store;
+
+pub use error::{Corruption, CreateError, OpenError, StoreFault};
+pub use file::{
+    OpenedDatabase, create_database, create_database_on, exists, open_database, open_database_on,
+};
+pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
+pub use schema::{META_TABLE, Seal};
+pub use store::{CACHE_BYTES_DEFAULT, FORMAT, Opened, Options, Store};

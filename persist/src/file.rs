@@ -1,0 +1,309 @@
+//! How a database file comes into being and is opened again: all or nothing, and only by its owner.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadableDatabase, StorageBackend, WriteTransaction};
+
+use crate::error::{Corruption, CreateError, OpenError, StoreFault};
+use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
+use crate::schema::{META_TABLE, Seal};
+
+/// Between the file's name and a random number in the name of a file that is still being made.
+const CREATING: &str = ".creating-";
+
+/// What redb may keep in memory while a new file, which holds next to nothing, is written.
+const CREATE_CACHE_BYTES: usize = 1 << 20;
+
+/// A database that belongs to whom it should.
+#[derive(Debug)]
+pub struct OpenedDatabase {
+    /// The database. Commits to it that must survive a power loss use two phases.
+    pub database: Database,
+    /// For the checksums of its rows.
+    pub seal: Seal,
+    /// Random, drawn when the file was made; two files never share it.
+    pub store_id: u128,
+}
+
+/// Whether there is anything at `path`.
+///
+/// # Errors
+///
+/// When the operating system cannot tell. That is not the same as "no": a node that takes one for
+/// the other would start empty.
+pub fn exists(path: &Path) -> io::Result<bool> {
+    path.try_exists()
+}
+
+/// Makes the file at `path`, owned by `identity` and readable by its user only, with what `fill`
+/// writes, and returns its store id. When this returns, the file survives a power loss; when it
+/// fails or the machine crashes, there is nothing at `path`.
+///
+/// A crash while redb initialises a file can leave one that never opens, so the file gets its name
+/// only when it is complete. What a crash has left under a temporary name is removed here.
+///
+/// # Errors
+///
+/// [`CreateError`]; an existing file is never touched. Of two that create the same file at the same
+/// time, at most one succeeds.
+pub fn create_database(
+    path: &Path,
+    kind: FileKind,
+    identity: &StoreIdentity,
+    fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
+) -> Result<u128, CreateError> {
+    let io = |source| CreateError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if exists(path).map_err(io)? {
+        return Err(CreateError::Exists {
+            path: path.to_owned(),
+        });
+    }
+    remove_stale(path).map_err(io)?;
+    let temporary = temporary_name(path).map_err(io)?;
+    let file = open_private(&temporary).map_err(io)?;
+    let made = make_file(file, path, kind, identity, fill)
+        .and_then(|id| publish(&temporary, path).map(|()| id));
+    // After success this removes the second name, after a failure the only one. If it fails, the
+    // next create removes it.
+    let _ = fs::remove_file(&temporary);
+    let id = made?;
+    sync_directory(path).map_err(io)?;
+    tracing::info!(path = %path.display(), store = %format_args!("{id:032x}"), "file created");
+    Ok(id)
+}
+
+/// As [`create_database`], on any storage. `name` stands for the path in errors. Giving the storage
+/// its name only once this has returned is left to the caller.
+///
+/// # Errors
+///
+/// As [`create_database`].
+pub fn create_database_on(
+    backend: impl StorageBackend,
+    name: &Path,
+    kind: FileKind,
+    identity: &StoreIdentity,
+    fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
+) -> Result<u128, CreateError> {
+    let bytes = identity.cluster.len();
+    if !(1..=CLUSTER_BYTES_MAX).contains(&bytes) {
+        return Err(CreateError::ClusterName { bytes });
+    }
+    let store_id = random().map_err(|source| CreateError::Io {
+        path: name.to_owned(),
+        source,
+    })?;
+    let row = IdentityRow {
+        kind,
+        identity: identity.clone(),
+        store_id,
+    };
+    write_first(backend, &row, fill).map_err(|source| CreateError::Database {
+        path: name.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(store_id)
+}
+
+/// Opens the file at `path`: checks every page of it, that it is of the expected kind and format,
+/// and whose it is. redb keeps at most `cache_bytes` of it in memory.
+///
+/// # Errors
+///
+/// [`OpenError`] says what was found, what was expected and what to do.
+pub fn open_database(
+    path: &Path,
+    kind: FileKind,
+    identity: &StoreIdentity,
+    cache_bytes: usize,
+) -> Result<OpenedDatabase, OpenError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|source| OpenError::from_redb(path.to_owned(), source.into()))?;
+    let backend = FileBackend::new(file)
+        .map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
+    open_database_on(backend, path, kind, identity, cache_bytes)
+}
+
+/// As [`open_database`], on any storage. `name` stands for the path in errors.
+///
+/// # Errors
+///
+/// As [`open_database`].
+pub fn open_database_on(
+    backend: impl StorageBackend,
+    name: &Path,
+    kind: FileKind,
+    identity: &StoreIdentity,
+    cache_bytes: usize,
+) -> Result<OpenedDatabase, OpenError> {
+    let failed = |error| OpenError::from_redb(name.to_owned(), error);
+    // redb would quietly make a new database out of nothing.
+    if backend.len().map_err(|error| failed(error.into()))? == 0 {
+        return Err(OpenError::Corrupt {
+            path: name.to_owned(),
+            what: Corruption::NotADatabase,
+        });
+    }
+    let database = Builder::new()
+        .set_cache_size(cache_bytes)
+        // Ordinary reads do not verify checksums: without this, one flipped bit in a file that
+        // was closed in order is served as data.
+        .set_check_integrity_on_open(true)
+        .create_with_backend(backend)
+        .map_err(|error| failed(error.into()))?;
+    let row = read_identity(&database).map_err(|fault| fault.at_open(name))?;
+    let row = IdentityRow::check(name, &row, kind, identity)?;
+    let seal = Seal::new(&row.identity, row.store_id);
+    Ok(OpenedDatabase {
+        database,
+        seal,
+        store_id: row.store_id,
+    })
+}
+
+fn read_identity(database: &Database) -> Result<Vec<u8>, StoreFault> {
+    let meta = database.begin_read()?.open_table(META_TABLE)?;
+    let row = meta.get(IDENTITY)?;
+    let row = row.ok_or(Corruption::RowMissing { row: IDENTITY })?;
+    Ok(row.value().to_vec())
+}
+
+fn make_file(
+    file: File,
+    path: &Path,
+    kind: FileKind,
+    identity: &StoreIdentity,
+    fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
+) -> Result<u128, CreateError> {
+    let io = |source| CreateError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let handle = file.try_clone().map_err(io)?;
+    let backend = FileBackend::new(file).map_err(|error| CreateError::Database {
+        path: path.to_owned(),
+        source: Box::new(error.into()),
+    })?;
+    let id = create_database_on(backend, path, kind, identity, fill)?;
+    handle.sync_all().map_err(io)?;
+    Ok(id)
+}
+
+fn write_first(
+    backend: impl StorageBackend,
+    row: &IdentityRow,
+    fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let database = Builder::new()
+        .set_cache_size(CREATE_CACHE_BYTES)
+        .create_with_backend(backend)?;
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    transaction
+        .open_table(META_TABLE)?
+        .insert(IDENTITY, row.encode().as_slice())?;
+    fill(&transaction, &Seal::new(&row.identity, row.store_id))?;
+    transaction.commit()?;
+    database.close()?;
+    Ok(())
+}
+
+/// Gives the finished file its name, without replacing another.
+fn publish(temporary: &Path, path: &Path) -> Result<(), CreateError> {
+    let path_owned = || path.to_owned();
+    match fs::hard_link(temporary, path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(CreateError::Exists { path: path_owned() })
+        }
+        Err(source) => Err(CreateError::Io {
+            path: path_owned(),
+            source,
+        }),
+    }
+}
+
+fn temporary_name(path: &Path) -> io::Result<PathBuf> {
+    let mut name = prefix(path)?;
+    name.push(format!("{:032x}", random()?));
+    Ok(path.with_file_name(name))
+}
+
+fn prefix(path: &Path) -> io::Result<OsString> {
+    let mut name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?
+        .to_owned();
+    name.push(CREATING);
+    Ok(name)
+}
+
+/// Removes what a crash during an earlier create left. A create that is running at the same time
+/// loses its file by this and fails, which is what the later of two must do anyway.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let prefix = prefix(path)?;
+    for entry in fs::read_dir(directory(path))? {
+        let name = entry?.file_name();
+        if name
+            .as_encoded_bytes()
+            .starts_with(prefix.as_encoded_bytes())
+        {
+            fs::remove_file(directory(path).join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Makes a file that only its user can read.
+#[cfg(unix)]
+fn open_private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Makes a file. Its permissions are inherited from the directory.
+#[cfg(not(unix))]
+fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+}
+
+/// Makes the names in the directory of `path` survive a power loss; syncing the file does not.
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
+}
+
+/// Directories cannot be synced here; the file system's journal orders their changes.
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Reads and checks a whole log file before any of it is believed.
+
+use quorate_consensus::{HardState, LogIndex, ORIGIN, Recovered};
+use redb::{ReadTransaction, ReadableTable};
+
+use crate::error::{Corruption, StoreFault};
+use crate::schema::{
+    BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, META_TABLE, Seal, decode_entry_id,
+    decode_hard_state, read_membership,
+};
+use crate::shape::LogShape;
+
+/// What a log file holds, apart from the entries themselves.
+pub(crate) struct Contents {
+    pub(crate) recovered: Recovered,
+    pub(crate) shape: LogShape,
+    pub(crate) boot: u64,
+}
+
+/// Checks every row of the file that `transaction` sees.
+pub(crate) fn recover(transaction: &ReadTransaction, seal: &Seal) -> Result<Contents, StoreFault> {
+    let meta = transaction.open_table(META_TABLE)?;
+    let base = decode_entry_id(seal.open_row(&meta, BASE)?);
+    if base != ORIGIN {
+        // This format has no compaction, so a log begins nowhere else.
+        return Err(Corruption::RowContent { row: BASE }.into());
+    }
+    let boot = u64::from_le_bytes(seal.open_row(&meta, BOOT)?);
+    let membership = read_membership(seal, &meta)?;
+    let hard_state = decode_hard_state(seal.open_row(&meta, HARD_STATE)?);
+
+    let mut shape = LogShape::new(base);
+    for row in transaction.open_table(LOG_TABLE)?.iter()? {
+        let (index, row) = row?;
+        let index = LogIndex::new(index.value());
+        shape.push(EntryRow::decode(seal, index, row.value())?.id)?;
+    }
+    check_hard_state(&hard_state, &shape)?;
+
+    let recovered = Recovered {
+        hard_state,
+        membership,
+        terms: shape.terms().to_vec(),
+        last: shape.last().index,
+    };
+    Ok(Contents {
+        recovered,
+        shape,
+        boot,
+    })
+}
+
+/// What holds between the hard state and the log at every durable point (Raft paper, figure 2): an
+/// entry is never from a term that the node has not reached, and only what is there is committed.
+fn check_hard_state(hard_state: &HardState, shape: &LogShape) -> Result<(), Corruption> {
+    let (base, last) = (shape.base(), shape.last());
+    if hard_state.term < last.term {
+        return Err(Corruption::TermBehindLog {
+            term: hard_state.term,
+            last_term: last.term,
+        });
+    }
+    if hard_state.commit < base.index || hard_state.commit > last.index {
+        return Err(Corruption::CommitOutsideLog {
+            commit: hard_state.commit,
+            last: last.index,
+        });
+    }
+    Ok(())
+}
