@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
-use futures_lite::future;
 
 use super::done::Done;
 use super::handle::Input;
@@ -23,6 +22,8 @@ const APPLY_BATCH_BYTES_MAX: u64 = 4 << 20;
 pub(super) enum ApplierJob {
     Apply(Vec<(Entry, Option<Done<Bytes, ProposeError>>)>),
     Query(Bytes, Done<Bytes, ReadError>),
+    /// Time has passed: a checkpoint may be due.
+    Tick,
 }
 
 /// Applies committed entries and answers queries, in the order in which the driver gave them. What has
@@ -84,12 +85,8 @@ impl Applier {
     }
 
     async fn work(&mut self) -> Result<(), StateMachineError> {
-        loop {
-            match self.next().await {
-                Next::Job(job) => self.turn(job)?,
-                Next::CheckpointDue => {}
-                Next::Stop => break,
-            }
+        while let Ok(job) = self.jobs.recv().await {
+            self.turn(job)?;
             if self.checkpoints.due(self.clock.now()) {
                 self.checkpoint()?;
             }
@@ -100,20 +97,6 @@ impl Applier {
         Ok(())
     }
 
-    async fn next(&self) -> Next {
-        let job = async { self.jobs.recv().await.map_or(Next::Stop, Next::Job) };
-        match self.checkpoints.unsaved_since {
-            Some(_) => {
-                let due = async {
-                    self.clock.sleep(self.checkpoints.interval).await;
-                    Next::CheckpointDue
-                };
-                future::or(job, due).await
-            }
-            None => job.await,
-        }
-    }
-
     fn turn(&mut self, first: ApplierJob) -> Result<(), StateMachineError> {
         let mut work = Work::default();
         let mut queries = Vec::new();
@@ -122,6 +105,7 @@ impl Applier {
             match job {
                 ApplierJob::Apply(entries) => work.add(entries),
                 ApplierJob::Query(query, done) => queries.push((query, done)),
+                ApplierJob::Tick => {}
             }
             next = (work.bytes < APPLY_BATCH_BYTES_MAX)
                 .then(|| self.jobs.try_recv().ok())
@@ -158,12 +142,6 @@ impl Applier {
         self.checkpoints.saved();
         self.state_machine.checkpoint()
     }
-}
-
-enum Next {
-    Job(ApplierJob),
-    CheckpointDue,
-    Stop,
 }
 
 /// Entries for one call of `apply`.

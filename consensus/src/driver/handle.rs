@@ -46,6 +46,7 @@ pub(super) enum Input {
     Status {
         done: Done<Status, Stopped>,
     },
+    Unreachable(NodeId),
     Campaign,
     Stop,
     Persisted(AppendTicket),
@@ -127,6 +128,11 @@ impl RaftHandle {
             },
         )
         .is_ok()
+    }
+
+    /// The connection with `peer` is gone, and with it what was on its way.
+    pub fn report_unreachable(&self, peer: NodeId) {
+        let _ = self.inbox.try_send(Input::Unreachable(peer));
     }
 
     /// Replicates `command` and applies it. Resolves to the state machine's answer once the command is

@@ -43,6 +43,10 @@ use crate::types::NodeId;
 /// together, and a tick is never far away.
 const TURN_INPUTS_MAX: usize = 1024;
 
+/// How often the applier is told that time passes, in ticks: an idle node saves its state at most this
+/// much later than asked.
+const APPLIER_TICKS: u64 = 20;
+
 /// What a node is made of besides its core.
 pub struct Parts {
     /// The way to the other members.
@@ -112,6 +116,7 @@ pub fn assemble(node: RaftNode, parts: Parts) -> Running {
             shared,
             waiting: Waiting::default(),
             sleep: None,
+            ticks: 0,
         },
     }
 }
@@ -128,6 +133,7 @@ pub struct Driver {
     shared: Arc<Shared>,
     waiting: Waiting,
     next_tick: Instant,
+    ticks: u64,
     /// Completes at about `next_tick`.
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -215,6 +221,11 @@ impl Driver {
             // leader is alive.
             let interval = self.node.config().tick_interval();
             self.next_tick = (self.next_tick + interval).max(now);
+            self.ticks += 1;
+            // One waiting tick says as much as many.
+            if self.ticks.is_multiple_of(APPLIER_TICKS) && self.applier.is_empty() {
+                let _ = self.applier.try_send(ApplierJob::Tick);
+            }
         }
     }
 
@@ -245,6 +256,7 @@ impl Driver {
                 Ok(_) => self.waiting.transfers.push(done),
                 Err(error) => done.call(Err(error)),
             },
+            Input::Unreachable(peer) => self.node.handle_unreachable(peer),
             Input::Status { done } => done.call(Ok(self.node.status())),
             Input::Campaign => self.node.campaign(),
             Input::Persisted(ticket) => self.node.handle_persisted(ticket),
