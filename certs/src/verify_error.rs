@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 
-use crate::facts::{Rfc3339, unix_time};
+use crate::facts::{Rfc3339, system_time, unix_time};
 use crate::identity::{ClusterName, Identity, IdentityError};
 use crate::trust::CHAIN_CERTIFICATES_MAX;
 
@@ -185,7 +185,6 @@ impl From<VerifyError> for rustls::Error {
 impl VerifyError {
     /// Translates webpki's verdict, given by the roots of `cluster` at `now`.
     pub(crate) fn from_webpki(error: &webpki::Error, cluster: &ClusterName, now: UnixTime) -> Self {
-        use crate::facts::system_time;
         match error {
             webpki::Error::UnknownIssuer => Self::UnknownIssuer {
                 cluster: cluster.clone(),
