@@ -79,8 +79,9 @@ pub fn create_database(
     Ok(id)
 }
 
-/// As [`create_database`], on any storage. `name` stands for the path in errors. Giving the storage
-/// its name only once this has returned is left to the caller.
+/// As [`create_database`], on any storage and with a given store id, which must be random wherever
+/// it matters. `name` stands for the path in errors. Giving the storage its name only once this has
+/// returned is left to the caller.
 ///
 /// # Errors
 ///
@@ -90,16 +91,13 @@ pub fn create_database_on(
     name: &Path,
     kind: FileKind,
     identity: &StoreIdentity,
+    store_id: u128,
     fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
-) -> Result<u128, CreateError> {
+) -> Result<(), CreateError> {
     let bytes = identity.cluster.len();
     if !(1..=CLUSTER_BYTES_MAX).contains(&bytes) {
         return Err(CreateError::ClusterName { bytes });
     }
-    let store_id = random().map_err(|source| CreateError::Io {
-        path: name.to_owned(),
-        source,
-    })?;
     let row = IdentityRow {
         kind,
         identity: identity.clone(),
@@ -108,8 +106,7 @@ pub fn create_database_on(
     write_first(backend, &row, fill).map_err(|source| CreateError::Database {
         path: name.to_owned(),
         source: Box::new(source),
-    })?;
-    Ok(store_id)
+    })
 }
 
 /// Opens the file at `path`: checks every page of it, that it is of the expected kind and format,
@@ -191,7 +188,8 @@ fn make_file(
         path: path.to_owned(),
         source: Box::new(error.into()),
     })?;
-    let id = create_database_on(backend, path, kind, identity, fill)?;
+    let id = random().map_err(io)?;
+    create_database_on(backend, path, kind, identity, id, fill)?;
     handle.sync_all().map_err(io)?;
     Ok(id)
 }

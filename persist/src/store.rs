@@ -93,8 +93,8 @@ impl Store {
         Ok(())
     }
 
-    /// As [`Store::create`], on any storage, such as a simulated disk. `name` stands for the path
-    /// in errors.
+    /// As [`Store::create`], on any storage, such as a simulated disk, and with a given store id.
+    /// `name` stands for the path in errors.
     ///
     /// # Errors
     ///
@@ -103,12 +103,13 @@ impl Store {
         backend: impl StorageBackend,
         name: &Path,
         identity: &StoreIdentity,
+        store_id: u128,
         membership: &Membership,
     ) -> Result<(), CreateError> {
-        file::create_database_on(backend, name, LOG_FILE, identity, |transaction, seal| {
+        let fill = |transaction: &WriteTransaction, seal: &Seal| {
             fill_founding(transaction, seal, membership)
-        })?;
-        Ok(())
+        };
+        file::create_database_on(backend, name, LOG_FILE, identity, store_id, fill)
     }
 
     /// Opens the file at `path`, verifies every row of it and counts the start durably. Reads the

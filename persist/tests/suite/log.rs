@@ -1,0 +1,189 @@
+//! The log as Raft uses it, on a real file.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use quorate_consensus::{
+    ENTRY_OVERHEAD_BYTES, Entry, EntryId, LogStore, LogWrite, ORIGIN, Recovered, Term,
+};
+use quorate_persist::{Opened, Options, Store};
+use tempfile::TempDir;
+
+use crate::{State, entry, hard_state, identity, index, membership, write};
+
+fn new_store() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.redb");
+    Store::create(&path, &identity(), &membership()).unwrap();
+    (directory, path)
+}
+
+fn open(path: &std::path::Path) -> Opened {
+    Store::open(path, &identity(), Options::default()).unwrap()
+}
+
+/// A new store starts as a founding member, with the members it was given; every start counts.
+#[test]
+fn a_new_store_is_a_founding_member() {
+    let (_directory, path) = new_store();
+    let opened = open(&path);
+    assert_eq!(opened.recovered, Recovered::founding(membership()));
+    assert_eq!(opened.boot, 1);
+    let store_id = opened.store_id;
+    assert_ne!(store_id, 0);
+    drop(opened);
+    let opened = open(&path);
+    assert_eq!((opened.boot, opened.store_id), (2, store_id));
+    assert_eq!(opened.recovered, Recovered::founding(membership()));
+}
+
+/// Entries, a replaced suffix, the hard state and the members are the same after a restart.
+#[test]
+fn what_was_appended_is_there_after_a_restart() {
+    let (_directory, path) = new_store();
+    let mut expected = State::founding();
+    let empty = LogWrite {
+        entries: vec![Entry::empty(EntryId::new(Term::new(1), index(2)))],
+        hard_state: hard_state(1, Some(1), 1),
+    };
+    let only_a_vote = LogWrite {
+        entries: vec![],
+        hard_state: hard_state(7, Some(2), 3),
+    };
+    for batch in [
+        vec![empty],
+        vec![write(2, 3..=9, 2)],
+        vec![write(4, 5..=6, 3)],
+        vec![only_a_vote],
+    ] {
+        let mut opened = open(&path);
+        opened.store.append(&batch).unwrap();
+        expected.apply(&batch);
+        drop(opened);
+        let opened = open(&path);
+        assert_eq!(State::of(&opened).unwrap(), expected);
+        assert_eq!(opened.recovered.membership, membership());
+    }
+    let first = |term, at| EntryId::new(Term::new(term), index(at));
+    assert_eq!(
+        open(&path).recovered.terms,
+        [ORIGIN, first(2, 3), first(4, 5)]
+    );
+}
+
+/// In one batch, a later write may replace what an earlier one has just written.
+#[test]
+fn a_batch_may_replace_its_own_suffix() {
+    let (_directory, path) = new_store();
+    let batch = [
+        write(1, 2..=5, 1),
+        write(2, 3..=8, 1),
+        write(3, 8..=8, 2),
+        LogWrite {
+            entries: vec![],
+            hard_state: hard_state(4, None, 3),
+        },
+    ];
+    let mut expected = State::founding();
+    expected.apply(&batch);
+    let mut opened = open(&path);
+    opened.store.append(&batch).unwrap();
+    drop(opened);
+    assert_eq!(State::of(&open(&path)).unwrap(), expected);
+}
+
+/// A read gives as many entries as fit, at least one, and an error where an entry should be.
+#[test]
+fn a_read_is_bounded_in_bytes() {
+    let (_directory, path) = new_store();
+    let mut store = open(&path).store;
+    store.append(&[write(1, 2..=5, 1)]).unwrap();
+    let each = entry(1, 2).bytes();
+    assert_eq!(each, ENTRY_OVERHEAD_BYTES + 11);
+    for (bytes_max, count) in [
+        (0, 1),
+        (each, 1),
+        (2 * each - 1, 1),
+        (2 * each, 2),
+        (u64::MAX, 4),
+    ] {
+        let entries = store.read(index(2), index(5), bytes_max).unwrap();
+        assert_eq!(
+            entries,
+            (2..2 + count).map(|at| entry(1, at)).collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(
+        store.read(index(4), index(4), u64::MAX).unwrap(),
+        [entry(1, 4)]
+    );
+    for (first, last) in [(1, 2), (5, 6), (6, 9)] {
+        assert!(
+            store.read(index(first), index(last), u64::MAX).is_err(),
+            "{first} to {last}"
+        );
+    }
+}
+
+/// A write that breaks a rule of Raft is a bug in the caller: the store panics, refuses all further
+/// use, and the file keeps what it had. The first case breaks none, and passes.
+#[test]
+fn a_write_against_the_rules_changes_nothing() {
+    let vote = |term, vote, commit| LogWrite {
+        entries: vec![],
+        hard_state: hard_state(term, vote, commit),
+    };
+    for (name, bad, batch) in [
+        ("nothing wrong", false, vec![write(3, 5..=5, 4)]),
+        ("gap", true, vec![write(2, 6..=6, 3)]),
+        (
+            "gap inside of a batch",
+            true,
+            vec![write(2, 5..=5, 3), write(2, 7..=7, 3)],
+        ),
+        ("committed entry replaced", true, vec![write(2, 3..=5, 3)]),
+        (
+            "entry term falls",
+            true,
+            vec![LogWrite {
+                entries: vec![entry(1, 5)],
+                hard_state: hard_state(2, Some(3), 3),
+            }],
+        ),
+        ("term falls", true, vec![vote(1, None, 3)]),
+        (
+            "entry above the term",
+            true,
+            vec![LogWrite {
+                entries: vec![entry(3, 5)],
+                hard_state: hard_state(2, Some(3), 3),
+            }],
+        ),
+        ("second vote", true, vec![vote(2, Some(1), 3)]),
+        ("vote taken back", true, vec![vote(2, None, 3)]),
+        ("commit beyond the log", true, vec![vote(2, Some(3), 5)]),
+    ] {
+        let (_directory, path) = new_store();
+        let before = [write(2, 2..=4, 3)];
+        let mut expected = State::founding();
+        expected.apply(&before);
+        let mut store = open(&path).store;
+        store.append(&before).unwrap();
+        let result = catch_unwind(AssertUnwindSafe(|| store.append(&batch)));
+        assert_eq!(result.is_err(), bad, "{name}");
+        if bad {
+            assert!(
+                store.append(&[vote(9, None, 3)]).is_err(),
+                "{name}: used after"
+            );
+            assert!(
+                store.read(index(2), index(2), 0).is_err(),
+                "{name}: read after"
+            );
+        } else {
+            expected.apply(&batch);
+        }
+        drop(store);
+        assert_eq!(State::of(&open(&path)).unwrap(), expected, "{name}");
+    }
+}

@@ -1,0 +1,96 @@
+//! What a store promises, on real files and on a disk that crashes.
+
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
+mod crash;
+mod damage;
+mod disk;
+mod log;
+mod ownership;
+
+use bytes::Bytes;
+use quorate_consensus::{
+    Entry, EntryId, FIRST_INDEX, HardState, LogIndex, LogStore, LogWrite, Membership, NodeId, Term,
+};
+use quorate_persist::{Opened, StoreIdentity};
+
+fn node(id: u64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn identity() -> StoreIdentity {
+    StoreIdentity {
+        cluster: "test".into(),
+        node: node(2),
+    }
+}
+
+fn membership() -> Membership {
+    Membership::new([node(1), node(2), node(3)], [node(9)]).unwrap()
+}
+
+fn index(index: u64) -> LogIndex {
+    LogIndex::new(index)
+}
+
+/// The entry `index`@`term`, whose command names it.
+fn entry(term: u64, index: u64) -> Entry {
+    let id = EntryId::new(Term::new(term), LogIndex::new(index));
+    Entry::command(id, Bytes::from(format!("command {id}")))
+}
+
+fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
+    HardState {
+        term: Term::new(term),
+        vote: vote.map(node),
+        commit: LogIndex::new(commit),
+    }
+}
+
+/// A write of entries in `term` at `indexes`.
+fn write(term: u64, indexes: std::ops::RangeInclusive<u64>, commit: u64) -> LogWrite {
+    LogWrite {
+        entries: indexes.map(|index| entry(term, index)).collect(),
+        hard_state: hard_state(term, Some(3), commit),
+    }
+}
+
+/// All that a store holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct State {
+    hard_state: HardState,
+    entries: Vec<Entry>,
+}
+
+impl State {
+    fn founding() -> Self {
+        Self {
+            hard_state: hard_state(1, None, 1),
+            entries: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, batch: &[LogWrite]) {
+        for write in batch {
+            if let Some(first) = write.entries.first() {
+                self.entries.retain(|entry| entry.id.index < first.id.index);
+            }
+            self.entries.extend(write.entries.iter().cloned());
+            self.hard_state = write.hard_state;
+        }
+    }
+
+    /// What `opened` holds, read back entry by entry.
+    fn of(opened: &Opened) -> Result<Self, quorate_consensus::StoreError> {
+        let recovered = &opened.recovered;
+        let entries = if recovered.last < FIRST_INDEX {
+            Vec::new()
+        } else {
+            opened.store.read(FIRST_INDEX, recovered.last, u64::MAX)?
+        };
+        Ok(Self {
+            hard_state: recovered.hard_state,
+            entries,
+        })
+    }
+}
