@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::exit;
+use super::{certs, exit};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
@@ -14,4 +14,8 @@ pub(crate) struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Command {}
+pub(crate) enum Command {
+    /// Make and inspect the certificates that nodes and clients need
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
+}

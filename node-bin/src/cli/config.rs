@@ -434,7 +434,7 @@ fn wrong_type(origin: &str, value: &DeValue<'_>, expects: &str) -> String {
     )
 }
 
-fn node_id(text: &str) -> Result<NodeId, String> {
+pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
     text.parse()
         .ok()
         .and_then(NodeId::new)
@@ -460,7 +460,7 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A whole number and a unit: `250ms`, `5s`, `2m`.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let millis_per_unit = match unit {

@@ -11,7 +11,7 @@ pub(crate) const USAGE: u8 = 64;
 pub(crate) const DATA: u8 = 65;
 /// A file that was named does not exist or cannot be read.
 pub(crate) const NO_INPUT: u8 = 66;
-/// No leader, no node reachable, or an address in use.
+/// No leader, no node reachable, or an address or data directory that another process uses.
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// A defect in this program.
 pub(crate) const SOFTWARE: u8 = 70;
@@ -31,7 +31,7 @@ pub(crate) const CONFIG: u8 = 78;
 /// The same, for `--help`. A test holds the two together.
 pub(crate) const HELP: &str = "\
 Exit codes: 0 done | 1 no such key, not swapped | 64 wrong command line | 65 wrong data
-  66 no such file | 69 no leader or address in use | 70 defect | 71 system error
+  66 no such file | 69 no leader, or in use | 70 defect | 71 system error
   73 cannot create | 74 I/O error | 75 try later, or outcome unknown | 77 not allowed
   78 wrong configuration or data directory";
 

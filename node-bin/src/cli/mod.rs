@@ -2,8 +2,9 @@
 //! is [`Failure`] and the exit codes.
 
 mod args;
+mod certs;
 mod config;
-pub(crate) mod credentials;
+mod credentials;
 pub(crate) mod exit;
 mod logging;
 mod runtime;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+pub(crate) use credentials::load as credentials;
 
 /// Why a command did not succeed: for a person, and for a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +90,9 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
-    match command {}
+    match command {
+        Command::Certs(command) => certs::run(command, out),
+    }
 }
 
 #[cfg(test)]

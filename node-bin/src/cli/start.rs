@@ -1,0 +1,120 @@
+//! `quorate start`: one node, from its configuration to its orderly end.
+
+use std::io::Write;
+use std::time::Duration;
+
+use quorate::{Node, NodeConfig, StartError};
+use quorate_certs::Credentials;
+use quorate_persist::OpenError;
+use tracing::info;
+
+use super::config::{Flags, Settings};
+use super::stop::Stop;
+use super::{Failure, exit, logging};
+
+/// How long handing over leadership and saying goodbye may take before the node ends anyway.
+/// A successor is found within a round trip or not at all; the rest is for a slow disk.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs one node until it is told to stop
+#[derive(clap::Args, Debug)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    flags: Flags,
+    /// Also stop when standard input ends: for parents that must not leave nodes behind
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let settings = args.flags.settings()?;
+    logging::init(settings.log.as_deref(), settings.log_format, "info")?;
+    let credentials = super::credentials(&settings.cert)?;
+    agree(&credentials, &settings)?;
+    // Before anything is opened, so that a signal during a long recovery is not lost.
+    let stop = Stop::listen(args.until_stdin_closes)?;
+    let runtime = settings.runtime;
+    runtime.block_on(serve(settings, credentials, stop, out))
+}
+
+/// Refuses a configuration that says another node or cluster than the certificate: a file copied
+/// from another node must not start this one under the wrong name.
+fn agree(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> {
+    let identity = credentials.identity();
+    let configured = match (&settings.node, &settings.cluster) {
+        (Some(node), _) if identity.node_id() != Some((*node).into()) => {
+            format!("node {}", node.value())
+        }
+        (_, Some(cluster)) if cluster != identity.cluster.as_str() => format!("cluster {cluster}"),
+        _ => return Ok(()),
+    };
+    let cert = settings.cert.display();
+    Err(Failure::new(
+        exit::CONFIG,
+        format!("the configuration is for {configured}, the certificate in {cert} is {identity}"),
+    )
+    .help("correct one of them; `quorate certs issue --node ID` makes a node's certificate"))
+}
+
+async fn serve(
+    settings: Settings,
+    credentials: Credentials,
+    stop: Stop,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let mut config = NodeConfig::new(settings.listen, settings.data_dir);
+    config.peers = settings.peers;
+    let raft = &mut config.raft;
+    raft.election_timeout = settings.election_timeout.unwrap_or(raft.election_timeout);
+    raft.heartbeat_interval = settings
+        .heartbeat_interval
+        .unwrap_or(raft.heartbeat_interval);
+    let cluster = credentials.identity().cluster.clone();
+    let data_dir = config.data_dir.display().to_string();
+    let node = Node::builder(config, credentials)
+        .start_kv()
+        .map_err(|error| start_failure(&error))?;
+
+    let (id, listen) = (node.id().value(), node.local_addr());
+    let ready = format!("node {id} of cluster {cluster} listening on {listen}, data in {data_dir}");
+    // A parent that does not read this is no reason to stop.
+    let _ = writeln!(out, "{ready}").and_then(|()| out.flush());
+
+    let requested = async { Some(stop.requested().await) };
+    let by_itself = async {
+        let _ = node.stopped().await;
+        None
+    };
+    match futures_lite::future::or(requested, by_itself).await {
+        Some(source) => info!(node = %node.id(), source, "stopping in order"),
+        None => info!(node = %node.id(), "the node has stopped by itself"),
+    }
+    node.shutdown(SHUTDOWN_WITHIN).await.map_err(|fatal| {
+        Failure::new(exit::IO, format!("node {id} stopped: {fatal}")).help(
+            "its acknowledged data is safe on the other nodes; mend the cause and start it again",
+        )
+    })
+}
+
+fn start_failure(error: &StartError) -> Failure {
+    let code = match error {
+        StartError::NotANode { .. }
+        | StartError::Membership(_)
+        | StartError::Consensus(_)
+        | StartError::LogLost { .. }
+        | StartError::NoAddress { .. } => exit::CONFIG,
+        StartError::DataDir { .. } | StartError::Create(_) => exit::CANNOT_CREATE,
+        StartError::Open(OpenError::Locked { .. }) | StartError::Bind { .. } => exit::UNAVAILABLE,
+        StartError::Open(
+            OpenError::WrongNode { .. }
+            | OpenError::WrongCluster { .. }
+            | OpenError::NewerFormat { .. }
+            | OpenError::Missing { .. },
+        ) => exit::CONFIG,
+        StartError::Open(OpenError::Corrupt { .. }) => exit::DATA,
+        StartError::Thread(_) => exit::OS,
+        // What else can go wrong here is reading a file.
+        _ => exit::IO,
+    };
+    Failure::new(code, error.to_string())
+}
