@@ -382,6 +382,13 @@ impl RaftNode {
             let token = self.proposals.committed(entry.id, &mut lost);
             ready.committed.push(Committed { entry, token });
         }
+        if let (Some(first), Some(last)) = (ready.committed.first(), ready.committed.last()) {
+            debug!(
+                node = %self.config.node, term = %self.seen.term, first = %first.entry.id.index,
+                index = %last.entry.id.index, commit = %self.raw.raft.raft_log.committed,
+                applied = %self.applied, entries = ready.committed.len(), "committed"
+            );
+        }
         let leader = self.seen.leader;
         let replaced = |token| (token, ProposeError::NotLeader { leader });
         ready

@@ -1,5 +1,54 @@
 //! Raft consensus that speaks only authenticated QUIC, keeps its promises on disk, and runs on any async
 //! runtime; and a replicated key-value store built on it.
+//!
+//! Three ways in: run the `quorate` binary; embed a replicated state machine with [`Node`]; or use the
+//! crate `quorate-quic-transport` alone.
+//!
+//! A replicated state machine is a [`StateMachine`] and a [`Node`]. Everything between two nodes is
+//! mutually authenticated TLS 1.3; everything acknowledged is fsynced on a majority. There is no switch
+//! for either.
+//!
+//! ```no_run
+//! use bytes::Bytes;
+//! use quorate::{Batch, Credentials, EntryId, Node, NodeConfig, StateMachine, StateMachineError};
+//!
+//! /// Adds up numbers.
+//! struct Sum(u64);
+//!
+//! impl StateMachine for Sum {
+//!     fn applied(&self) -> EntryId {
+//!         quorate::ORIGIN // Kept in memory only: the log brings everything back.
+//!     }
+//!     fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+//!         let mut answers = Vec::new();
+//!         for command in &batch.commands {
+//!             self.0 += command.data.len() as u64;
+//!             answers.push(self.0.to_string().into());
+//!         }
+//!         Ok(answers)
+//!     }
+//!     fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+//!         Ok(self.0.to_string().into())
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let credentials = Credentials::load("n1".as_ref())?;
+//! let config = NodeConfig::new("127.0.0.1:7001".parse()?, "n1/data");
+//! let node = Node::builder(config, credentials).start(Sum(0))?;
+//! let answer = node.propose("seven b".into()).await?;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod kv;
+mod node;
+
+pub use node::{Node, NodeBuilder, NodeConfig, NodeHandle, Service, StartError};
+pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
+pub use quorate_consensus::{
+    Batch, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,
+    PeerProgress, ProposeError, RaftHandle, ReadError, Role, StateMachine, StateMachineError,
+    Status, Stopped, Term, TransferError,
+};

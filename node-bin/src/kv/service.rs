@@ -1,0 +1,199 @@
+//! The server side of the key-value store: who may ask what, and how an answer comes about.
+
+use bytes::Bytes;
+use quorate_consensus::{LeaderChange, NodeId, ProposeError, ReadError, StateMachineError, TransferError};
+use quorate_quic_transport::{IncomingCall, PeerState, PeerUp, Reply};
+use tracing::debug;
+
+use super::command::{Answer, Outcome};
+use super::protocol::{NodeStatus, Notice, PeerStatus, Refusal, Request, Response};
+use super::store::{KvStore, KvStoreOptions};
+use crate::node::{LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
+
+/// Serves the key-value store to clients.
+#[derive(Debug, Default)]
+pub struct KvService {
+    leader: Option<Notice>,
+}
+
+impl Service for KvService {
+    fn call(&mut self, node: &NodeHandle, call: IncomingCall) {
+        let request = match call.decode::<Request>() {
+            Ok(request) => request,
+            Err(error) => return refuse(call.reply, Refusal::malformed(error)),
+        };
+        let (needs, has) = (request.needs(), call.from.role());
+        if !needs.allows(has) {
+            debug!(node = %node.id(), peer = %call.from, "request refused: not allowed");
+            return refuse(call.reply, Refusal::NotAllowed { needs, has });
+        }
+        match request {
+            Request::Write(command) => match command.validate() {
+                Ok(()) => write(node, command.encode(), call.reply),
+                Err(error) => refuse(call.reply, error.into()),
+            },
+            Request::Read(query) => match query.validate() {
+                Ok(()) => read(node, query.encode(), call.reply),
+                Err(error) => refuse(call.reply, error.into()),
+            },
+            Request::Status => status(node.clone(), call.reply),
+            Request::TransferLeader { to } => transfer(node.clone(), to, call.reply),
+        }
+    }
+
+    fn connected(&mut self, node: &NodeHandle, peer: &PeerUp) {
+        if let (Some(notice), None) = (self.leader, peer.identity.node_id()) {
+            node.transport().notify_clients(0, &notice);
+        }
+    }
+
+    fn leader_changed(&mut self, node: &NodeHandle, change: &LeaderChange) {
+        let notice = Notice::Leader { term: change.term, leader: change.leader };
+        self.leader = Some(notice);
+        node.transport().notify_clients(0, &notice);
+    }
+}
+
+fn refuse(reply: Reply, refusal: Refusal) {
+    reply.send(&Response::Refused(refusal));
+}
+
+fn write(node: &NodeHandle, command: Bytes, reply: Reply) {
+    node.raft().propose_then(command, move |outcome| {
+        let response = match outcome {
+            Ok(answer) => match Outcome::decode(&answer) {
+                Ok(outcome) => Response::Written(outcome),
+                Err(_) => unreadable(),
+            },
+            Err(error) => Response::Refused(propose_refusal(error)),
+        };
+        reply.send(&response);
+    });
+}
+
+fn read(node: &NodeHandle, query: Bytes, reply: Reply) {
+    node.raft().query_then(query, move |outcome| {
+        let response = match outcome {
+            Ok(answer) => match Answer::decode(&answer) {
+                Ok(answer) => Response::Read(answer),
+                Err(_) => unreadable(),
+            },
+            Err(error) => Response::Refused(read_refusal(error)),
+        };
+        reply.send(&response);
+    });
+}
+
+/// The state machine answers in this very version, so this would be a fault of the program.
+fn unreadable() -> Response {
+    Response::Refused(Refusal::OutcomeUnknown)
+}
+
+fn propose_refusal(error: ProposeError) -> Refusal {
+    match error {
+        ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
+        ProposeError::Overloaded => Refusal::Overloaded,
+        ProposeError::TooLarge { bytes, bytes_max } => Refusal::TooLarge { bytes, bytes_max },
+        ProposeError::OutcomeUnknown { .. } => Refusal::OutcomeUnknown,
+        error => Refusal::malformed(error),
+    }
+}
+
+fn read_refusal(error: ReadError) -> Refusal {
+    match error {
+        ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
+        ReadError::Overloaded => Refusal::Overloaded,
+        ReadError::TimedOut => Refusal::TimedOut,
+        ReadError::Stopped => Refusal::Stopping,
+        error => Refusal::malformed(error),
+    }
+}
+
+fn status(node: NodeHandle, reply: Reply) {
+    node.clone().spawn(async move {
+        let response = match node.status().await {
+            Ok(status) => Response::Status(Box::new(describe(&node, status))),
+            Err(_) => Response::Refused(Refusal::Stopping),
+        };
+        reply.send(&response);
+    });
+}
+
+fn transfer(node: NodeHandle, to: Option<NodeId>, reply: Reply) {
+    node.clone().spawn(async move {
+        let response = match node.transfer_leader(to).await {
+            Ok(leader) => Response::Transferred { leader },
+            Err(TransferError::NotLeader { leader }) => {
+                Response::Refused(Refusal::NotLeader { leader })
+            }
+            Err(TransferError::TimedOut { .. }) => Response::Refused(Refusal::TimedOut),
+            Err(TransferError::Stopped) => Response::Refused(Refusal::Stopping),
+            Err(error) => Response::Refused(Refusal::malformed(error)),
+        };
+        reply.send(&response);
+    });
+}
+
+fn describe(node: &NodeHandle, status: quorate_consensus::Status) -> NodeStatus {
+    let links = node.transport().peers();
+    let peer = |link: &quorate_quic_transport::PeerStatus| {
+        let id = NodeId::from(link.identity.node_id()?);
+        let progress = status.peers.iter().find(|progress| progress.node == id);
+        Some(PeerStatus {
+            node: id,
+            address: link.addr,
+            state: match (&link.state, &link.last_error) {
+                (PeerState::Ready, _) => "connected".into(),
+                (_, Some(error)) => error.to_string(),
+                (state, None) => format!("{state:?}").to_lowercase(),
+            },
+            matched: progress.map(|progress| progress.matched),
+            rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            lost_packets: link.lost_packets,
+            queued: link.queued as u64,
+        })
+    };
+    let not_after = node.credentials().not_after();
+    NodeStatus {
+        node: status.node,
+        cluster: node.identity().cluster().to_string(),
+        term: status.term,
+        role: status.role,
+        leader: status.leader,
+        last: status.last,
+        commit: status.commit,
+        applied: status.applied,
+        voters: status.membership.voters().collect(),
+        learners: status.membership.learners().collect(),
+        peers: links.iter().filter_map(peer).collect(),
+        log_bytes: file_bytes(node, LOG_FILE),
+        state_bytes: file_bytes(node, STATE_FILE),
+        certificate_not_after: not_after
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+fn file_bytes(node: &NodeHandle, name: &str) -> Option<u64> {
+    std::fs::metadata(node.data_dir().join(name)).ok().map(|metadata| metadata.len())
+}
+
+/// The name of the state's file in a node's data folder.
+pub const STATE_FILE: &str = "kv.redb";
+
+impl NodeBuilder {
+    /// Starts a node of the replicated key-value store: its state in [`STATE_FILE`], served to clients.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeBuilder::start`], and when the state's file cannot be used.
+    pub fn start_kv(self) -> Result<Node, StartError> {
+        let owner = self.store_identity()?;
+        let path = self.prepare_data_dir()?.join(STATE_FILE);
+        let store = KvStore::open_or_create(&path, &owner, KvStoreOptions::default())
+            .map_err(StateMachineError::new)?;
+        self.service(KvService::default()).start(store)
+    }
+}

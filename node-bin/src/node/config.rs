@@ -1,0 +1,42 @@
+//! What a node needs to know besides who it is.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use quorate_consensus::{Config, NodeId};
+
+/// Where a node listens, where it keeps its files, and who the others are.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// UDP address for peers and clients; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Folder for log, state and secret; created when missing. One process at a time.
+    pub data_dir: PathBuf,
+    /// The other founding members and where they are. The node's own entry is ignored, so that all
+    /// nodes can share one list. Empty: a cluster of one.
+    ///
+    /// At the first start, these are the members written into the data folder. Later starts take the
+    /// members from there and only the addresses from here.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// Timing and bounds of consensus; `node` and `boot` in it are set by the node itself.
+    pub raft: Config,
+    /// How much of the log's file redb may keep in memory. Default 8 MiB: the newest entries are kept
+    /// apart, so that only members far behind make the file read.
+    pub log_cache_bytes: usize,
+}
+
+impl NodeConfig {
+    /// A cluster of one with values that work; add [`peers`](Self::peers) for more.
+    #[must_use]
+    pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>) -> Self {
+        let anybody = NodeId::new(1).expect("one is not zero");
+        Self {
+            listen,
+            data_dir: data_dir.into(),
+            peers: BTreeMap::new(),
+            raft: Config::new(anybody),
+            log_cache_bytes: quorate_persist::CACHE_BYTES_DEFAULT,
+        }
+    }
+}

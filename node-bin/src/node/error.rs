@@ -1,0 +1,81 @@
+//! Why a node does not start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use quorate_certs::Identity;
+use quorate_consensus::{InvalidMembership, NodeId, StateMachineError, StoreError};
+use quorate_persist::{CreateError, OpenError};
+use quorate_quic_transport::BindError;
+
+/// Why a node does not start. Nothing was lost; most variants say which file or setting to mend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The certificate is a client's or an admin's.
+    #[error(
+        "the certificate says {identity}, but only a node's certificate can start a node; issue one \
+         with `quorate certs issue --node ID`"
+    )]
+    NotANode {
+        /// What the certificate says.
+        identity: Identity,
+    },
+    /// The configured members are no cluster.
+    #[error("the peers do not make a cluster: {0}")]
+    Membership(#[from] InvalidMembership),
+    /// The configuration or the recovered state cannot be started from.
+    #[error(transparent)]
+    Consensus(#[from] quorate_consensus::StartError),
+    /// The data folder cannot be made or used.
+    #[error("cannot use the data folder {}: {error}", path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The state is there, but the log is not.
+    #[error(
+        "{} holds a state but no log: the log was lost, and this node must not start as if it were new; \
+         restore the whole folder or replace the node",
+        path.display()
+    )]
+    LogLost {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The log's file cannot be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The log's file cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Log(#[from] StoreError),
+    /// The state machine cannot be opened.
+    #[error(transparent)]
+    StateMachine(#[from] StateMachineError),
+    /// Members of the cluster have no address in the configuration.
+    #[error(
+        "no address is configured for {}; add each as `--peer ID=HOST:PORT` or under [peers]",
+        nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NoAddress {
+        /// Those without one.
+        nodes: Vec<NodeId>,
+    },
+    /// The socket cannot be opened, or the transport's settings are wrong.
+    #[error("cannot listen on {listen}: {error}")]
+    Bind {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        error: BindError,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}

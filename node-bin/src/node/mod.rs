@@ -1,0 +1,259 @@
+//! A running member of a cluster: log, consensus, transport and state machine wired together.
+
+mod build;
+mod config;
+mod error;
+mod seams;
+mod secret;
+mod service;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_channel::Receiver;
+use bytes::Bytes;
+use quinn::Runtime;
+use quorate_certs::Identity;
+use quorate_consensus::{
+    Fatal, NodeId, ProposeError, RaftHandle, ReadError, Role, Status, Stopped, TransferError,
+};
+use quorate_quic_transport::Transport;
+use tracing::{info, warn};
+
+pub use build::{LOG_FILE, NodeBuilder};
+pub use config::NodeConfig;
+pub use error::StartError;
+pub use service::Service;
+
+/// How long an orderly shutdown waits for another voter to take over before it stops all the same. A
+/// hand-over takes a round trip and an fsync; twice an election timeout means that nobody is there.
+const HANDOVER_MAX: Duration = Duration::from_secs(1);
+
+/// Talks to a running node: cheap to clone, usable from any thread and any async runtime.
+#[derive(Clone)]
+pub struct NodeHandle {
+    raft: RaftHandle,
+    transport: Transport,
+    facts: Arc<Facts>,
+}
+
+/// What does not change while a node runs.
+struct Facts {
+    node: NodeId,
+    identity: Identity,
+    credentials: quorate_certs::Credentials,
+    listen: SocketAddr,
+    data_dir: PathBuf,
+    started: Instant,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl NodeHandle {
+    /// The node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.facts.node
+    }
+
+    /// Who the node is, as its certificate says.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.facts.identity
+    }
+
+    /// The certificate and key the node runs with.
+    #[must_use]
+    pub fn credentials(&self) -> &quorate_certs::Credentials {
+        &self.facts.credentials
+    }
+
+    /// Where the node listens; the port is the real one even when 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.facts.listen
+    }
+
+    /// The folder of the node's files.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.facts.data_dir
+    }
+
+    /// Runs `task` on the node's I/O thread. It must not block.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.facts.runtime.spawn(Box::pin(task));
+    }
+
+    /// For how long the node has been running.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.facts.started.elapsed()
+    }
+
+    /// Consensus: propose, query, transfer, with callbacks besides futures.
+    #[must_use]
+    pub fn raft(&self) -> &RaftHandle {
+        &self.raft
+    }
+
+    /// The transport, for messages and calls of one's own.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Replicates `command` and resolves to the state machine's answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`], each of whose variants says whether anything happened.
+    pub fn propose(
+        &self,
+        command: Bytes,
+    ) -> impl Future<Output = Result<Bytes, ProposeError>> + Send + use<> {
+        let raft = self.raft.clone();
+        async move { raft.propose(command).await }
+    }
+
+    /// Answers `query` from a state that includes every write acknowledged before the call.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; reading again is always safe.
+    pub fn query(
+        &self,
+        query: Bytes,
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + use<> {
+        let raft = self.raft.clone();
+        async move { raft.query(query).await }
+    }
+
+    /// How consensus stands at this node.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node no longer runs.
+    pub async fn status(&self) -> Result<Status, Stopped> {
+        self.raft.status().await
+    }
+
+    /// Hands leadership to `target`, or to the most advanced voter; resolves to the new leader.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError`]; with all but `Stopped` this node goes on as before.
+    pub async fn transfer_leader(&self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
+        self.raft.transfer_leader(target).await
+    }
+}
+
+/// A running member of a cluster. Dropping it stops the node at once, as a crash would, but with its
+/// threads ended and its files closed; [`Node::shutdown`] hands leadership over first.
+pub struct Node {
+    handle: NodeHandle,
+    outcome: Arc<Outcome>,
+    /// Closed when the driver, the writer and the applier have ended.
+    ended: Receiver<()>,
+    clock: Arc<dyn quorate_consensus::Clock>,
+    /// Last, so that everything above still has its executor while it is dropped.
+    threads: build::Threads,
+}
+
+/// How the node ended, once it has.
+#[derive(Default)]
+struct Outcome(Mutex<Option<Arc<Fatal>>>);
+
+impl Outcome {
+    fn set(&self, fatal: Fatal) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fatal));
+    }
+
+    fn take(&self) -> Result<(), Arc<Fatal>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .map_or(Ok(()), Err)
+    }
+}
+
+impl Node {
+    /// Prepares a node that is who `credentials` say it is.
+    #[must_use]
+    pub fn builder(config: NodeConfig, credentials: quorate_certs::Credentials) -> NodeBuilder {
+        NodeBuilder::new(config, credentials)
+    }
+
+    /// A handle that outlives nothing: cheap, for other threads and tasks.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// Completes when the node has ended: by [`Node::shutdown`], or by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`] when the node stopped by itself.
+    pub fn stopped(&self) -> impl Future<Output = Result<(), Arc<Fatal>>> + Send + use<> {
+        let (ended, outcome) = (self.ended.clone(), Arc::clone(&self.outcome));
+        async move {
+            // Nothing is ever sent; the channel closes with its last sender.
+            let _ = ended.recv().await;
+            outcome.take()
+        }
+    }
+
+    /// Stops in good order: hands leadership to another voter, saves the state, tells the peers, and ends
+    /// every thread. Takes at most about `within` and a second.
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`] when the node had stopped by itself, or could not save its state.
+    pub async fn shutdown(mut self, within: Duration) -> Result<(), Arc<Fatal>> {
+        self.hand_over().await;
+        self.handle.raft.stop();
+        let _ = self.ended.recv().await;
+        self.handle.transport.shutdown(within).await;
+        self.threads.join();
+        info!(node = %self.handle.id(), "stopped");
+        self.outcome.take()
+    }
+
+    async fn hand_over(&self) {
+        if self.handle.raft.leader().role != Role::Leader {
+            return;
+        }
+        let transfer = async { Some(self.handle.raft.transfer_leader(None).await) };
+        let patience = async {
+            self.clock.sleep(HANDOVER_MAX).await;
+            None
+        };
+        match futures_lite::future::or(transfer, patience).await {
+            Some(Ok(leader)) => info!(node = %self.handle.id(), peer = %leader, "handed over"),
+            Some(Err(TransferError::NoTarget)) => {}
+            Some(Err(err)) => warn!(node = %self.handle.id(), %err, "stopping without a hand-over"),
+            None => {
+                warn!(node = %self.handle.id(), "stopping without a hand-over: nobody took over")
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for Node {
+    type Target = NodeHandle;
+
+    fn deref(&self) -> &NodeHandle {
+        &self.handle
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.handle.raft.stop();
+        self.threads.join();
+    }
+}

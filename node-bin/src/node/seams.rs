@@ -1,0 +1,75 @@
+//! Consensus' seams over QUIC and the node's runtime.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::Runtime;
+use quorate_consensus::{Body, Clock, Message, NodeId, Undelivered};
+use quorate_quic_transport::{Lane, Peer};
+use serde::{Deserialize, Serialize};
+
+/// A Raft message as the transport carries it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct RaftMessage(pub(super) Message);
+
+impl quorate_quic_transport::Message for RaftMessage {
+    const KIND: u16 = 0x0001;
+
+    /// Of what says "how things stand now", only the newest counts; what answers a question or carries
+    /// entries is never replaced.
+    fn replaces(&self) -> Option<u64> {
+        match self.0.body {
+            Body::Heartbeat { .. } => Some(1),
+            Body::HeartbeatResponse { .. } => Some(2),
+            Body::Append { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::RequestVote { .. }
+            | Body::Vote { .. }
+            | Body::TimeoutNow => None,
+        }
+    }
+}
+
+/// The only group there is yet; every frame carries it so that more can share a connection later.
+pub(super) const GROUP: u64 = 0;
+
+/// Sends Raft's messages to the other members.
+pub(super) struct PeerTransport(pub(super) BTreeMap<NodeId, Peer>);
+
+impl quorate_consensus::Transport for PeerTransport {
+    fn send(&mut self, to: NodeId, message: Message) -> Result<(), Undelivered> {
+        let lane = match message.body {
+            // Heartbeats and votes must not wait behind entries.
+            Body::Append { .. } | Body::AppendAccepted { .. } | Body::AppendRejected { .. } => {
+                Lane::Append
+            }
+            Body::RequestVote { .. }
+            | Body::Vote { .. }
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow => Lane::Control,
+        };
+        let peer = self.0.get(&to).ok_or(Undelivered)?;
+        peer.try_send(lane, GROUP, RaftMessage(message))
+            .map_err(|_| Undelivered)
+    }
+}
+
+/// The time of a [`quinn::Runtime`].
+pub(super) struct RuntimeClock(pub(super) Arc<dyn Runtime>);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut timer = self.0.new_timer(self.0.now() + duration);
+        Box::pin(async move { poll_fn(|context| timer.as_mut().poll(context)).await })
+    }
+}

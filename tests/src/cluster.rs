@@ -1,0 +1,178 @@
+//! A cluster of real nodes in this process: real sockets, real files, real certificates.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate::kv::{Client, ClientConfig};
+use quorate::{Credentials, Node, NodeConfig, NodeId, Role, Status};
+use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate_quic_transport::IoThread;
+use tempfile::TempDir;
+
+use crate::wait::until;
+
+/// Nodes 1 to n, their certificates, files and addresses.
+pub struct Cluster {
+    ca: Ca,
+    directory: TempDir,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    nodes: BTreeMap<NodeId, Node>,
+    client_thread: IoThread,
+}
+
+/// The node id `id`.
+///
+/// # Panics
+///
+/// For zero.
+#[must_use]
+pub fn id(id: u64) -> NodeId {
+    NodeId::new(id).expect("node ids start at one")
+}
+
+impl Cluster {
+    /// Starts `size` nodes.
+    ///
+    /// # Panics
+    ///
+    /// When a node does not start.
+    #[must_use]
+    pub fn start(size: u64) -> Self {
+        let name = ClusterName::new("test").expect("a valid name");
+        let ca = Ca::generate(&name, &CaOptions::default()).expect("a CA in memory");
+        let mut cluster = Self {
+            ca,
+            directory: TempDir::new().expect("a temporary folder"),
+            addresses: (1..=size).map(id).zip(free_addresses(size as usize)).collect(),
+            nodes: BTreeMap::new(),
+            client_thread: IoThread::spawn("client").expect("a thread"),
+        };
+        for node in (1..=size).map(id) {
+            cluster.start_node(node);
+        }
+        cluster
+    }
+
+    /// Starts `node` on the files it has, or on new ones.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_node(&mut self, node: NodeId) {
+        let mut config = NodeConfig::new(self.addresses[&node], self.data_dir(node));
+        config.peers = self.addresses.clone();
+        let credentials = self.credentials(&Subject::Node(node.into()));
+        let started = Node::builder(config, credentials).start_kv().expect("the node starts");
+        self.nodes.insert(node, started);
+    }
+
+    /// Where the files of `node` are.
+    #[must_use]
+    pub fn data_dir(&self, node: NodeId) -> PathBuf {
+        self.directory.path().join(node.to_string())
+    }
+
+    /// Where every node listens.
+    #[must_use]
+    pub fn addresses(&self) -> &BTreeMap<NodeId, SocketAddr> {
+        &self.addresses
+    }
+
+    /// Credentials of this cluster for `subject`.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be made.
+    #[must_use]
+    pub fn credentials(&self, subject: &Subject) -> Credentials {
+        let issued = self.ca.issue(subject, &IssueOptions::default()).expect("a certificate");
+        issued.credentials().expect("credentials")
+    }
+
+    /// The running node `node`.
+    #[must_use]
+    pub fn node(&self, node: NodeId) -> &Node {
+        &self.nodes[&node]
+    }
+
+    /// Stops `node` without a hand-over.
+    pub fn kill(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
+    /// Takes `node` out, to be shut down by the caller.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn take(&mut self, node: NodeId) -> Node {
+        self.nodes.remove(&node).expect("the node runs")
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// A client that knows all nodes.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn client(&self, timeout: Duration) -> Client {
+        let credentials = self.credentials(&Subject::client("test").expect("a valid name"));
+        let endpoints = self.addresses.iter().map(|(node, address)| (*node, *address)).collect();
+        let mut config = ClientConfig::new(endpoints, credentials);
+        config.request_timeout = timeout;
+        Client::connect(config, Arc::clone(&self.client_thread.runtime())).expect("a client")
+    }
+
+    /// Waits until exactly one node leads and all running nodes know it.
+    pub async fn leader(&self) -> NodeId {
+        until("one leader that all know", || async {
+            let statuses = self.statuses().await;
+            let mut leaders = statuses.iter().filter(|status| status.role == Role::Leader);
+            let leader = leaders.next()?;
+            let agreed = statuses
+                .iter()
+                .all(|status| status.leader == Some(leader.node) && status.term == leader.term);
+            agreed.then_some(leader.node)
+        })
+        .await
+    }
+
+    /// How the running nodes stand.
+    pub async fn statuses(&self) -> Vec<Status> {
+        let mut statuses = Vec::new();
+        for node in self.nodes.values() {
+            statuses.extend(node.status().await.ok());
+        }
+        statuses
+    }
+
+    /// Waits until all running nodes have applied the same, last entry.
+    pub async fn converged(&self) -> Status {
+        until("all nodes to apply the same entry", || async {
+            let statuses = self.statuses().await;
+            let first = statuses.first()?;
+            statuses
+                .iter()
+                .all(|status| status.applied == first.applied && status.applied == status.last.index)
+                .then(|| first.clone())
+        })
+        .await
+    }
+}
+
+/// Addresses that were free a moment ago.
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    // All are held together, so that they differ.
+    let sockets: Vec<UdpSocket> = (0..count)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free port on the loopback"))
+        .collect();
+    sockets.iter().map(|socket| socket.local_addr().expect("a bound address")).collect()
+}

@@ -1,0 +1,160 @@
+//! Three encrypted nodes, end to end, on every runtime.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use quorate::NodeId;
+use quorate_tests::cluster::{Cluster, id};
+use quorate_tests::wait::until;
+
+/// The same story for every runtime: elect, write, lose the leader, go on, read everything back, and
+/// bring the lost one home.
+async fn three_nodes_survive_the_loss_of_their_leader() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client(Duration::from_secs(20));
+    let first = cluster.leader().await;
+    for key in 0..100 {
+        client.put(format!("before/{key}"), format!("{key}")).await.expect("a write");
+    }
+
+    cluster.kill(first);
+    let killed = Instant::now();
+    until("a write after the leader is gone", || async {
+        client.put("probe", "x").await.ok()
+    })
+    .await;
+    let away = killed.elapsed();
+    assert!(away < Duration::from_secs(10), "writes were away for {away:?}");
+    let second = cluster.leader().await;
+    assert_ne!(first, second);
+    for key in 0..100 {
+        client.put(format!("after/{key}"), format!("{key}")).await.expect("a write");
+        let value = client.get(format!("before/{key}")).await.expect("a read").expect("a value");
+        assert_eq!(value.data, format!("{key}"));
+    }
+
+    cluster.start_node(first);
+    let status = cluster.converged().await;
+    assert!(status.applied.value() > 200, "{status}");
+    client.close().await;
+}
+
+#[test]
+fn on_async_std() {
+    async_std::task::block_on(three_nodes_survive_the_loss_of_their_leader());
+}
+
+#[test]
+fn on_smol() {
+    smol::block_on(three_nodes_survive_the_loss_of_their_leader());
+}
+
+#[test]
+fn on_tokio() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    runtime.block_on(three_nodes_survive_the_loss_of_their_leader());
+}
+
+#[test]
+fn on_a_bare_executor() {
+    futures_lite::future::block_on(three_nodes_survive_the_loss_of_their_leader());
+}
+
+/// A cluster of one elects itself, serves, and finds everything again after a crash.
+#[test]
+fn a_single_node_serves_and_recovers() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start(1);
+        let client = cluster.client(Duration::from_secs(20));
+        client.put("a", "1").await.unwrap();
+        client.put("a", "2").await.unwrap();
+        cluster.kill(id(1));
+        cluster.start_node(id(1));
+        let value = client.get("a").await.unwrap().unwrap();
+        assert_eq!(value.data, "2");
+        client.close().await;
+    });
+}
+
+/// Without a majority nothing is written and nothing is read; with it back, both go on.
+#[test]
+fn a_minority_commits_nothing_and_serves_no_read() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start(3);
+        let patient = cluster.client(Duration::from_secs(20));
+        patient.put("a", "1").await.unwrap();
+        let leader = cluster.leader().await;
+        let others: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
+        for node in &others {
+            cluster.kill(*node);
+        }
+        let hasty = cluster.client(Duration::from_millis(1500));
+        let before = cluster.node(leader).status().await.unwrap();
+        assert!(hasty.put("a", "2").await.is_err(), "a minority acknowledged a write");
+        assert!(hasty.get("a").await.is_err(), "a minority served a read");
+        let after = cluster.node(leader).status().await.unwrap();
+        assert_eq!(before.commit, after.commit, "a minority committed");
+        cluster.start_node(others[0]);
+        let value = patient.get("a").await.unwrap().unwrap();
+        assert!(["1", "2"].contains(&std::str::from_utf8(&value.data).unwrap()), "{value:?}");
+        patient.put("a", "3").await.unwrap();
+        assert_eq!(patient.get("a").await.unwrap().unwrap().data, "3");
+        hasty.close().await;
+        patient.close().await;
+    });
+}
+
+/// An orderly shutdown hands leadership over, so that writes go on almost at once.
+#[test]
+fn an_orderly_shutdown_hands_leadership_over() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client(Duration::from_secs(20));
+        client.put("a", "1").await.unwrap();
+        let first = cluster.leader().await;
+        let term = cluster.node(first).status().await.unwrap().term;
+        let node = cluster.take(first);
+        node.shutdown(Duration::from_secs(2)).await.unwrap();
+        let second = cluster.leader().await;
+        let status = cluster.node(second).status().await.unwrap();
+        assert_eq!(status.term, term.next(), "one election, on request, and none by timeout");
+        client.put("a", "2").await.unwrap();
+        client.close().await;
+    });
+}
+
+/// Concurrent writers and compare-and-set: every success is unique, and nothing is lost.
+#[test]
+fn compare_and_set_lets_one_of_many_win() {
+    futures_lite::future::block_on(async {
+        let cluster = Cluster::start(3);
+        let client = cluster.client(Duration::from_secs(20));
+        client.put("counter", "0").await.unwrap();
+        let mut won = BTreeSet::new();
+        for round in 0..20_u64 {
+            let attempts = (0..4).map(|_| {
+                let client = client.clone();
+                async_std::task::spawn(async move {
+                    client
+                        .compare_and_set(
+                            "counter",
+                            Some(round.to_string().into()),
+                            Some((round + 1).to_string().into()),
+                        )
+                        .await
+                })
+            });
+            let attempts: Vec<_> = attempts.collect();
+            let mut winners = 0;
+            for attempt in attempts {
+                if let quorate::kv::Outcome::Swapped { revision } = attempt.await.unwrap() {
+                    winners += 1;
+                    assert!(won.insert(revision), "one revision, one winner");
+                }
+            }
+            assert_eq!(winners, 1);
+        }
+        assert_eq!(client.get("counter").await.unwrap().unwrap().data, "20");
+        client.close().await;
+    });
+}
