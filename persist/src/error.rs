@@ -177,6 +177,12 @@ pub enum Corruption {
         /// Where it stands.
         index: LogIndex,
     },
+    /// A record of some other table does not pass its checksum, or was written for another key.
+    #[error("a record in table {table:?} does not match its checksum")]
+    RecordChecksum {
+        /// The table. The key is not named, because it is the user's data.
+        table: &'static str,
+    },
     /// An entry passes its checksum, but its kind or length is unknown.
     #[error("entry {index} has impossible content")]
     EntryContent {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadableDatabase, StorageBackend, WriteTransaction};
+use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
@@ -163,6 +163,22 @@ pub fn open_database_on(
         seal,
         store_id: row.store_id,
     })
+}
+
+/// A transaction whose commit survives a power loss.
+///
+/// Two phases: with one, damage to the last commit makes redb fall back to the one before it, which
+/// silently takes back an acknowledgement. Quick-repair stays off: it trusts an allocator state that
+/// damage may have reached.
+///
+/// # Errors
+///
+/// [`StoreFault`] when an earlier operation on the database failed.
+pub fn begin_durable(database: &Database) -> Result<WriteTransaction, StoreFault> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    Ok(transaction)
 }
 
 fn read_identity(database: &Database) -> Result<Vec<u8>, StoreFault> {

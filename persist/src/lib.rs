@@ -37,7 +37,8 @@ mod store;
 
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
-    OpenedDatabase, create_database, create_database_on, exists, open_database, open_database_on,
+    OpenedDatabase, begin_durable, create_database, create_database_on, exists, open_database,
+    open_database_on,
 };
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
 pub use schema::{META_TABLE, Seal};

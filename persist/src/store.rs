@@ -5,7 +5,7 @@ use std::path::Path;
 use quorate_consensus::{
     Entry, HardState, LogIndex, LogStore, LogWrite, Membership, Payload, Recovered, StoreError,
 };
-use redb::{Database, Durability, ReadableDatabase, StorageBackend, Table, WriteTransaction};
+use redb::{Database, ReadableDatabase, StorageBackend, Table, WriteTransaction};
 
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::file::{self, OpenedDatabase};
@@ -236,7 +236,7 @@ impl Store {
     }
 
     fn commit(&self, batch: &[LogWrite], cuts: &[bool]) -> Result<(), StoreFault> {
-        let transaction = begin_durable(&self.database)?;
+        let transaction = file::begin_durable(&self.database)?;
         {
             let mut log = transaction.open_table(LOG_TABLE)?;
             for (write, &cuts) in batch.iter().zip(cuts) {
@@ -357,24 +357,12 @@ fn count_start(database: &Database, seal: &Seal, boot: u64) -> Result<u64, Store
         .checked_add(1)
         .ok_or(Corruption::RowContent { row: BOOT })?;
     let row = seal.close_row(BOOT, boot.to_le_bytes().to_vec());
-    let transaction = begin_durable(database)?;
+    let transaction = file::begin_durable(database)?;
     transaction
         .open_table(META_TABLE)?
         .insert(BOOT, row.as_slice())?;
     transaction.commit()?;
     Ok(boot)
-}
-
-/// A transaction whose commit survives a power loss.
-///
-/// Two phases: with one, damage to the last commit makes redb fall back to the one before it, which
-/// silently takes back an acknowledgement. Quick-repair stays off: it trusts an allocator state that
-/// damage may have reached.
-fn begin_durable(database: &Database) -> Result<WriteTransaction, StoreFault> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    transaction.set_two_phase_commit(true);
-    Ok(transaction)
 }
 
 fn write_entries(

@@ -191,7 +191,7 @@ impl StorageBackend for Disk {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         inner.change(start, end, |content| {
-            content[start..end].copy_from_slice(data)
+            content[start..end].copy_from_slice(data);
         });
         if fails { Err(power_failed()) } else { Ok(()) }
     }
