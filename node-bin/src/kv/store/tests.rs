@@ -1,0 +1,474 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use quorate_consensus::NodeId;
+use tempfile::TempDir;
+
+use super::*;
+use crate::kv::command::{KEY_BYTES_MAX, RANGE_LIMIT_MAX, VALUE_BYTES_MAX};
+
+fn identity() -> StoreIdentity {
+    StoreIdentity {
+        cluster: "test".into(),
+        node: NodeId::new(1).unwrap(),
+    }
+}
+
+fn new_store() -> (TempDir, PathBuf, KvStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kv.redb");
+    KvStore::create(&path, &identity()).unwrap();
+    let store = open(&path);
+    (directory, path, store)
+}
+
+fn open(path: &Path) -> KvStore {
+    KvStore::open(path, &identity(), KvOptions::default()).unwrap()
+}
+
+fn id(index: u64) -> EntryId {
+    EntryId::new(Term::new(1), LogIndex::new(index))
+}
+
+/// The commands at consecutive indexes from `first` on.
+fn batch(first: u64, commands: &[Bytes]) -> Batch {
+    let entries = (first..).zip(commands);
+    Batch {
+        commands: entries
+            .map(|(index, data)| LogCommand {
+                id: id(index),
+                data: data.clone(),
+            })
+            .collect(),
+        last: id(first + commands.len() as u64 - 1),
+    }
+}
+
+fn put(key: &[u8], value: &[u8]) -> Command {
+    Command::Put {
+        key: Bytes::copy_from_slice(key),
+        value: Bytes::copy_from_slice(value),
+    }
+}
+
+/// Applies one command at `index` and returns what it did.
+fn apply(store: &mut KvStore, index: u64, command: &Command) -> Outcome {
+    let outcomes = store.apply(&batch(index, &[command.encode()])).unwrap();
+    assert_eq!(outcomes.len(), 1);
+    Outcome::decode(&outcomes[0]).unwrap()
+}
+
+fn ask(store: &mut KvStore, query: &Query) -> Answer {
+    Answer::decode(&store.query(&query.encode()).unwrap()).unwrap()
+}
+
+fn get(store: &mut KvStore, key: &[u8]) -> Option<Value> {
+    let key = Bytes::copy_from_slice(key);
+    match ask(store, &Query::Get { key }) {
+        Answer::Value(value) => value,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn range(store: &mut KvStore, start: &[u8], end: Option<&[u8]>, limit: u32) -> (Vec<Pair>, bool) {
+    let query = Query::Range {
+        start: Bytes::copy_from_slice(start),
+        end: end.map(Bytes::copy_from_slice),
+        limit,
+    };
+    match ask(store, &query) {
+        Answer::Page { pairs, more } => (pairs, more),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Each command does what its name says, and says what it did.
+#[test]
+fn commands_do_what_they_say() {
+    let (_directory, _path, mut store) = new_store();
+    let swap =
+        |expected: Option<&'static [u8]>, value: Option<&'static [u8]>| Command::CompareAndSet {
+            key: Bytes::from_static(b"k"),
+            expected: expected.map(Bytes::from_static),
+            value: value.map(Bytes::from_static),
+        };
+    let delete = Command::Delete {
+        key: Bytes::from_static(b"k"),
+    };
+    let current = |value: &'static [u8]| Outcome::NotSwapped {
+        current: Some(Bytes::from_static(value)),
+    };
+    let steps = [
+        (
+            swap(Some(b"x"), Some(b"y")),
+            Outcome::NotSwapped { current: None },
+        ),
+        (swap(None, Some(b"1")), Outcome::Swapped { revision: 3 }),
+        (swap(None, Some(b"2")), current(b"1")),
+        (
+            swap(Some(b"1"), Some(b"")),
+            Outcome::Swapped { revision: 5 },
+        ),
+        (swap(None, None), current(b"")),
+        (swap(Some(b""), None), Outcome::Swapped { revision: 7 }),
+        (swap(None, None), Outcome::Swapped { revision: 8 }),
+        (put(b"k", b"v"), Outcome::Written { revision: 9 }),
+        (
+            delete.clone(),
+            Outcome::Deleted {
+                existed: true,
+                revision: 10,
+            },
+        ),
+        (
+            delete,
+            Outcome::Deleted {
+                existed: false,
+                revision: 11,
+            },
+        ),
+        (put(b"k", b"w"), Outcome::Written { revision: 12 }),
+    ];
+    for (index, (command, outcome)) in (2..).zip(steps) {
+        assert_eq!(apply(&mut store, index, &command), outcome, "{index}");
+    }
+    let value = get(&mut store, b"k").unwrap();
+    assert_eq!((&value.data[..], value.revision), (&b"w"[..], 12));
+    assert_eq!(get(&mut store, b"other"), None);
+}
+
+/// What makes no sense is answered, in the log and in queries, and changes nothing but the index.
+#[test]
+fn nonsense_is_an_answer() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &put(b"k", b"v"));
+    let digest = store.digest().unwrap();
+    let nonsense = [
+        (Bytes::from_static(b""), Invalid::Malformed),
+        (Bytes::from_static(b"\x01\x07"), Invalid::Malformed),
+        (
+            Bytes::from_static(b"\x09"),
+            Invalid::UnknownVersion { version: 9 },
+        ),
+        (put(b"", b"v").encode(), Invalid::KeyEmpty),
+        (
+            put(&[1; KEY_BYTES_MAX + 1], b"").encode(),
+            Invalid::KeyTooLong { bytes: 1025 },
+        ),
+    ];
+    let commands: Vec<Bytes> = nonsense.iter().map(|(data, _)| data.clone()).collect();
+    let outcomes = store.apply(&batch(3, &commands)).unwrap();
+    for (outcome, (_, invalid)) in outcomes.iter().zip(&nonsense) {
+        assert_eq!(
+            Outcome::decode(outcome).unwrap(),
+            Outcome::Refused(*invalid)
+        );
+    }
+    assert_eq!(store.digest().unwrap(), digest);
+    assert_eq!(store.applied(), id(7));
+
+    for query in [&b""[..], b"\x01\x07", b"\x01\x00"] {
+        let answer = Answer::decode(&store.query(query).unwrap()).unwrap();
+        assert_eq!(answer, Answer::Refused(Invalid::Malformed));
+    }
+}
+
+/// A page ends at its limit in pairs and in bytes, and the next one begins after it.
+#[test]
+fn pages_are_bounded() {
+    let (_directory, _path, mut store) = new_store();
+    let commands: Vec<Bytes> = (0..1500u32)
+        .map(|number| put(&number.to_be_bytes(), b"v").encode())
+        .collect();
+    store.apply(&batch(2, &commands)).unwrap();
+    let key = |number: u32| number.to_be_bytes();
+    let (pairs, more) = range(&mut store, b"", None, RANGE_LIMIT_MAX);
+    assert_eq!((pairs.len(), more), (1000, true));
+    let (pairs, more) = range(&mut store, &key(1000), None, RANGE_LIMIT_MAX);
+    assert_eq!((pairs.len(), more), (500, false));
+    let (pairs, more) = range(&mut store, &key(10), Some(&key(13)), 3);
+    let keys: Vec<_> = pairs.iter().map(|pair| &pair.key[..]).collect();
+    assert_eq!(
+        (keys, more),
+        (vec![&key(10)[..], &key(11), &key(12)], false)
+    );
+    for end in [10, 3] {
+        assert_eq!(
+            range(&mut store, &key(10), Some(&key(end)), 3),
+            (vec![], false)
+        );
+    }
+
+    // Two of the largest pairs do not fit one page, one does.
+    let largest = vec![5; VALUE_BYTES_MAX];
+    for (index, first) in [(1502, 0xf0), (1503, 0xf1)] {
+        let mut key = [0; KEY_BYTES_MAX];
+        key[0] = first;
+        apply(&mut store, index, &put(&key, &largest));
+    }
+    let (pairs, more) = range(&mut store, &[0xf0], None, 10);
+    assert_eq!((pairs.len(), more), (1, true));
+    let next = [&pairs[0].key[..], &[0]].concat();
+    let (pairs, more) = range(&mut store, &next, None, 10);
+    assert_eq!((pairs.len(), more), (1, false));
+}
+
+/// A batch that was applied before, or is out of order, is a bug in the caller. The first case is
+/// neither, and passes.
+#[test]
+fn entries_are_applied_once_and_in_order() {
+    let entry = |index| LogCommand {
+        id: id(index),
+        data: put(b"k", b"v").encode(),
+    };
+    let cases = [
+        (vec![entry(4), entry(6)], id(7), false),
+        (vec![], id(9), false),
+        (vec![], id(3), true),
+        (vec![entry(3)], id(4), true),
+        (vec![entry(5), entry(5)], id(5), true),
+        (vec![entry(5)], id(4), true),
+    ];
+    for (commands, last, bad) in cases {
+        let (_directory, _path, mut store) = new_store();
+        apply(&mut store, 3, &put(b"k", b"v"));
+        let batch = Batch { commands, last };
+        let result = catch_unwind(AssertUnwindSafe(|| store.apply(&batch).map(drop)));
+        assert_eq!(result.is_err(), bad, "{batch:?}");
+        assert_eq!(store.applied(), if bad { id(3) } else { last });
+    }
+}
+
+/// The file belongs to its node and its kind.
+#[test]
+fn only_the_owner_opens_it() {
+    let (_directory, path, store) = new_store();
+    let locked = KvStore::open(&path, &identity(), KvOptions::default()).unwrap_err();
+    assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
+    drop(store);
+    let other = StoreIdentity {
+        node: NodeId::new(2).unwrap(),
+        ..identity()
+    };
+    let wrong = KvStore::open(&path, &other, KvOptions::default()).unwrap_err();
+    assert!(matches!(wrong, OpenError::WrongNode { .. }), "{wrong}");
+    let log = quorate_persist::Store::open(&path, &identity(), quorate_persist::Options::default());
+    assert!(matches!(log.unwrap_err(), OpenError::Corrupt { .. }));
+}
+
+/// A value under another key, or changed on the disk, is an error and not an answer.
+#[test]
+fn a_damaged_value_is_not_answered() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &put(b"one", b"first"));
+    apply(&mut store, 3, &put(b"two", b"second"));
+    let transaction = store.database.begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(KV_TABLE).unwrap();
+        let record = table.get(&b"one"[..]).unwrap().unwrap().value().to_vec();
+        table.insert(&b"two"[..], &record[..]).unwrap();
+    }
+    transaction.commit().unwrap();
+    assert!(get(&mut store, b"one").is_some());
+    let query = Query::Get {
+        key: Bytes::from_static(b"two"),
+    };
+    let error = store.query(&query.encode()).unwrap_err();
+    assert!(
+        error.to_string().contains("does not match its checksum"),
+        "{error}"
+    );
+    assert!(store.digest().is_err());
+}
+
+/// Numbers from a seed (xorshift64).
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+
+    /// One of 24 keys, so that commands meet.
+    fn key(&mut self) -> Bytes {
+        Bytes::from(format!("key{}", self.below(24)))
+    }
+
+    fn value(&mut self) -> Bytes {
+        Bytes::from(vec![b'a' + self.below(3) as u8; self.below(3) as usize])
+    }
+
+    fn maybe_value(&mut self) -> Option<Bytes> {
+        (self.below(3) > 0).then(|| self.value())
+    }
+
+    fn command(&mut self) -> Bytes {
+        let key = self.key();
+        let command = match self.below(10) {
+            0..4 => Command::Put {
+                key,
+                value: self.value(),
+            },
+            4..6 => Command::Delete { key },
+            6..9 => Command::CompareAndSet {
+                key,
+                expected: self.maybe_value(),
+                value: self.maybe_value(),
+            },
+            _ => return self.value(),
+        };
+        command.encode()
+    }
+}
+
+/// What the store should be: the same commands on a map in memory.
+#[derive(Default)]
+struct Model(BTreeMap<Bytes, Value>);
+
+impl Model {
+    fn apply(&mut self, revision: u64, data: &Bytes) -> Outcome {
+        let write = |map: &mut BTreeMap<Bytes, Value>, key, data| {
+            map.insert(key, Value { data, revision });
+        };
+        match Command::decode(data) {
+            Ok(Command::Put { key, value }) => {
+                write(&mut self.0, key, value);
+                Outcome::Written { revision }
+            }
+            Ok(Command::Delete { key }) => {
+                let existed = self.0.remove(&key).is_some();
+                Outcome::Deleted { existed, revision }
+            }
+            Ok(Command::CompareAndSet {
+                key,
+                expected,
+                value,
+            }) => {
+                let current = self.0.get(&key).map(|value| value.data.clone());
+                if current != expected {
+                    return Outcome::NotSwapped { current };
+                }
+                match value {
+                    Some(value) => write(&mut self.0, key, value),
+                    None => drop(self.0.remove(&key)),
+                }
+                Outcome::Swapped { revision }
+            }
+            Err(invalid) => Outcome::Refused(invalid),
+        }
+    }
+
+    fn range(&self, start: &[u8], limit: usize) -> Vec<Pair> {
+        let bounds = (Bound::Included(start), Bound::Unbounded);
+        let pairs = self.0.range::<[u8], _>(bounds).map(|(key, value)| Pair {
+            key: key.clone(),
+            value: value.clone(),
+        });
+        pairs.take(limit).collect()
+    }
+}
+
+/// Random commands in random batches, with checkpoints, restarts and crashes in between, after which
+/// the log is applied again from where the store says: outcomes, contents and digest are always
+/// those of a map that saw every command once.
+#[test]
+fn it_is_a_map_through_restarts_and_crashes() {
+    let (mut replayed, mut refused) = (0, 0);
+    for seed in 1..=12 {
+        let mut rng = Rng(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
+        let (directory, mut path, mut store) = new_store();
+        let (_other_directory, _, mut steady) = new_store();
+        let mut log: Vec<Bytes> = Vec::new();
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut model = Model::default();
+        for round in 0..40 {
+            let first = log.len();
+            for _ in 0..=rng.below(12) {
+                let (index, command) = (log.len() as u64 + 2, rng.command());
+                outcomes.push(model.apply(index, &command));
+                log.push(command);
+            }
+            steady
+                .apply(&batch(first as u64 + 2, &log[first..]))
+                .unwrap();
+            match rng.below(4) {
+                0 => store.checkpoint().unwrap(),
+                1 => {
+                    drop(store);
+                    store = open(&path);
+                }
+                2 => {
+                    // What a killed process leaves: the file as it is, while it is open.
+                    let copy = directory.path().join(format!("kv{round}.redb"));
+                    fs::copy(&path, &copy).unwrap();
+                    path = copy;
+                    drop(store);
+                    store = open(&path);
+                }
+                _ => {}
+            }
+            let applied = store.applied().index.value() as usize - 1;
+            replayed += first - applied;
+            let again = store
+                .apply(&batch(applied as u64 + 2, &log[applied..]))
+                .unwrap();
+            for (again, outcome) in again.iter().zip(&outcomes[applied..]) {
+                assert_eq!(&Outcome::decode(again).unwrap(), outcome, "seed {seed}");
+            }
+            let start = rng.key();
+            let (pairs, _) = range(&mut store, &start, None, 5);
+            assert_eq!(pairs, model.range(&start, 5), "seed {seed}");
+        }
+        refused += outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Outcome::Refused(_)))
+            .count();
+        assert_eq!(
+            range(&mut store, b"", None, 100).0,
+            model.range(b"", 100),
+            "seed {seed}"
+        );
+        assert_eq!(
+            store.digest().unwrap(),
+            steady.digest().unwrap(),
+            "seed {seed}"
+        );
+        // The control: one more command and the digests differ.
+        apply(&mut steady, log.len() as u64 + 2, &put(b"key0", b"more"));
+        assert_ne!(
+            store.digest().unwrap(),
+            steady.digest().unwrap(),
+            "seed {seed}"
+        );
+    }
+    assert!(
+        replayed > 100 && refused > 10,
+        "{replayed} replayed, {refused} refused"
+    );
+}
+
+/// A killed process loses what was applied since the last checkpoint, and nothing before it.
+#[test]
+fn a_checkpoint_outlives_the_process() {
+    let (directory, path, mut store) = new_store();
+    let left = |name: &str| {
+        let copy = directory.path().join(name);
+        fs::copy(&path, &copy).unwrap();
+        open(&copy)
+    };
+    apply(&mut store, 2, &put(b"k", b"v"));
+    let mut without = left("without.redb");
+    assert_eq!((without.applied(), get(&mut without, b"k")), (ORIGIN, None));
+
+    store.checkpoint().unwrap();
+    apply(&mut store, 3, &put(b"k", b"w"));
+    let mut with = left("with.redb");
+    assert_eq!(with.applied(), id(2));
+    assert_eq!(get(&mut with, b"k").unwrap().revision, 2);
+}
