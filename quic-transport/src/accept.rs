@@ -1,0 +1,218 @@
+//! Inbound connections, from the first packet to the welcome.
+
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc, sync::Mutex};
+
+use quinn::{Endpoint, Incoming};
+use quorate_certs::{Identity, Role};
+use tracing::{debug, warn};
+
+use crate::{
+    close::{HandshakeError, Refused},
+    connection,
+    hello::{Hello, HelloError},
+    link::Installed,
+    quic,
+    shared::{Counted, Shared},
+    signal::{lock, within},
+    tls::{self, Finding},
+};
+
+/// Addresses whose last failure is remembered, so that a peer which keeps failing for one reason
+/// is one line in the log. Beyond it all are forgotten.
+const FAILURES_MAX: usize = 256;
+
+/// Never waits for a handshake: one slow peer must not keep others out.
+pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
+    let failures = Arc::new(Failures::default());
+    while let Some(incoming) = endpoint.accept().await {
+        let Some(admitted) = admit(&shared, incoming) else {
+            continue;
+        };
+        let task = handshake(Arc::clone(&shared), admitted, Arc::clone(&failures));
+        shared.runtime.spawn(Box::pin(task));
+    }
+}
+
+struct Admitted {
+    incoming: Incoming,
+    handshake: Counted,
+    connection: Counted,
+}
+
+fn admit(shared: &Shared, incoming: Incoming) -> Option<Admitted> {
+    let limits = &shared.config.limits;
+    if shared.is_stopping() {
+        // Answered, so that the dialer need not wait for its timeout.
+        incoming.refuse();
+        return None;
+    }
+    let unproven = !incoming.remote_address_validated() && incoming.may_retry();
+    if shared.handshakes.now() >= limits.retry_above && unproven {
+        let _ = incoming.retry();
+        return None;
+    }
+    let Some(handshake) = shared.handshakes.enter(limits.handshakes_max) else {
+        // No answer: under a flood every answer is amplification.
+        incoming.ignore();
+        return None;
+    };
+    let Some(connection) = shared.inbound.enter(limits.connections_max) else {
+        warn!(addr = %incoming.remote_address(), "connection limit reached; a newcomer is refused");
+        incoming.refuse();
+        return None;
+    };
+    Some(Admitted {
+        incoming,
+        handshake,
+        connection,
+    })
+}
+
+async fn handshake(shared: Arc<Shared>, admitted: Admitted, failures: Arc<Failures>) {
+    let Admitted {
+        incoming,
+        handshake,
+        connection: counted,
+    } = admitted;
+    let addr = canonical(incoming.remote_address());
+    let timeout = shared.config.timings.handshake_timeout;
+    let outcome = within(&*shared.runtime, timeout, welcome(&shared, incoming, addr)).await;
+    drop(handshake);
+    match outcome.unwrap_or(Err(HandshakeError::NoAnswer { addr })) {
+        Ok(welcomed) => {
+            failures.forget(addr.ip());
+            let link = Arc::clone(&welcomed.link);
+            welcomed.run(Arc::clone(&shared)).await;
+            shared.forget_client(&link);
+        }
+        Err(err) => failures.report(addr, &err),
+    }
+    drop(counted);
+}
+
+/// A link made for a client that fails before it runs is forgotten again.
+struct Welcomed {
+    link: Arc<crate::link::Link>,
+    established: Arc<crate::link::Established>,
+    installed: Installed,
+    ended: async_channel::Sender<std::convert::Infallible>,
+}
+
+impl Welcomed {
+    async fn run(self, shared: Arc<Shared>) {
+        connection::run(
+            shared,
+            self.link,
+            self.established,
+            self.installed,
+            self.ended,
+        )
+        .await;
+    }
+}
+
+async fn welcome(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    addr: SocketAddr,
+) -> Result<Welcomed, HandshakeError> {
+    let failed = |err: &dyn std::fmt::Display| HandshakeError::failed(addr, err);
+    let (crypto, findings) = tls::server(&shared.credentials).map_err(|err| failed(&err))?;
+    let config = quic::server_config(&shared.config, crypto, Arc::clone(&shared.quic));
+    let connecting = incoming
+        .accept_with(Arc::new(config))
+        .map_err(|err| failed(&err))?;
+    let quic = connecting.await;
+    let (connection, verified) = match (quic, findings.take()) {
+        (Ok(connection), Some(Finding::Accepted(verified))) => (connection, verified),
+        (_, Some(Finding::Refused(why))) => {
+            return Err(HandshakeError::PeerCertificate { addr, why });
+        }
+        (Err(err), _) => return Err(HandshakeError::from_quic(addr, &err)),
+        (Ok(_), Some(Finding::WrongPeer(_)) | None) => {
+            unreachable!("a handshake without a wanted peer completed unverified")
+        }
+    };
+    let refuse = |refused: Refused| {
+        refused.close(&connection);
+        HandshakeError::RefusedByUs { addr, refused }
+    };
+    let (mut send, mut receive) = connection
+        .accept_bi()
+        .await
+        .map_err(|err| HandshakeError::from_quic(addr, &err))?;
+    let hello = match Hello::read(&mut receive, addr).await {
+        Ok(hello) => hello,
+        Err(HelloError::Refused(refused)) => return Err(refuse(refused)),
+        Err(HelloError::Lost(err)) => return Err(err),
+    };
+    let up = shared
+        .judge(&hello, &verified, addr, false)
+        .map_err(refuse)?;
+    let version = up.version;
+    let link = link_of(shared, &verified).map_err(refuse)?;
+    let (established, ended) = shared.establish(connection.clone(), up);
+    let installed = link
+        .install(&established, &hello, &shared.config)
+        .map_err(|refused| {
+            shared.forget_client(&link);
+            refuse(refused)
+        })?;
+    let welcomed = Welcomed {
+        link,
+        established,
+        installed,
+        ended,
+    };
+    // From here on the connection is installed and must run to its end, even if the welcome is
+    // lost: `run` sees the loss as the end of the connection.
+    let welcome = shared.hello(Some(version)).encode();
+    if send.write_all(&welcome).await.is_ok() {
+        let _ = send.finish();
+    }
+    Ok(welcomed)
+}
+
+fn link_of(shared: &Shared, verified: &Identity) -> Result<Arc<crate::link::Link>, Refused> {
+    match verified.role() {
+        Role::Node => Ok(shared.node(Arc::new(verified.clone()))),
+        Role::Client | Role::Admin => shared.client(verified),
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket, as people write it.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// Last failure by address: repeated ones go to `debug`.
+#[derive(Debug, Default)]
+struct Failures(Mutex<BTreeMap<IpAddr, String>>);
+
+impl Failures {
+    fn report(&self, addr: SocketAddr, err: &HandshakeError) {
+        // Without the address, whose port changes with every attempt.
+        let reason = match err {
+            HandshakeError::NoAnswer { .. } => "no answer".to_owned(),
+            other => other.to_string().replace(&addr.to_string(), ""),
+        };
+        let mut failures = lock(&self.0);
+        let known = failures.get(&addr.ip()) == Some(&reason);
+        if !known {
+            if failures.len() >= FAILURES_MAX {
+                failures.clear();
+            }
+            failures.insert(addr.ip(), reason);
+        }
+        drop(failures);
+        if known {
+            debug!(%addr, %err, "inbound handshake failed again");
+        } else {
+            warn!(%addr, %err, "inbound handshake failed");
+        }
+    }
+
+    fn forget(&self, ip: IpAddr) {
+        lock(&self.0).remove(&ip);
+    }
+}

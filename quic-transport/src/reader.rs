@@ -1,0 +1,203 @@
+//! The receiving side of a connection: lanes are accepted, cut into frames, and delivered.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use futures_lite::future::or;
+use quinn::{ReadError, RecvStream};
+use tracing::{debug, trace, warn};
+
+use crate::{
+    call::{CallError, IncomingCall, Refusal, Reply},
+    close::{CloseCode, Refused},
+    connection::Lanes,
+    frame::{Decoder, Frame, FrameError, Shape},
+    inbox::Inbound,
+    message::{Lane, Received, WireLane},
+    pending::Permit,
+};
+
+/// Asked of quinn at once: a compromise between calls and memory.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// Accepts the peer's lanes until the connection ends.
+pub(crate) async fn accept_lanes(lanes: Lanes) {
+    let claimed = Arc::new(AtomicU8::new(0));
+    while let Ok(stream) = lanes.established.connection.accept_uni().await {
+        let claimed = Arc::clone(&claimed);
+        lanes.spawn(read_lane(lanes.clone(), stream, claimed));
+    }
+}
+
+async fn read_lane(lanes: Lanes, mut stream: RecvStream, claimed: Arc<AtomicU8>) {
+    match lanes.read_to_end(&mut stream, &claimed).await {
+        Ok(()) => lanes
+            .established
+            .progress
+            .update(|state| state.lanes_read += 1),
+        Err(ReadEnd::Connection) => {}
+        Err(ReadEnd::Fault(refused)) => {
+            warn!(
+                peer = %lanes.link.identity, addr = %lanes.established.up.addr, err = %refused,
+                "the peer broke the protocol; its connection is closed"
+            );
+            lanes.established.close(refused);
+        }
+    }
+}
+
+enum ReadEnd {
+    Connection,
+    Fault(Refused),
+}
+
+impl From<ReadError> for ReadEnd {
+    fn from(err: ReadError) -> Self {
+        match err {
+            ReadError::ConnectionLost(_) => Self::Connection,
+            other => Self::Fault(Refused::new(CloseCode::PROTOCOL, other.to_string())),
+        }
+    }
+}
+
+impl From<FrameError> for ReadEnd {
+    fn from(err: FrameError) -> Self {
+        let code = match err {
+            FrameError::TooLarge { .. } => CloseCode::TOO_LARGE,
+            FrameError::UnknownVersion(_) => CloseCode::VERSION,
+            FrameError::TooShort { .. } | FrameError::UnknownShape(_) => CloseCode::PROTOCOL,
+        };
+        Self::Fault(Refused::new(code, err.to_string()))
+    }
+}
+
+fn fault(reason: &str) -> ReadEnd {
+    ReadEnd::Fault(Refused::new(CloseCode::PROTOCOL, reason))
+}
+
+impl Lanes {
+    async fn read_to_end(
+        &self,
+        stream: &mut RecvStream,
+        claimed: &AtomicU8,
+    ) -> Result<(), ReadEnd> {
+        let lane = self.read_name(stream, claimed).await?;
+        let mut decoder = Decoder::new(self.shared.config.limits.frame_bytes_max(lane));
+        while let Some(chunk) = stream.read_chunk(CHUNK_BYTES_MAX, true).await? {
+            decoder.feed(&chunk.bytes);
+            while let Some(frame) = decoder.poll_frame()? {
+                self.deliver(lane, frame).await?;
+            }
+        }
+        if decoder.is_empty() {
+            Ok(())
+        } else {
+            Err(fault("a lane ended inside a frame"))
+        }
+    }
+
+    /// The first byte names the lane; each exists once.
+    async fn read_name(
+        &self,
+        stream: &mut RecvStream,
+        claimed: &AtomicU8,
+    ) -> Result<WireLane, ReadEnd> {
+        let mut name = [0];
+        stream
+            .read_exact(&mut name)
+            .await
+            .map_err(|err| match err {
+                quinn::ReadExactError::ReadError(err) => err.into(),
+                quinn::ReadExactError::FinishedEarly(_) => fault("a lane ended before its name"),
+            })?;
+        let lane = WireLane::from_byte(name[0])
+            .filter(|lane| self.link.lanes.contains(lane))
+            .ok_or_else(|| fault("no such lane between us"))?;
+        let bit = 1 << lane as u8;
+        if claimed.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+            return Err(fault("a lane was opened twice"));
+        }
+        Ok(lane)
+    }
+
+    async fn deliver(&self, wire: WireLane, frame: Frame) -> Result<(), ReadEnd> {
+        let lane = match wire {
+            WireLane::Control => Lane::Control,
+            WireLane::Append => Lane::Append,
+            WireLane::Call => Lane::Call,
+            WireLane::Reply => return self.deliver_answer(frame),
+        };
+        let Frame { header, body } = frame;
+        trace!(
+            peer = %self.link.identity, lane = wire.name(), msg = header.kind, bytes = body.len(),
+            "frame received"
+        );
+        let from = Arc::clone(&self.link.identity);
+        let inbound = match header.shape {
+            Shape::Message => Inbound::Message(Received {
+                from,
+                lane,
+                group: header.group,
+                kind: header.kind,
+                version: header.version,
+                body,
+            }),
+            Shape::Request { call } if lane == Lane::Call => {
+                let permit = Some(self.place_for_call().await?);
+                let (link, session) = (Arc::clone(&self.link), self.session);
+                let reply = Reply {
+                    link,
+                    session,
+                    call,
+                    group: header.group,
+                    permit,
+                };
+                Inbound::Call(IncomingCall {
+                    from,
+                    group: header.group,
+                    kind: header.kind,
+                    version: header.version,
+                    reply,
+                    body,
+                })
+            }
+            Shape::Request { .. } | Shape::Response { .. } | Shape::Refusal { .. } => {
+                return Err(fault("a frame came on a lane it does not belong to"));
+            }
+        };
+        self.shared.inbox.push(inbound).await;
+        Ok(())
+    }
+
+    /// Waiting here stops reading the stream, and QUIC then stops the peer.
+    async fn place_for_call(&self) -> Result<Permit, ReadEnd> {
+        let in_flight = &self.established.in_flight;
+        if let Some(permit) = in_flight.try_acquire() {
+            return Ok(permit);
+        }
+        // The service may hold the calls for long; the end of the connection must be seen.
+        or(async { Ok(in_flight.acquire().await) }, async {
+            self.established.connection.closed().await;
+            Err(ReadEnd::Connection)
+        })
+        .await
+    }
+
+    fn deliver_answer(&self, frame: Frame) -> Result<(), ReadEnd> {
+        match frame.header.shape {
+            Shape::Response { call } => self.link.pending.finish(call, Ok(frame)),
+            Shape::Refusal { call } => {
+                let code = frame.body.first().copied();
+                let why = Refusal::from_code(code.ok_or_else(|| fault("a refusal without code"))?);
+                debug!(peer = %self.link.identity, err = %why, "call refused");
+                self.link.pending.finish(call, Err(CallError::Remote(why)));
+            }
+            Shape::Message | Shape::Request { .. } => {
+                return Err(fault("a frame came on a lane it does not belong to"));
+            }
+        }
+        Ok(())
+    }
+}
