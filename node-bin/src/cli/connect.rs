@@ -1,0 +1,265 @@
+//! What every command that talks to a cluster shares: where it is, who we are, and what its errors mean
+//! to a script.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use quorate::kv::{Client, ClientConfig, ClientError, ConnectError, Refusal};
+use quorate_consensus::NodeId;
+use quorate_quic_transport::runtime::IoThread;
+
+use super::{Failure, config, exit};
+
+/// Used when `--cert` is not given.
+const CERT_VARIABLE: &str = "QUORATE_CERT";
+/// Used when no `--node` is given: `1=host:port,2=host:port`.
+const NODES_VARIABLE: &str = "QUORATE_NODES";
+
+/// Where the cluster is and who we are.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ConnectArgs {
+    /// Folder with key.pem, cert.pem and ca.pem [or: QUORATE_CERT]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) cert: Option<PathBuf>,
+    /// A node and its address; repeat for each [or: QUORATE_NODES, separated by commas]
+    #[arg(long = "node", value_name = "ID=HOST:PORT", global = true)]
+    pub(crate) nodes: Vec<String>,
+    /// How long an operation may take, such as 500ms or 5s [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = config::time, global = true)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What the arguments and the environment come to, before anything is resolved or read.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    cert: PathBuf,
+    nodes: Vec<(NodeId, String)>,
+}
+
+/// The network of one command: clients on one I/O thread.
+pub(crate) struct Network {
+    io: IoThread,
+    config: ClientConfig,
+}
+
+impl ConnectArgs {
+    /// Reads the credentials, resolves the addresses and starts the I/O thread.
+    pub(crate) fn open(&self, timeout: Duration) -> Result<Network, Failure> {
+        let place = place(self, |name| std::env::var(name).ok())?;
+        let credentials = super::credentials(&place.cert)?;
+        let mut endpoints: Vec<(NodeId, SocketAddr)> = Vec::new();
+        for (node, address) in &place.nodes {
+            let address = config::address(address).map_err(|error| {
+                Failure::new(exit::UNAVAILABLE, format!("node {}: {error}", node.value()))
+            })?;
+            endpoints.push((*node, address));
+        }
+        let mut config = ClientConfig::new(endpoints, credentials);
+        config.request_timeout = self.timeout.unwrap_or(timeout);
+        let io = IoThread::spawn("client")
+            .map_err(|error| Failure::new(exit::OS, format!("cannot start a thread: {error}")))?;
+        Ok(Network { io, config })
+    }
+}
+
+impl Network {
+    /// A client with connections of its own.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Client::connect(self.config.clone(), self.runtime())
+            .map_err(|error| connect_failure(&error))
+    }
+
+    pub(crate) fn runtime(&self) -> Arc<dyn quinn::Runtime> {
+        self.io.runtime()
+    }
+
+    /// Runs one piece of work with one client, and closes it in either case, so that the nodes need not
+    /// wait for an idle timeout.
+    pub(crate) fn with_client<F, T>(&self, work: impl FnOnce(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let client = self.client()?;
+        futures_lite::future::block_on(async {
+            let result = work(client.clone()).await;
+            client.close().await;
+            result
+        })
+    }
+}
+
+fn place(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Place, Failure> {
+    let usage = |message: String| Failure::new(exit::USAGE, message);
+    let cert = match &args.cert {
+        Some(cert) => cert.clone(),
+        None => env(CERT_VARIABLE).map(PathBuf::from).ok_or_else(|| {
+            usage("no certificate was given".into()).help(format!(
+                "add --cert DIR or set {CERT_VARIABLE}; `quorate certs issue --client NAME` makes one"
+            ))
+        })?,
+    };
+    let written = if args.nodes.is_empty() {
+        let list = env(NODES_VARIABLE).unwrap_or_default();
+        let items = list
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        items.map(str::to_owned).collect()
+    } else {
+        args.nodes.clone()
+    };
+    if written.is_empty() {
+        return Err(usage("no node was given".into()).help(format!(
+            "add --node ID=HOST:PORT for each node, or set {NODES_VARIABLE}=1=HOST:PORT,2=HOST:PORT"
+        )));
+    }
+    let mut nodes: Vec<(NodeId, String)> = Vec::new();
+    for item in &written {
+        let (node, address) = node(item).map_err(usage)?;
+        if nodes.iter().any(|(other, _)| *other == node) {
+            return Err(usage(format!("node {} was given twice", node.value()))
+                .help("give each node once, with its own number and address"));
+        }
+        nodes.push((node, address));
+    }
+    Ok(Place { cert, nodes })
+}
+
+/// `ID=HOST:PORT`.
+fn node(text: &str) -> Result<(NodeId, String), String> {
+    let expected = || format!("`{text}` is not ID=HOST:PORT, such as 1=127.0.0.1:7001");
+    let (id, address) = text.split_once('=').ok_or_else(expected)?;
+    if !address.contains(':') {
+        return Err(expected());
+    }
+    Ok((config::node_id(id)?, address.to_owned()))
+}
+
+fn connect_failure(error: &ConnectError) -> Failure {
+    let code = match error {
+        ConnectError::Bind(_) => exit::OS,
+        _ => exit::USAGE,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// What an error means to a script.
+pub(crate) fn failure(error: &ClientError) -> Failure {
+    let code = match error {
+        ClientError::OutcomeUnknown { .. } | ClientError::TimedOut { .. } => exit::TEMPORARY,
+        ClientError::StillRefused { refusal, .. } => match refusal {
+            Refusal::Stopping => exit::UNAVAILABLE,
+            _ => exit::TEMPORARY,
+        },
+        ClientError::NoLeader { .. } | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
+        ClientError::Refused { refusal, .. } => match refusal {
+            Refusal::NotAllowed { .. } => exit::NOT_ALLOWED,
+            Refusal::TooLarge { .. } | Refusal::Malformed { .. } => exit::DATA,
+            _ => exit::TEMPORARY,
+        },
+        ClientError::Invalid(_) => exit::DATA,
+        ClientError::UnknownNode { .. } => exit::USAGE,
+        _ => exit::SOFTWARE,
+    };
+    let failure = Failure::new(code, error.to_string());
+    match error {
+        ClientError::NoLeader { .. } => failure.help(
+            "check that a majority of the nodes runs and that --node and --cert are theirs; \
+             `quorate status` shows what each says",
+        ),
+        ClientError::Refused {
+            refusal: Refusal::NotAllowed { .. },
+            ..
+        } => failure.help("use --cert with a folder made by `quorate certs issue --admin NAME`"),
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate::kv::Unanswered;
+
+    fn args(cert: Option<&str>, nodes: &[&str]) -> ConnectArgs {
+        ConnectArgs {
+            cert: cert.map(PathBuf::from),
+            nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            timeout: None,
+        }
+    }
+
+    fn id(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    /// Flags win over the environment, which fills in what they leave out.
+    #[test]
+    fn flags_then_environment() {
+        let env = |name: &str| match name {
+            CERT_VARIABLE => Some("env".to_owned()),
+            NODES_VARIABLE => Some(" 1=a:1, 2=b:2,".to_owned()),
+            _ => None,
+        };
+        let from_env = place(&args(None, &[]), env).unwrap();
+        assert_eq!(from_env.cert, PathBuf::from("env"));
+        let pairs = vec![(id(1), "a:1".to_owned()), (id(2), "b:2".to_owned())];
+        assert_eq!(from_env.nodes, pairs);
+        let from_flags = place(&args(Some("flag"), &["3=[::1]:3"]), env).unwrap();
+        assert_eq!(from_flags.cert, PathBuf::from("flag"));
+        assert_eq!(from_flags.nodes, [(id(3), "[::1]:3".to_owned())]);
+    }
+
+    /// Each mistake is a usage error that shows the offending text or names the missing flag.
+    #[test]
+    fn mistakes_are_named() {
+        let none = |_: &str| None;
+        for (args, expected) in [
+            (args(None, &["1=a:1"]), "--cert"),
+            (args(Some("c"), &[]), "--node"),
+            (args(Some("c"), &["a:1"]), "`a:1`"),
+            (args(Some("c"), &["1=a"]), "`1=a`"),
+            (args(Some("c"), &["0=a:1"]), "`0`"),
+            (
+                args(Some("c"), &["1=a:1", "1=b:1"]),
+                "node 1 was given twice",
+            ),
+        ] {
+            let failure = place(&args, none).unwrap_err();
+            assert_eq!(failure.code, exit::USAGE);
+            assert!(failure.to_string().contains(expected), "{failure}");
+        }
+    }
+
+    /// A script can tell "try again" from "ask for permission" from "nobody is there".
+    #[test]
+    fn errors_have_their_exit_codes() {
+        let node = id(1);
+        let refused = |refusal| ClientError::Refused { node, refusal };
+        let unknown = ClientError::OutcomeUnknown {
+            node,
+            why: Unanswered::Deadline,
+        };
+        let no_leader = ClientError::NoLeader {
+            within: Duration::from_secs(5),
+            tried: Vec::new(),
+            unlisted: None,
+        };
+        let too_large = Refusal::TooLarge {
+            bytes: 2,
+            bytes_max: 1,
+        };
+        for (error, code) in [
+            (unknown, 75),
+            (no_leader, 69),
+            (refused(too_large), 65),
+            (refused(Refusal::malformed("?")), 65),
+            (ClientError::UnknownNode { node }, 64),
+        ] {
+            assert_eq!(failure(&error).code, code, "{error}");
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! `quorate kv`: read and write keys.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use quorate::kv::{
+    Client, Page, Pair, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX, Value,
+};
+use serde_json::{Map, Value as Json, json};
+
+use super::connect::{ConnectArgs, failure};
+use super::text::{field, printable, printable_line};
+use super::{Failure, exit};
+
+/// Read and write keys.
+#[derive(Args, Debug)]
+pub(crate) struct KvArgs {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Print JSON; bytes that are not UTF-8 appear in base64, in fields named ..._base64
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Set KEY to VALUE
+    Put {
+        key: OsString,
+        /// `-` reads standard input
+        value: OsString,
+    },
+    /// Print the value of KEY
+    Get {
+        key: OsString,
+        /// Print the bytes as they are, without a newline
+        #[arg(long, conflicts_with = "json")]
+        raw: bool,
+    },
+    /// Remove KEY
+    Del { key: OsString },
+    /// Change KEY only if it is as expected
+    Cas(CasArgs),
+    /// Print the keys from START up to but without END, in the order of their bytes
+    Range(RangeArgs),
+}
+
+#[derive(Args, Debug)]
+struct CasArgs {
+    key: OsString,
+    #[command(flatten)]
+    expected: Expected,
+    #[command(flatten)]
+    wanted: Wanted,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Expected {
+    /// The value it must have; `-` reads standard input
+    #[arg(long, value_name = "VALUE")]
+    expect: Option<OsString>,
+    /// It must not exist
+    #[arg(long)]
+    absent: bool,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Wanted {
+    /// The value it gets; `-` reads standard input
+    #[arg(long, value_name = "VALUE")]
+    set: Option<OsString>,
+    /// It is removed
+    #[arg(long)]
+    delete: bool,
+}
+
+#[derive(Args, Debug)]
+struct RangeArgs {
+    start: Option<OsString>,
+    end: Option<OsString>,
+    /// Only keys that begin with this
+    #[arg(long, conflicts_with_all = ["start", "end"])]
+    prefix: Option<OsString>,
+    /// Print at most this many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// One operation with everything it needs, standard input included.
+#[derive(Debug, PartialEq, Eq)]
+enum Work {
+    Put(Bytes, Bytes),
+    Get(Bytes),
+    Delete(Bytes),
+    CompareAndSet(Bytes, Option<Bytes>, Option<Bytes>),
+    Range(Bytes, Option<Bytes>, u32),
+}
+
+/// What came of it, and how to say so.
+#[derive(Debug)]
+enum Done {
+    Put(u64),
+    Get(Bytes, Option<Value>),
+    Delete(bool),
+    CompareAndSet(Swap),
+    Range(Page),
+}
+
+pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let KvArgs {
+        action,
+        connect,
+        json,
+    } = args;
+    let raw = matches!(action, Action::Get { raw: true, .. });
+    let work = work(action, &mut io::stdin().lock())?;
+    let network = connect.open(REQUEST_TIMEOUT)?;
+    let done = network.with_client(|client| async move {
+        carry_out(&client, work)
+            .await
+            .map_err(|error| failure(&error))
+    })?;
+    match (json, raw, &done) {
+        (true, _, done) => writeln!(out, "{}", in_json(done)),
+        (false, true, Done::Get(_, Some(value))) => out.write_all(&value.data),
+        (false, _, done) => for_people(done, out),
+    }
+    .map_err(Failure::output)?;
+    verdict(&done, json)
+}
+
+/// The arguments as an operation. Reads `stdin` where one of them is `-`.
+fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
+    let stdin = Cell::new(Some(stdin));
+    let bytes = |argument: OsString| Bytes::from(argument.into_encoded_bytes());
+    let value = |argument: OsString| {
+        if argument == "-" {
+            read_value(stdin.take())
+        } else {
+            Ok(bytes(argument))
+        }
+    };
+    Ok(match action {
+        Action::Put { key, value: data } => Work::Put(bytes(key), value(data)?),
+        Action::Get { key, raw: _ } => Work::Get(bytes(key)),
+        Action::Del { key } => Work::Delete(bytes(key)),
+        Action::Cas(cas) => Work::CompareAndSet(
+            bytes(cas.key),
+            cas.expected.expect.map(&value).transpose()?,
+            cas.wanted.set.map(&value).transpose()?,
+        ),
+        Action::Range(range) => {
+            let (start, end) = match range.prefix {
+                Some(prefix) => {
+                    let prefix = bytes(prefix);
+                    let end = after_prefix(&prefix);
+                    (prefix, end)
+                }
+                None => (
+                    range.start.map(bytes).unwrap_or_default(),
+                    range.end.map(bytes),
+                ),
+            };
+            Work::Range(start, end, range.limit)
+        }
+    })
+}
+
+/// Standard input, up to just over the largest value: enough to say that it is too large.
+fn read_value(stdin: Option<&mut dyn Read>) -> Result<Bytes, Failure> {
+    let stdin = stdin.ok_or_else(|| {
+        Failure::new(exit::USAGE, "standard input cannot be two values")
+            .help("write at most one of them as `-`")
+    })?;
+    let mut value = Vec::new();
+    stdin
+        .take(VALUE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut value)
+        .map_err(|error| Failure::new(exit::IO, format!("cannot read standard input: {error}")))?;
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(Failure::new(
+            exit::DATA,
+            format!("standard input has more than {VALUE_BYTES_MAX} bytes"),
+        )
+        .help("split the value over several keys"));
+    }
+    Ok(value.into())
+}
+
+/// The first key after all that begin with `prefix`, or `None` if there is none.
+fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
+
+async fn carry_out(client: &Client, work: Work) -> Result<Done, quorate::kv::ClientError> {
+    Ok(match work {
+        Work::Put(key, value) => Done::Put(client.put(key, value).await?),
+        Work::Get(key) => {
+            let value = client.get(key.clone()).await?;
+            Done::Get(key, value)
+        }
+        Work::Delete(key) => Done::Delete(client.delete(key).await?),
+        Work::CompareAndSet(key, expected, wanted) => {
+            Done::CompareAndSet(client.compare_and_set(key, expected, wanted).await?)
+        }
+        Work::Range(start, end, limit) => Done::Range(range(client, start, end, limit).await?),
+    })
+}
+
+/// Page after page. Each is linearizable; together they are not one snapshot.
+async fn range(
+    client: &Client,
+    mut start: Bytes,
+    end: Option<Bytes>,
+    limit: u32,
+) -> Result<Page, quorate::kv::ClientError> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    loop {
+        let left = limit - u32::try_from(pairs.len()).expect("never more than the limit, a u32");
+        let page = client
+            .range(start, end.clone(), left.min(RANGE_LIMIT_MAX))
+            .await?;
+        pairs.extend(page.pairs.into_iter().take(left as usize));
+        let more = page.more;
+        match pairs.last() {
+            Some(last) if more && pairs.len() < limit as usize => {
+                start = [&last.key[..], &[0]].concat().into();
+            }
+            _ => return Ok(Page { pairs, more }),
+        }
+    }
+}
+
+fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
+    match done {
+        Done::Put(revision) => writeln!(out, "written at revision {revision}"),
+        Done::Get(_, Some(value)) => writeln!(out, "{}", printable(&value.data)),
+        Done::Get(_, None) | Done::Delete(false) => Ok(()),
+        Done::Delete(true) => writeln!(out, "deleted"),
+        Done::CompareAndSet(Swap::Swapped { revision }) => {
+            writeln!(out, "swapped at revision {revision}")
+        }
+        Done::CompareAndSet(Swap::NotSwapped { .. }) => Ok(()),
+        Done::Range(page) => {
+            for pair in &page.pairs {
+                let (key, value) = (printable_line(&pair.key), printable_line(&pair.value.data));
+                writeln!(out, "{key}\t{value}")?;
+            }
+            if page.more {
+                // Not part of the data, so not on stdout; if nobody reads it, nothing is lost.
+                let _ = writeln!(io::stderr(), "there are more; raise --limit or start later");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn in_json(done: &Done) -> Json {
+    match done {
+        Done::Put(revision) => json!({ "revision": revision }),
+        Done::Get(key, value) => match value {
+            Some(value) => pair_in_json(key, value),
+            None => Json::Object(Map::from_iter([
+                field("key", key),
+                ("value".into(), Json::Null),
+            ])),
+        },
+        Done::Delete(existed) => json!({ "existed": existed }),
+        Done::CompareAndSet(Swap::Swapped { revision }) => {
+            json!({ "swapped": true, "revision": revision })
+        }
+        Done::CompareAndSet(Swap::NotSwapped { current }) => {
+            let current = match current {
+                Some(current) => field("current", current),
+                None => ("current".into(), Json::Null),
+            };
+            Json::Object(Map::from_iter([("swapped".into(), false.into()), current]))
+        }
+        Done::Range(page) => {
+            let pairs: Vec<Json> = page
+                .pairs
+                .iter()
+                .map(|pair| pair_in_json(&pair.key, &pair.value))
+                .collect();
+            json!({ "pairs": pairs, "more": page.more })
+        }
+    }
+}
+
+fn pair_in_json(key: &[u8], value: &Value) -> Json {
+    Json::Object(Map::from_iter([
+        field("key", key),
+        field("value", &value.data),
+        ("revision".into(), value.revision.into()),
+    ]))
+}
+
+/// The exit code: a negative answer is not a success. In JSON the answer itself has said so.
+fn verdict(done: &Done, json: bool) -> Result<(), Failure> {
+    let negative = match done {
+        Done::Get(_, None) | Done::Delete(false) => "no such key".to_owned(),
+        Done::CompareAndSet(Swap::NotSwapped { current }) => match current {
+            Some(current) => format!("not swapped: its value is {}", printable_line(current)),
+            None => "not swapped: there is no such key".to_owned(),
+        },
+        Done::Put(_)
+        | Done::Get(_, Some(_))
+        | Done::Delete(true)
+        | Done::CompareAndSet(Swap::Swapped { .. })
+        | Done::Range(_) => return Ok(()),
+    };
+    Err(Failure::new(
+        exit::NEGATIVE,
+        if json { String::new() } else { negative },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct TestCli {
+        #[command(flatten)]
+        kv: KvArgs,
+    }
+
+    fn parse(line: &[&str]) -> Result<KvArgs, clap::Error> {
+        TestCli::try_parse_from([&["kv"], line].concat()).map(|cli| cli.kv)
+    }
+
+    fn work_of(line: &[&str], stdin: &str) -> Result<Work, Failure> {
+        work(parse(line).unwrap().action, &mut stdin.as_bytes())
+    }
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    /// Each action becomes the operation it names.
+    #[test]
+    fn arguments_become_operations() {
+        let some = |text| Some(bytes(text));
+        for (line, expected) in [
+            (&["put", "k", "v"][..], Work::Put(bytes("k"), bytes("v"))),
+            (&["put", "k", "-"], Work::Put(bytes("k"), bytes("in"))),
+            (&["get", "k", "--raw"], Work::Get(bytes("k"))),
+            (&["del", "k", "--json"], Work::Delete(bytes("k"))),
+            (
+                &["cas", "k", "--expect", "a", "--set", "b"],
+                Work::CompareAndSet(bytes("k"), some("a"), some("b")),
+            ),
+            (
+                &["cas", "k", "--absent", "--set", "-"],
+                Work::CompareAndSet(bytes("k"), None, some("in")),
+            ),
+            (
+                &["cas", "k", "--expect", "a", "--delete"],
+                Work::CompareAndSet(bytes("k"), some("a"), None),
+            ),
+            (&["range"], Work::Range(bytes(""), None, 100)),
+            (
+                &["range", "a", "b", "--limit", "7"],
+                Work::Range(bytes("a"), some("b"), 7),
+            ),
+            (
+                &["range", "--prefix", "ab"],
+                Work::Range(bytes("ab"), some("ac"), 100),
+            ),
+        ] {
+            assert_eq!(work_of(line, "in").unwrap(), expected, "{line:?}");
+        }
+    }
+
+    /// What cannot be meant is refused before anything is sent.
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            &["cas", "k", "--expect", "a", "--absent", "--set", "b"][..],
+            &["cas", "k", "--set", "b"],
+            &["cas", "k", "--absent"],
+            &["cas", "k", "--absent", "--set", "b", "--delete"],
+            &["range", "a", "--prefix", "b"],
+            &["range", "--limit", "0"],
+            &["get", "k", "--raw", "--json"],
+            &["put", "k"],
+        ] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
+        let twice = work_of(&["cas", "k", "--expect", "-", "--set", "-"], "in").unwrap_err();
+        assert_eq!(twice.code, exit::USAGE);
+    }
+
+    /// Standard input is read up to the largest value and not one byte more is accepted.
+    #[test]
+    fn standard_input_is_bounded() {
+        let largest = "x".repeat(VALUE_BYTES_MAX);
+        let Work::Put(_, value) = work_of(&["put", "k", "-"], &largest).unwrap() else {
+            panic!("put");
+        };
+        assert_eq!(value.len(), VALUE_BYTES_MAX);
+        let failure = work_of(&["put", "k", "-"], &(largest + "x")).unwrap_err();
+        assert_eq!(failure.code, exit::DATA);
+    }
+
+    /// The end of a prefix is the first key that does not have it.
+    #[test]
+    fn ends_of_prefixes() {
+        assert_eq!(after_prefix(b"ab"), Some(bytes("ac")));
+        assert_eq!(after_prefix(b"a\xff\xff"), Some(bytes("b")));
+        assert_eq!(after_prefix(b"\xff\xff"), None);
+        assert_eq!(after_prefix(b""), None);
+    }
+
+    fn value(data: &'static [u8], revision: u64) -> Value {
+        Value {
+            data: Bytes::from_static(data),
+            revision,
+        }
+    }
+
+    /// What is printed for people, and the exit code that goes with it.
+    #[test]
+    fn answers_for_people() {
+        let page = Page {
+            pairs: vec![Pair {
+                key: bytes("a"),
+                value: value(b"1\n2", 7),
+            }],
+            more: false,
+        };
+        for (done, text, code) in [
+            (Done::Put(7), "written at revision 7\n", 0),
+            (Done::Get(bytes("k"), Some(value(b"v", 7))), "v\n", 0),
+            (Done::Get(bytes("k"), None), "", exit::NEGATIVE),
+            (Done::Delete(true), "deleted\n", 0),
+            (Done::Delete(false), "", exit::NEGATIVE),
+            (
+                Done::CompareAndSet(Swap::Swapped { revision: 8 }),
+                "swapped at revision 8\n",
+                0,
+            ),
+            (
+                Done::CompareAndSet(Swap::NotSwapped { current: None }),
+                "",
+                exit::NEGATIVE,
+            ),
+            (Done::Range(page), "a\t1\\n2\n", 0),
+        ] {
+            let mut out = Vec::new();
+            for_people(&done, &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+            let verdict = verdict(&done, false).map_err(|failure| failure.code);
+            assert_eq!(verdict.err().unwrap_or(0), code, "{done:?}");
+        }
+    }
+
+    /// JSON says everything on standard output, negative answers included, and loses no byte.
+    #[test]
+    fn answers_in_json() {
+        for (done, text) in [
+            (Done::Put(7), r#"{"revision":7}"#),
+            (
+                Done::Get(bytes("k"), Some(value(b"\xff", 7))),
+                r#"{"key":"k","revision":7,"value_base64":"/w=="}"#,
+            ),
+            (Done::Get(bytes("k"), None), r#"{"key":"k","value":null}"#),
+            (Done::Delete(false), r#"{"existed":false}"#),
+            (
+                Done::CompareAndSet(Swap::NotSwapped {
+                    current: Some(bytes("x")),
+                }),
+                r#"{"current":"x","swapped":false}"#,
+            ),
+        ] {
+            assert_eq!(in_json(&done).to_string(), text);
+        }
+        let silent = verdict(&Done::Delete(false), true).unwrap_err();
+        assert_eq!((silent.code, silent.message.as_str()), (exit::NEGATIVE, ""));
+    }
+}

@@ -1,0 +1,288 @@
+//! `quorate status`: what each node says about itself, side by side.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use quorate::kv::{Client, NodeStatus};
+use quorate_consensus::{NodeId, Term};
+use serde_json::{Value as Json, json};
+
+use super::connect::{ConnectArgs, Network};
+use super::{Failure, exit};
+
+/// A node that is up answers in milliseconds; nobody wants to wait longer to see that one is not.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Show what each node says about itself.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Print JSON, with all that the nodes say, how they see each other included
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one node said, or why it said nothing.
+struct Report {
+    node: NodeId,
+    status: Result<NodeStatus, String>,
+}
+
+pub(crate) fn run(args: StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let StatusArgs { connect, json } = args;
+    let network = connect.open(TIMEOUT)?;
+    let reports = network.with_client(async |client| Ok(ask_all(&network, client).await))?;
+    if json {
+        writeln!(out, "{}", in_json(&reports))
+    } else {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        for_people(&reports, now.as_secs(), out)
+    }
+    .map_err(Failure::output)?;
+    match leader(&reports) {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(exit::UNAVAILABLE, "no node knows of a leader")
+            .help("a majority of the nodes must run and reach each other")),
+    }
+}
+
+/// All at once, so that two dead nodes cost no more time than one.
+async fn ask_all(network: &Network, client: Client) -> Vec<Report> {
+    let (answer, answers) = async_channel::unbounded(); // as many as there are nodes
+    for node in client.nodes() {
+        let (client, answer) = (client.clone(), answer.clone());
+        network.runtime().spawn(Box::pin(async move {
+            let status = client.status(node).await.map_err(|error| error.to_string());
+            // The receiver waits for all of them.
+            let _ = answer.send(Report { node, status }).await;
+        }));
+    }
+    drop(answer);
+    let mut reports = Vec::new();
+    while let Ok(report) = answers.recv().await {
+        reports.push(report);
+    }
+    reports.sort_by_key(|report| report.node);
+    reports
+}
+
+/// Who leads the highest term that any node is in.
+fn leader(reports: &[Report]) -> Option<(Term, NodeId)> {
+    answers(reports)
+        .filter_map(|status| Some((status.term, status.leader?)))
+        .max_by_key(|(term, _)| *term)
+}
+
+fn answers(reports: &[Report]) -> impl Iterator<Item = &NodeStatus> {
+    reports
+        .iter()
+        .filter_map(|report| report.status.as_ref().ok())
+}
+
+const COLUMNS: [&str; 9] = [
+    "NODE",
+    "ROLE",
+    "TERM",
+    "LEADER",
+    "LAST",
+    "COMMIT",
+    "APPLIED",
+    "LAG",
+    "CERTIFICATE",
+];
+
+fn for_people(reports: &[Report], now_s: u64, out: &mut dyn Write) -> io::Result<()> {
+    let committed = answers(reports)
+        .map(|status| status.commit.value())
+        .max()
+        .unwrap_or(0);
+    let rows: Vec<Result<[String; COLUMNS.len()], String>> = reports
+        .iter()
+        .map(|report| {
+            let status = report.status.as_ref().map_err(Clone::clone)?;
+            Ok(row(status, committed, now_s))
+        })
+        .collect();
+    let mut widths = COLUMNS.map(str::len);
+    for cells in rows.iter().flatten() {
+        for (width, cell) in widths.iter_mut().zip(cells) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    line(out, &COLUMNS.map(str::to_owned), &widths)?;
+    for (report, row) in reports.iter().zip(&rows) {
+        match row {
+            Ok(cells) => line(out, cells, &widths)?,
+            Err(why) => {
+                let node = report.node.value().to_string();
+                writeln!(out, "{node:<width$}  {why}", width = widths[0])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn line(out: &mut dyn Write, cells: &[String], widths: &[usize]) -> io::Result<()> {
+    let padded: Vec<String> = cells
+        .iter()
+        .zip(widths)
+        .map(|(cell, width)| format!("{cell:<width$}"))
+        .collect();
+    writeln!(out, "{}", padded.join("  ").trim_end())
+}
+
+fn row(status: &NodeStatus, committed: u64, now_s: u64) -> [String; COLUMNS.len()] {
+    let leader = status
+        .leader
+        .map_or_else(|| "-".into(), |leader| leader.value().to_string());
+    [
+        status.node.value().to_string(),
+        status.role.to_string(),
+        status.term.to_string(),
+        leader,
+        status.last.to_string(),
+        status.commit.to_string(),
+        status.applied.to_string(),
+        committed.saturating_sub(status.applied.value()).to_string(),
+        expiry(status.certificate_not_after, now_s),
+    ]
+}
+
+/// In the unit that matters to whoever has to renew it.
+fn expiry(not_after_s: u64, now_s: u64) -> String {
+    const HOUR: u64 = 3600;
+    match not_after_s.checked_sub(now_s) {
+        None | Some(0) => "EXPIRED".into(),
+        Some(left) if left >= 48 * HOUR => format!("{} d left", left / (24 * HOUR)),
+        Some(left) if left >= HOUR => format!("{} h left", left / HOUR),
+        Some(left) => format!("{} min left", left / 60),
+    }
+}
+
+fn in_json(reports: &[Report]) -> Json {
+    let nodes: Vec<Json> = reports
+        .iter()
+        .map(|report| match &report.status {
+            Ok(status) => {
+                let mut fields =
+                    serde_json::to_value(status).expect("a status has only plain fields");
+                fields["role"] = status.role.to_string().into();
+                fields["reachable"] = true.into();
+                fields
+            }
+            Err(why) => json!({ "node": report.node, "reachable": false, "why": why }),
+        })
+        .collect();
+    json!({ "leader": leader(reports).map(|(_, leader)| leader), "nodes": nodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use quorate_consensus::{EntryId, LogIndex, Role};
+
+    use super::*;
+
+    const NOW: u64 = 1_000_000_000;
+
+    fn node(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    fn status(id: u64, role: Role, term: u64, leader: u64, applied: u64) -> Report {
+        let status = NodeStatus {
+            node: node(id),
+            cluster: "c1".into(),
+            term: Term::new(term),
+            role,
+            leader: NodeId::new(leader),
+            last: EntryId::new(Term::new(term), LogIndex::new(applied + 1)),
+            commit: LogIndex::new(applied),
+            applied: LogIndex::new(applied),
+            voters: BTreeSet::from([1, 2, 3].map(node)),
+            learners: BTreeSet::new(),
+            peers: Vec::new(),
+            log_bytes: None,
+            state_bytes: None,
+            certificate_not_after: NOW + 89 * 24 * 3600,
+            uptime_ms: 1,
+            version: "0.1.0".into(),
+        };
+        Report {
+            node: node(id),
+            status: Ok(status),
+        }
+    }
+
+    fn cluster() -> Vec<Report> {
+        vec![
+            status(1, Role::Leader, 4, 1, 1007),
+            Report {
+                node: node(2),
+                status: Err("node 2 cannot be reached: refused".into()),
+            },
+            status(3, Role::Follower, 4, 1, 1005),
+        ]
+    }
+
+    /// Columns line up, a node that cannot be asked has its reason, and lag is against the furthest.
+    #[test]
+    fn a_table_for_people() {
+        let mut out = Vec::new();
+        for_people(&cluster(), NOW, &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\
+NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE
+1     leader    4     1       1008@4  1007    1007     0    89 d left
+2     node 2 cannot be reached: refused
+3     follower  4     1       1006@4  1005    1005     2    89 d left
+"
+        );
+    }
+
+    /// The leader of the highest term counts, and a term without one does not hide an older leader's.
+    #[test]
+    fn the_leader_of_the_highest_term() {
+        assert_eq!(leader(&cluster()), Some((Term::new(4), node(1))));
+        let split = [
+            status(1, Role::Leader, 4, 1, 9),
+            status(2, Role::Leader, 6, 2, 9),
+            status(3, Role::Candidate, 7, 0, 9),
+        ];
+        assert_eq!(leader(&split), Some((Term::new(6), node(2))));
+        assert_eq!(leader(&[status(3, Role::Candidate, 7, 0, 9)]), None);
+    }
+
+    /// Time left is in days, then hours, then minutes; nothing underflows.
+    #[test]
+    fn certificate_expiry() {
+        for (left, text) in [
+            (90 * 86_400, "90 d left"),
+            (47 * 3600, "47 h left"),
+            (90 * 60, "1 h left"),
+            (59 * 60, "59 min left"),
+        ] {
+            assert_eq!(expiry(NOW + left, NOW), text);
+        }
+        assert_eq!(expiry(NOW, NOW), "EXPIRED");
+        assert_eq!(expiry(0, NOW), "EXPIRED");
+    }
+
+    /// JSON has numbers as numbers, the role in Raft's words, and the reason of an absent node.
+    #[test]
+    fn json_for_machines() {
+        let json = in_json(&cluster());
+        assert_eq!(json["leader"], 1);
+        assert_eq!(json["nodes"][0]["role"], "leader");
+        assert_eq!(json["nodes"][0]["last"]["index"], 1008);
+        assert_eq!(json["nodes"][1]["reachable"], false);
+        assert_eq!(json["nodes"][1]["why"], "node 2 cannot be reached: refused");
+        assert_eq!(json["nodes"][2]["voters"], json!([1, 2, 3]));
+    }
+}

@@ -1,0 +1,198 @@
+//! What a client operation can fail with. Each answers: did anything happen, and what now?
+
+use std::fmt;
+use std::time::Duration;
+
+use quorate_consensus::NodeId;
+use quorate_quic_transport::BindError;
+
+use super::super::command::Invalid;
+use super::super::protocol::Refusal;
+
+/// Why a client could not be set up. Nothing was sent anywhere.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// There is nobody to talk to.
+    #[error("no node was given; name at least one, with its id and address")]
+    NoEndpoint,
+    /// One id stands for two nodes.
+    #[error("node {} was given twice with different addresses; give each node once", .node.value())]
+    SameNodeTwice {
+        /// The id.
+        node: NodeId,
+    },
+    /// More nodes than a cluster can have.
+    #[error("{endpoints} nodes were given; a cluster has at most {endpoints_max}")]
+    TooManyEndpoints {
+        /// How many there were.
+        endpoints: usize,
+        /// How many there may be.
+        endpoints_max: usize,
+    },
+    /// The local socket could not be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system gave no randomness.
+    #[error("the system gave no random bytes: {0}")]
+    NoRandomness(#[from] getrandom::Error),
+}
+
+/// Why an operation did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The write may have been applied, or may yet be. It was not sent a second time.
+    #[error(
+        "outcome unknown: node {} was sent the write, but {why}. It may or may not have happened; \
+         look before you repeat it", .node.value()
+    )]
+    OutcomeUnknown {
+        /// Who was sent the write.
+        node: NodeId,
+        /// Why there is no answer.
+        why: Unanswered,
+    },
+    /// No node that leads could be found in time. Nothing happened.
+    #[error("no leader found within {within:?}; nothing was changed{}", list(tried, *unlisted))]
+    NoLeader {
+        /// How long was searched.
+        within: Duration,
+        /// What is known of each node, in order.
+        tried: Vec<Tried>,
+        /// A leader that was named, but whose address was not given.
+        unlisted: Option<NodeId>,
+    },
+    /// The operation was refused again and again until the time was up. Nothing happened.
+    #[error("not done within {within:?}; nothing was changed: node {} said that {refusal}", .node.value())]
+    StillRefused {
+        /// How long was tried.
+        within: Duration,
+        /// Who refused last.
+        node: NodeId,
+        /// Why it did.
+        refusal: Refusal,
+    },
+    /// The read had no answer in time. Nothing happened; try again.
+    #[error(
+        "node {} did not answer within {within:?}; nothing was changed. Try again, or with a longer \
+         timeout", .node.value()
+    )]
+    TimedOut {
+        /// Who was asked.
+        node: NodeId,
+        /// How long it had.
+        within: Duration,
+    },
+    /// The node refused for good. Nothing happened.
+    #[error("node {} refused; nothing was changed: {refusal}", .node.value())]
+    Refused {
+        /// Who refused.
+        node: NodeId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The request breaks a limit and was not sent.
+    #[error("{0}; nothing was sent")]
+    Invalid(#[from] Invalid),
+    /// The node answered something that is no answer to the question.
+    #[error(
+        "node {} gave an answer that does not fit the question; do both sides run the same version?",
+        .node.value()
+    )]
+    Nonsense {
+        /// Who answered.
+        node: NodeId,
+    },
+    /// The node could not be asked. Nothing happened.
+    #[error("node {} cannot be reached: {why}", .node.value())]
+    Unreachable {
+        /// Which one.
+        node: NodeId,
+        /// Why, as far as is known.
+        why: String,
+    },
+    /// The node is not among those the client was given.
+    #[error("no address was given for node {}", .node.value())]
+    UnknownNode {
+        /// Which one.
+        node: NodeId,
+    },
+}
+
+/// Why a write that was sent has no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unanswered {
+    /// The time was up.
+    #[error("it did not answer in time")]
+    Deadline,
+    /// The connection broke, or the node dropped the request.
+    #[error("the connection or the node broke before it answered")]
+    Lost,
+    /// Another node has become the leader.
+    #[error("another leader was elected before it answered")]
+    Superseded,
+    /// The node itself does not know.
+    #[error("it lost leadership before the write was decided")]
+    Undecided,
+    /// It answered what cannot be understood.
+    #[error("its answer could not be understood")]
+    Nonsense,
+}
+
+/// What is known of a node that was tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tried {
+    /// Which node.
+    pub node: NodeId,
+    /// The last thing it said, or why it could not be asked.
+    pub why: String,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}: {}", self.node.value(), self.why)
+    }
+}
+
+fn list(tried: &[Tried], unlisted: Option<NodeId>) -> String {
+    let mut text: String = tried.iter().map(|tried| format!("\n  {tried}")).collect();
+    if let Some(node) = unlisted {
+        let node = node.value();
+        text += &format!("\n  node {node} was named as the leader; give its address too");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error a user meets first says what each node answered and what to do.
+    #[test]
+    fn no_leader_lists_every_node() {
+        let node = |id| NodeId::new(id).unwrap();
+        let error = ClientError::NoLeader {
+            within: Duration::from_secs(5),
+            tried: vec![
+                Tried {
+                    node: node(1),
+                    why: "not connected".into(),
+                },
+                Tried {
+                    node: node(2),
+                    why: "follower, knows of no leader".into(),
+                },
+            ],
+            unlisted: Some(node(3)),
+        };
+        assert_eq!(
+            error.to_string(),
+            "no leader found within 5s; nothing was changed\
+             \n  node 1: not connected\
+             \n  node 2: follower, knows of no leader\
+             \n  node 3 was named as the leader; give its address too"
+        );
+    }
+}

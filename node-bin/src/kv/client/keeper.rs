@@ -1,0 +1,173 @@
+//! The one long-lived task of a client: hears what nodes say unasked, and starts what must run on the
+//! client's runtime.
+//!
+//! Operations are awaited on any executor, but timers and new tasks of a `quinn::Runtime` may only work
+//! inside it (tokio's do). So operations send a [`Job`] here instead.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use futures_lite::future;
+use quinn::Runtime;
+use quorate_certs::Identity;
+use quorate_consensus::NodeId;
+use quorate_quic_transport::{Inbound, Inbox, Received, Transport};
+use tracing::debug;
+
+use super::requests::Shared;
+use super::retry;
+use crate::kv::protocol::{NodeStatus, Notice, Request, Response};
+
+/// How many jobs may wait for the keeper. It takes microseconds for each; beyond this, operations wait.
+pub(super) const JOBS_MAX: usize = 1024;
+
+/// How long a node has to answer when asked who leads: far above a busy node's answer, well below what
+/// is left of an operation's time.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How long closing waits for what is under way: whoever closes wants no more answers.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// What an operation asks of the keeper.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Ask every node who leads, again and again, until that is known.
+    Seek,
+    /// Drop the sender at the given time.
+    Wake(Instant, Sender<Infallible>),
+    /// Close the transport, then drop the sender.
+    Close(Sender<Infallible>),
+}
+
+enum Input {
+    Inbound(Inbound),
+    Job(Job),
+    /// The last client is gone, or the transport is.
+    End,
+}
+
+/// Runs until the last clone of the client is dropped or one of them closes it.
+pub(super) async fn run(
+    shared: Weak<Shared>,
+    transport: Transport,
+    mut inbox: Inbox,
+    jobs: Receiver<Job>,
+    runtime: Arc<dyn Runtime>,
+) {
+    let closing = loop {
+        let arrived = async { inbox.recv().await.map_or(Input::End, Input::Inbound) };
+        let asked = async { jobs.recv().await.map_or(Input::End, Input::Job) };
+        match future::or(asked, arrived).await {
+            Input::Inbound(inbound) => hear(&shared, inbound),
+            Input::Job(Job::Seek) => runtime.spawn(Box::pin(seek(shared.clone(), runtime.clone()))),
+            Input::Job(Job::Wake(at, wake)) => {
+                let runtime_of_timer = Arc::clone(&runtime);
+                runtime.spawn(Box::pin(async move {
+                    // The waiter may be gone first; then the timer ends with it.
+                    future::or(sleep_until(&*runtime_of_timer, at), wake.closed()).await;
+                }));
+            }
+            Input::Job(Job::Close(done)) => break Some(done),
+            Input::End => break None,
+        }
+    };
+    transport.shutdown(CLOSE_TIMEOUT).await;
+    drop(closing);
+}
+
+fn hear(shared: &Weak<Shared>, inbound: Inbound) {
+    let Some(shared) = shared.upgrade() else {
+        return;
+    };
+    match inbound {
+        Inbound::Message(received) => hear_notice(&shared, &received),
+        Inbound::Down { identity, .. } => {
+            if let Some(node) = node_of(&identity) {
+                shared.routing().handle_unreachable(node);
+            }
+        }
+        // A client serves nobody: dropping a call tells the caller so. And a new connection means
+        // nothing until its node says something.
+        Inbound::Up(_) | Inbound::Call(_) => {}
+        other => debug!(?other, "ignored"),
+    }
+}
+
+fn hear_notice(shared: &Shared, received: &Received) {
+    let Some(from) = node_of(&received.from) else {
+        return;
+    };
+    match received.decode::<Notice>() {
+        Ok(Notice::Leader { term, leader }) => {
+            debug!(peer = %from, %term, leader = ?leader, "leader announced");
+            shared.routing().handle_announcement(from, term, leader);
+        }
+        Err(err) => debug!(peer = %from, kind = received.kind, %err, "message ignored"),
+    }
+}
+
+fn node_of(identity: &Identity) -> Option<NodeId> {
+    identity.node_id().map(NodeId::from)
+}
+
+/// Asks every node who leads, in rounds, until a leader is known or nobody wants to know.
+async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
+    for round in 1.. {
+        let (found, pause) = {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let Some(found) = shared.routing().seek_on() else {
+                return;
+            };
+            for node in shared.nodes() {
+                runtime.spawn(Box::pin(probe(Arc::downgrade(&shared), node)));
+            }
+            (found, retry::pause(round, shared.draw()))
+        };
+        let at = runtime.now() + pause;
+        future::or(found.happened(), sleep_until(&*runtime, at)).await;
+    }
+}
+
+async fn probe(shared: Weak<Shared>, node: NodeId) {
+    let Some(peer) = shared.upgrade().and_then(|shared| shared.peer(node)) else {
+        return;
+    };
+    let answer = peer
+        .call::<Request, Response>(Request::Status, PROBE_TIMEOUT)
+        .await;
+    let Some(shared) = shared.upgrade() else {
+        return;
+    };
+    match answer {
+        Ok(Response::Status(status)) => {
+            let mut routing = shared.routing();
+            routing.note(node, describe(&status));
+            routing.handle_announcement(node, status.term, status.leader);
+        }
+        Ok(Response::Refused(refusal)) => shared.routing().note(node, refusal.to_string()),
+        Ok(_) => shared
+            .routing()
+            .note(node, "gave a senseless answer".into()),
+        Err(error) => shared.routing().note(node, error.to_string()),
+    }
+}
+
+fn describe(status: &NodeStatus) -> String {
+    let NodeStatus {
+        role, term, leader, ..
+    } = status;
+    match leader {
+        Some(leader) => format!("{role} in term {term}, follows node {}", leader.value()),
+        None => format!("{role} in term {term}, knows of no leader"),
+    }
+}
+
+/// Only inside the runtime.
+async fn sleep_until(runtime: &dyn Runtime, at: Instant) {
+    let mut timer = runtime.new_timer(at);
+    std::future::poll_fn(|context| timer.as_mut().poll(context)).await;
+}

@@ -1,0 +1,274 @@
+//! A client of the key-value store.
+//!
+//! It keeps a connection to every node it was given, so that a change of leader costs no handshake, and
+//! it learns who leads from what nodes announce. Its rules: a read is repeated within its deadline; a
+//! write is repeated only when it is certain that nothing happened. What may have happened is reported
+//! as [`ClientError::OutcomeUnknown`] and left to the caller.
+//!
+//! Every future here is runtime-neutral: it may be awaited anywhere. The network runs on the
+//! [`quinn::Runtime`] given to [`Client::connect`].
+
+mod error;
+mod keeper;
+mod leader;
+mod requests;
+mod retry;
+mod routing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_certs::Credentials;
+use quorate_consensus::NodeId;
+
+pub use error::{ClientError, ConnectError, Tried, Unanswered};
+use requests::Shared;
+use retry::Operation;
+
+use super::command::{Answer, Command, Invalid, Outcome, Pair, Query, Value};
+use super::protocol::{NodeStatus, Request, Response};
+
+/// How long an operation may take, from the call to its answer, unless [`ClientConfig`] says otherwise:
+/// several elections at default settings.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a [`Client`] needs to know.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// The nodes and where they listen. At least one; all of them, so that no leader is out of reach.
+    pub endpoints: Vec<(NodeId, SocketAddr)>,
+    /// Who this client is and whom it trusts. They also name the cluster.
+    pub credentials: Credentials,
+    /// How long one operation may take, with all its repetitions. Default [`REQUEST_TIMEOUT`]. Too small:
+    /// operations fail while a leader is being elected. Too large: a caller waits long for bad news.
+    pub request_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// Talks to `endpoints` as `credentials`, with defaults for the rest.
+    #[must_use]
+    pub fn new(endpoints: Vec<(NodeId, SocketAddr)>, credentials: Credentials) -> Self {
+        Self {
+            endpoints,
+            credentials,
+            request_timeout: REQUEST_TIMEOUT,
+        }
+    }
+}
+
+/// A client of the key-value store. Clones share its connections; when the last one is dropped, they are
+/// closed.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Opens a socket and begins to dial every node. Does not wait for any of them: the first operation
+    /// does, within its own deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], before anything is sent.
+    pub fn connect(
+        config: ClientConfig,
+        runtime: Arc<dyn quinn::Runtime>,
+    ) -> Result<Self, ConnectError> {
+        let shared = Shared::open(config, runtime)?;
+        Ok(Self { shared })
+    }
+
+    /// Sets `key` to `value`; returns the revision of the write.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OutcomeUnknown`] when it may have happened; with any other, nothing happened.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<u64, ClientError> {
+        let (key, value) = (key.into(), value.into());
+        match self.write(Command::Put { key, value }).await? {
+            (_, Outcome::Written { revision }) => Ok(revision),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// The value of `key`, if it has one, as of no earlier than this call (linearizable).
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, ClientError> {
+        match self.read(Query::Get { key: key.into() }).await? {
+            (_, Answer::Value(value)) => Ok(value),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// Removes `key`; returns whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OutcomeUnknown`] when it may have happened; with any other, nothing happened.
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, ClientError> {
+        match self.write(Command::Delete { key: key.into() }).await? {
+            (_, Outcome::Deleted { existed, .. }) => Ok(existed),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// Sets `key` to `value`, or removes it for `None`, if it now is `expected`, or absent for `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OutcomeUnknown`] when it may have happened; with any other, nothing happened.
+    pub async fn compare_and_set(
+        &self,
+        key: impl Into<Bytes>,
+        expected: Option<Bytes>,
+        value: Option<Bytes>,
+    ) -> Result<Swap, ClientError> {
+        let command = Command::CompareAndSet {
+            key: key.into(),
+            expected,
+            value,
+        };
+        match self.write(command).await? {
+            (_, Outcome::Swapped { revision }) => Ok(Swap::Swapped { revision }),
+            (_, Outcome::NotSwapped { current }) => Ok(Swap::NotSwapped { current }),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// One page of the keys from `start` up to but without `end`, in order, at most `limit` of them, as
+    /// of no earlier than this call. A page may hold fewer: see [`Page::more`].
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn range(
+        &self,
+        start: impl Into<Bytes>,
+        end: Option<Bytes>,
+        limit: u32,
+    ) -> Result<Page, ClientError> {
+        let query = Query::Range {
+            start: start.into(),
+            end,
+            limit,
+        };
+        match self.read(query).await? {
+            (_, Answer::Page { pairs, more }) => Ok(Page { pairs, more }),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// How `node` itself says it is doing.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] or [`ClientError::TimedOut`] when it cannot be asked.
+    pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
+        match self.shared.ask(node, &Request::Status).await? {
+            Response::Status(status) => Ok(*status),
+            _ => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// Hands leadership to `to`, or to the best placed voter; returns who leads. Needs an admin's
+    /// certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] when nobody took over; [`ClientError::OutcomeUnknown`] when that is not
+    /// known.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
+        let request = Request::TransferLeader { to };
+        match self.shared.request(Operation::Transfer, &request).await {
+            Ok((_, Response::Transferred { leader })) => Ok(leader),
+            Ok((node, _)) => Err(ClientError::Nonsense { node }),
+            // The announcement overtook the answer, and says the same.
+            Err(ClientError::OutcomeUnknown { node, why }) if why == Unanswered::Superseded => {
+                match self.leader() {
+                    Some(leader) if to.is_none_or(|to| to == leader) => Ok(leader),
+                    _ => Err(ClientError::OutcomeUnknown { node, why }),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Who leads, as far as this client knows at the moment.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.shared.leader()
+    }
+
+    /// The nodes this client was given, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.shared.nodes()
+    }
+
+    /// Closes every connection; operations of other clones fail. Returns when the nodes were told.
+    pub async fn close(self) {
+        self.shared.close().await;
+    }
+
+    async fn write(&self, command: Command) -> Result<(NodeId, Outcome), ClientError> {
+        command.validate()?;
+        let request = Request::Write(command);
+        match self.shared.request(Operation::Write, &request).await? {
+            (node, Response::Written(Outcome::Refused(invalid))) => Err(refused(node, invalid)),
+            (node, Response::Written(outcome)) => Ok((node, outcome)),
+            // It was carried out, but it is not known how.
+            (node, _) => Err(ClientError::OutcomeUnknown {
+                node,
+                why: Unanswered::Nonsense,
+            }),
+        }
+    }
+
+    async fn read(&self, query: Query) -> Result<(NodeId, Answer), ClientError> {
+        query.validate()?;
+        let request = Request::Read(query);
+        match self.shared.request(Operation::Read, &request).await? {
+            (node, Response::Read(Answer::Refused(invalid))) => Err(refused(node, invalid)),
+            (node, Response::Read(answer)) => Ok((node, answer)),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+}
+
+/// What this client holds to be valid and the node does not: their versions differ.
+fn refused(node: NodeId, invalid: Invalid) -> ClientError {
+    let refusal = invalid.into();
+    ClientError::Refused { node, refusal }
+}
+
+/// How a compare-and-set went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Swap {
+    /// The key was as expected and has changed.
+    Swapped {
+        /// The revision of the change.
+        revision: u64,
+    },
+    /// The key was not as expected; nothing changed.
+    NotSwapped {
+        /// What it is, or `None` if it is absent.
+        current: Option<Bytes>,
+    },
+}
+
+/// Part of a range of keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Keys and values, in the order of the keys' bytes.
+    pub pairs: Vec<Pair>,
+    /// Whether the range goes on: ask again from the key after the last one.
+    pub more: bool,
+}

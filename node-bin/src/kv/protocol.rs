@@ -1,0 +1,316 @@
+//! What clients and nodes say to each other: one request type, one response type, one notice.
+//!
+//! All of it travels on the transport's call lane, the only one that exists between a node and a client.
+//! The role in the caller's certificate decides what it may ask for; see [`Request::needs`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+
+use quorate_certs::Role as Caller;
+use quorate_consensus::{EntryId, LogIndex, NodeId, Role, Term};
+use quorate_quic_transport::{Lane, Message};
+use serde::{Deserialize, Serialize};
+
+use super::command::{Answer, Command, Invalid, KEY_BYTES_MAX, Outcome, Query, VALUE_BYTES_MAX};
+
+/// The most bytes of explanation in [`Refusal::Malformed`]: enough for a sentence, too little to be a
+/// burden when a hostile peer provokes many of them.
+pub const EXPLANATION_BYTES_MAX: usize = 256;
+
+/// What a client asks of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Replicate a command, apply it, and answer with its outcome. Only the leader can.
+    Write(Command),
+    /// Answer from a state that holds every write acknowledged before this request was sent
+    /// (linearizable; Raft thesis, section 6.4). Only the leader can.
+    Read(Query),
+    /// How this very node is doing. Every node answers for itself.
+    Status,
+    /// Hand leadership to `to`, or to the voter with the longest log. Only the leader can.
+    TransferLeader {
+        /// Who should lead.
+        to: Option<NodeId>,
+    },
+}
+
+impl Request {
+    /// The least role that may ask this.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::Write(_) | Self::Read(_) | Self::Status => Needs::Client,
+            Self::TransferLeader { .. } => Needs::Admin,
+        }
+    }
+}
+
+impl Message for Request {
+    const KIND: u16 = 0x0100;
+}
+
+/// What a request asks of the caller's certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Needs {
+    /// A client's or an admin's.
+    Client,
+    /// An admin's.
+    Admin,
+}
+
+impl Needs {
+    /// Whether a certificate with the role `caller` is enough. A node's never is: it speaks for the
+    /// cluster, not for a user, and a stolen node key should not also write data under that name.
+    #[must_use]
+    pub fn allows(self, caller: Caller) -> bool {
+        match self {
+            Self::Client => matches!(caller, Caller::Client | Caller::Admin),
+            Self::Admin => matches!(caller, Caller::Admin),
+        }
+    }
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "a client's or an admin's certificate",
+            Self::Admin => "an admin's certificate",
+        })
+    }
+}
+
+/// What a node answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// The command was committed and applied.
+    Written(Outcome),
+    /// The query was answered.
+    Read(Answer),
+    /// How the node is doing. Boxed because it is by far the largest variant and the rarest.
+    Status(Box<NodeStatus>),
+    /// Leadership moved.
+    Transferred {
+        /// Who leads now.
+        leader: NodeId,
+    },
+    /// The request was not carried out, or it is not known whether it was.
+    Refused(Refusal),
+}
+
+impl Message for Response {
+    const KIND: u16 = 0x0101;
+}
+
+/// Why a request was not carried out. Unless it says otherwise, nothing happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Ask `leader` instead.
+    #[error("it is not the leader{}", hint(*leader))]
+    NotLeader {
+        /// Who leads, as far as the node knows.
+        leader: Option<NodeId>,
+    },
+    /// Too much is waiting already. Ask again after a pause.
+    #[error("it is overloaded; try again after a pause")]
+    Overloaded,
+    /// The command or query is over a limit and always will be.
+    #[error("{bytes} bytes are too large; at most {bytes_max} are accepted")]
+    TooLarge {
+        /// The size of what was sent.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// Leadership was lost before the command was decided: it may have been applied, or may yet be.
+    #[error("it lost leadership before the write was decided")]
+    OutcomeUnknown,
+    /// No majority confirmed the leader in time, so that a read could not be answered; or nobody took
+    /// over in time, so that the leader still leads. Never the answer to a write.
+    #[error("no majority answered it in time")]
+    TimedOut,
+    /// The node is shutting down and takes nothing new. Ask another one.
+    #[error("it is stopping")]
+    Stopping,
+    /// The caller's certificate does not allow it.
+    #[error("this needs {needs}, and the role in the one presented is {}", has.as_str())]
+    NotAllowed {
+        /// What would.
+        needs: Needs,
+        /// The role in the certificate that was presented.
+        has: Caller,
+    },
+    /// The request makes no sense to the node, and always will.
+    #[error("it cannot accept the request: {what}")]
+    Malformed {
+        /// What is wrong with it, at most [`EXPLANATION_BYTES_MAX`] bytes.
+        what: String,
+    },
+}
+
+impl Refusal {
+    /// [`Refusal::Malformed`] with `what` cut to [`EXPLANATION_BYTES_MAX`].
+    #[must_use]
+    pub fn malformed(what: impl fmt::Display) -> Self {
+        let mut what = what.to_string();
+        what.truncate(what.floor_char_boundary(EXPLANATION_BYTES_MAX));
+        Self::Malformed { what }
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        match invalid {
+            Invalid::KeyTooLong { bytes } => Self::TooLarge {
+                bytes,
+                bytes_max: KEY_BYTES_MAX as u64,
+            },
+            Invalid::ValueTooLong { bytes } => Self::TooLarge {
+                bytes,
+                bytes_max: VALUE_BYTES_MAX as u64,
+            },
+            Invalid::Malformed
+            | Invalid::UnknownVersion { .. }
+            | Invalid::KeyEmpty
+            | Invalid::LimitOutOfRange { .. } => Self::malformed(invalid),
+        }
+    }
+}
+
+fn hint(leader: Option<NodeId>) -> String {
+    leader.map_or_else(
+        || "; it knows of none".into(),
+        |leader| format!("; it says that node {} is", leader.value()),
+    )
+}
+
+/// What a node tells its connected clients unasked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Notice {
+    /// The node learned who leads, or became the leader, or has stopped being it. A killed leader does
+    /// not close its connections, so without this a client would wait for an idle timeout. Clients that
+    /// connect later ask for the status.
+    Leader {
+        /// The term in which it is so.
+        term: Term,
+        /// Who leads, if that is known.
+        leader: Option<NodeId>,
+    },
+}
+
+impl Notice {
+    /// Where notices are sent. Clients have no control lane; changes of leader are rare enough to queue
+    /// behind answers.
+    pub const LANE: Lane = Lane::Call;
+}
+
+impl Message for Notice {
+    const KIND: u16 = 0x0102;
+}
+
+/// How one node is doing, in its own words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node that answers.
+    pub node: NodeId,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// Its current term.
+    pub term: Term,
+    /// What it is in that term.
+    pub role: Role,
+    /// Who leads that term, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The last entry of its log.
+    pub last: EntryId,
+    /// The last index it knows to be committed.
+    pub commit: LogIndex,
+    /// The last index its state machine holds.
+    pub applied: LogIndex,
+    /// Who elects and commits.
+    pub voters: BTreeSet<NodeId>,
+    /// Who only follows.
+    pub learners: BTreeSet<NodeId>,
+    /// How it sees the other members, in order.
+    pub peers: Vec<PeerStatus>,
+    /// The size of its log on disk, in bytes, if that is cheap to know.
+    pub log_bytes: Option<u64>,
+    /// The size of its state on disk, in bytes, if that is cheap to know.
+    pub state_bytes: Option<u64>,
+    /// When its certificate expires, in seconds since 1970.
+    pub certificate_not_after: u64,
+    /// For how long it has been running, in milliseconds.
+    pub uptime_ms: u64,
+    /// The version of its program.
+    pub version: String,
+}
+
+/// How a node sees another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The other node.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: Option<SocketAddr>,
+    /// The state of the connection in a word or, when there is none, the reason.
+    pub state: String,
+    /// The last index it is known to hold; only a leader knows.
+    pub matched: Option<LogIndex>,
+    /// The smoothed round-trip time in microseconds, while connected.
+    pub rtt_us: Option<u64>,
+    /// How many packets were lost since it connected.
+    pub lost_packets: u64,
+    /// How many messages wait to be sent to it.
+    pub queued: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    /// Clients read and write, admins do everything, nodes nothing.
+    #[test]
+    fn roles_decide_what_may_be_asked() {
+        let transfer = Request::TransferLeader { to: None };
+        assert!(Request::Status.needs().allows(Caller::Client));
+        assert!(Request::Status.needs().allows(Caller::Admin));
+        assert!(!Request::Status.needs().allows(Caller::Node));
+        assert!(!transfer.needs().allows(Caller::Client));
+        assert!(transfer.needs().allows(Caller::Admin));
+        assert!(!transfer.needs().allows(Caller::Node));
+        let refusal = Refusal::NotAllowed {
+            needs: transfer.needs(),
+            has: Caller::Client,
+        };
+        assert_eq!(
+            refusal.to_string(),
+            "this needs an admin's certificate, and the role in the one presented is client"
+        );
+    }
+
+    /// An explanation is cut at a character boundary, however long or foreign the text is.
+    #[test]
+    fn explanations_are_bounded() {
+        let Refusal::Malformed { what } = Refusal::malformed("ß€".repeat(1000)) else {
+            panic!("malformed");
+        };
+        assert!(what.len() <= EXPLANATION_BYTES_MAX && what.len() > EXPLANATION_BYTES_MAX - 4);
+    }
+
+    /// Node 0 means "nobody" to Raft: no notice can name it.
+    #[test]
+    fn nobody_cannot_be_announced() {
+        let good = Notice::Leader {
+            term: Term::new(7),
+            leader: Some(node(3)),
+        };
+        let mut bytes = postcard::to_stdvec(&good).unwrap();
+        assert_eq!(postcard::from_bytes::<Notice>(&bytes).unwrap(), good);
+        *bytes.last_mut().unwrap() = 0;
+        assert!(postcard::from_bytes::<Notice>(&bytes).is_err());
+    }
+}
