@@ -1,0 +1,267 @@
+//! Persist before acknowledge, before vote, before commit, before apply.
+
+use quorate_consensus::{Body, Message};
+
+use crate::rig::{Rig, Setup};
+
+fn count(rig: &Rig, from: u64, what: impl Fn(&Body) -> bool) -> usize {
+    let sent = rig.sent.iter();
+    sent.filter(|(sender, _, message)| *sender == from && what(&message.body))
+        .count()
+}
+
+fn is_vote(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::Vote {
+            pre: false,
+            granted: true,
+            ..
+        }
+    )
+}
+
+fn is_accepted(body: &Body) -> bool {
+    matches!(body, Body::AppendAccepted { .. })
+}
+
+fn is_heartbeat_response(body: &Body) -> bool {
+    matches!(body, Body::HeartbeatResponse { .. })
+}
+
+/// A vote leaves only after it is durable; so does the request of a candidate, which votes for itself.
+#[test]
+fn no_vote_before_its_ticket() {
+    let mut rig = Setup::voters(2).build();
+    rig.stall_disk(1, true);
+    rig.stall_disk(2, true);
+    rig.campaign(1);
+    let asks = |body: &Body| matches!(body, Body::RequestVote { pre: false, .. });
+    assert_eq!(count(&rig, 1, asks), 0, "its own vote is not durable");
+    rig.stall_disk(1, false);
+    assert_eq!(count(&rig, 1, asks), 1);
+    assert_eq!(count(&rig, 2, is_vote), 0);
+    assert!(!rig.leads(1));
+    rig.stall_disk(2, false);
+    assert_eq!(count(&rig, 2, is_vote), 1);
+    assert!(rig.leads(1));
+}
+
+/// A vote lost in a crash was never sent, so the voter may vote anew.
+#[test]
+fn a_vote_that_was_not_durable_is_forgotten_and_was_never_sent() {
+    let mut rig = Setup::voters(3).build();
+    rig.isolate(3);
+    rig.stall_disk(2, true);
+    rig.campaign(1);
+    rig.crash(2);
+    rig.stall_disk(2, false);
+    rig.restart(2);
+    rig.heal();
+    rig.isolate(1);
+    rig.run_until(200, "n2 and n3 elect", |rig| rig.leader().is_some());
+}
+
+/// An acknowledgement leaves only after the entries are durable, and the commit waits for it.
+#[test]
+fn no_acknowledgement_before_its_ticket() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    rig.stall_disk(2, true);
+    let before = count(&rig, 2, is_accepted);
+    let token = rig.propose(1, "a");
+    rig.ticks(10);
+    assert_eq!(count(&rig, 2, is_accepted), before);
+    assert_eq!(rig.outcome(token), None);
+    rig.stall_disk(2, false);
+    assert!(matches!(rig.outcome(token), Some(Ok(_))));
+}
+
+/// A leader does not count itself before its own fsync.
+#[test]
+fn a_leader_counts_itself_only_with_its_ticket() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    let commit = rig.status(1).commit;
+    rig.stall_disk(1, true);
+    let token = rig.propose(1, "a");
+    assert_eq!(
+        rig.durable(2).last(),
+        rig.status(1).last,
+        "the follower has it"
+    );
+    rig.ticks(10);
+    assert_eq!(rig.status(1).commit, commit);
+    assert_eq!(rig.outcome(token), None);
+    rig.stall_disk(1, false);
+    assert!(matches!(rig.outcome(token), Some(Ok(_))));
+}
+
+/// Two followers are a majority without the leader's disk, but the leader applies only what it holds.
+#[test]
+fn followers_commit_without_the_leaders_disk() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.stall_disk(1, true);
+    let token = rig.propose(1, "a");
+    rig.ticks(10);
+    assert_eq!(rig.applied(2), ["a"], "committed by n2 and n3");
+    assert_eq!(rig.status(1).commit, rig.status(1).last.index);
+    assert!(rig.applied(1).is_empty());
+    assert_eq!(rig.outcome(token), None);
+    rig.stall_disk(1, false);
+    assert!(matches!(rig.outcome(token), Some(Ok(_))));
+}
+
+/// A slow disk does not hold back heartbeat responses, so reads go on and the leader stays.
+#[test]
+fn heartbeat_responses_pass_a_slow_disk() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.isolate(3);
+    rig.stall_disk(2, true);
+    rig.propose(1, "a");
+    assert!(rig.queued_writes(2) > 0);
+    let before = count(&rig, 2, is_heartbeat_response);
+    let read = rig.read(1);
+    assert!(count(&rig, 2, is_heartbeat_response) > before);
+    assert!(matches!(rig.read_outcome(read), Some(Ok(_))));
+    rig.ticks(200);
+    assert!(
+        rig.leads(1),
+        "it hears n2 although the disk of n2 stands still"
+    );
+}
+
+/// While a term is not durable, even a heartbeat response in it is held back.
+#[test]
+fn heartbeat_responses_wait_for_the_term() {
+    let mut rig = Setup::voters(3).build();
+    rig.isolate(3);
+    rig.elect(1);
+    rig.heal();
+    rig.stall_disk(3, true);
+    rig.ticks(20);
+    assert_eq!(rig.term(3), rig.term(1), "n3 follows the new term");
+    assert_eq!(count(&rig, 3, is_heartbeat_response), 0);
+    rig.stall_disk(3, false);
+    rig.ticks(20);
+    assert!(count(&rig, 3, is_heartbeat_response) > 0);
+}
+
+/// Writes that become durable one by one release exactly what each of them covers.
+#[test]
+fn tickets_come_one_by_one() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    rig.stall_disk(2, true);
+    let tokens: Vec<_> = ["a", "b", "c"]
+        .map(|command| rig.propose(1, command))
+        .into();
+    assert_eq!(rig.queued_writes(2), 3);
+    for (done, _) in tokens.iter().enumerate() {
+        // Heartbeats come in between, and more Readies without a write.
+        rig.ticks(7);
+        rig.persist_one(2);
+        let decided = tokens.iter().filter(|&&token| rig.outcome(token).is_some());
+        assert_eq!(decided.count(), done + 1);
+    }
+}
+
+/// Inputs that need no write, while a write is on its way, do not confuse its ticket.
+#[test]
+fn a_ticket_is_good_after_later_readies_without_writes() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    for node in 1..=3 {
+        rig.stall_disk(node, true);
+    }
+    let token = rig.propose(1, "a");
+    rig.ticks(30);
+    for node in 1..=3 {
+        rig.stall_disk(node, false);
+    }
+    assert!(matches!(rig.outcome(token), Some(Ok(_))));
+}
+
+/// Control: a disk that reports success and keeps nothing is caught by the checker at its first
+/// promise, so the checks above mean something.
+#[test]
+fn a_lying_disk_is_caught() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.checker.collect = true;
+    rig.isolate(3);
+    rig.disk(2).lies = true;
+    let token = rig.propose(1, "a");
+    assert!(matches!(rig.outcome(token), Some(Ok(_))), "promised");
+    let found = &rig.checker.violations;
+    assert!(
+        found.iter().any(|v| v.contains("n2 acknowledges")),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|v| v.contains("which 1 disks hold")),
+        "{found:?}"
+    );
+    // And the promise is indeed broken: n2 and n3 are a majority without the entry.
+    rig.crash(2);
+    rig.crash(1);
+    rig.disk(2).lies = false;
+    rig.heal();
+    rig.restart(2);
+    rig.run_until(300, "n2 and n3 elect", |rig| rig.leader().is_some());
+    let found = &rig.checker.violations;
+    assert!(
+        found.iter().any(|v| v.contains("Leader Completeness")),
+        "{found:?}"
+    );
+}
+
+/// Control: a lying disk forgets a vote, and the checker sees that.
+#[test]
+fn a_forgotten_vote_is_caught() {
+    let mut rig = Setup::voters(2).build();
+    rig.checker.collect = true;
+    rig.disk(2).lies = true;
+    rig.campaign(1);
+    let found = &rig.checker.violations;
+    assert!(
+        found.iter().any(|v| v.contains("n2 votes for n1")),
+        "{found:?}"
+    );
+}
+
+/// A crash right after the write reached the disk, but before the ticket, loses no safety.
+#[test]
+fn a_write_may_be_durable_without_anybody_knowing() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.isolate(3);
+    rig.stall_disk(2, true);
+    let token = rig.propose(1, "a");
+    rig.crash_keeping(2, usize::MAX);
+    rig.stall_disk(2, false);
+    assert_eq!(rig.outcome(token), None);
+    rig.restart(2);
+    rig.run_until(100, "it is committed after all", |rig| {
+        matches!(rig.outcome(token), Some(Ok(_)))
+    });
+}
+
+/// The message type itself has no way around the gate: a `Ready` with a write shows no promise of it.
+#[test]
+fn the_ready_that_asks_for_a_write_does_not_carry_its_promise() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    rig.stall_disk(2, true);
+    let entry = quorate_consensus::Entry::command(
+        quorate_consensus::EntryId::new(rig.status(1).term, rig.status(1).last.index.next()),
+        "x".into(),
+    );
+    let message = Message {
+        term: rig.status(1).term,
+        body: Body::Append {
+            previous: rig.status(1).last,
+            commit: rig.status(1).commit,
+            entries: vec![entry],
+        },
+    };
+    let core = rig.core(2);
+    core.handle_message(crate::rig::id(1), message).unwrap();
+    let ready = core.poll_ready().unwrap();
+    assert_eq!(ready.append.as_ref().unwrap().write().entries.len(), 1);
+    assert!(ready.messages.is_empty(), "{:?}", ready.messages);
+    assert!(core.poll_ready().is_none());
+}
