@@ -63,7 +63,10 @@ pub struct RaftNode {
 }
 
 struct Unpersisted {
-    /// The number of the last `raft` Ready that this write covers.
+    /// The number that the write's ticket will carry.
+    ticket: u64,
+    /// The number of the last `raft` Ready that this write covers: itself, or a later one that had
+    /// nothing to write.
     number: u64,
     /// Whether the term or vote is part of the write.
     changes_vote: bool,
@@ -197,7 +200,7 @@ impl RaftNode {
         while self
             .unpersisted
             .front()
-            .is_some_and(|first| first.number <= ticket.number)
+            .is_some_and(|first| first.ticket <= ticket.number)
         {
             let first = self.unpersisted.pop_front().expect("just seen");
             self.out.messages.extend(first.messages);
@@ -413,6 +416,7 @@ impl RaftNode {
             self.written = hard_state;
             let entries: Vec<Entry> = entries.into_iter().map(our_entry).collect();
             self.unpersisted.push_back(Unpersisted {
+                ticket: number,
                 number,
                 changes_vote,
                 messages: Vec::new(),
