@@ -45,7 +45,7 @@
 pub mod kv;
 mod node;
 
-pub use node::{Node, NodeBuilder, NodeConfig, NodeHandle, Service, StartError};
+pub use node::{LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, Service, StartError};
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{
     Batch, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,

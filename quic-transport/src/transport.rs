@@ -238,6 +238,16 @@ impl Transport {
         links.iter().map(PeerStatus::of).collect()
     }
 
+    /// A handle for every connection of a client or an admin, for what they are told unasked.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Peer> {
+        let links = self.shared().links();
+        let clients = links.into_iter().filter(|link| !link.is_node());
+        clients
+            .map(|link| Peer::new(Arc::clone(self.shared()), link))
+            .collect()
+    }
+
     /// Connections of clients and admins.
     #[must_use]
     pub fn client_connections(&self) -> usize {

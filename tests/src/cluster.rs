@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate::kv::{Client, ClientConfig};
 use quorate::{Credentials, Node, NodeConfig, NodeId, Role, Status};
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
-use quorate_quic_transport::IoThread;
+use quorate_quic_transport::runtime::IoThread;
 use tempfile::TempDir;
 
 use crate::wait::until;
@@ -46,7 +46,10 @@ impl Cluster {
         let mut cluster = Self {
             ca,
             directory: TempDir::new().expect("a temporary folder"),
-            addresses: (1..=size).map(id).zip(free_addresses(size as usize)).collect(),
+            addresses: (1..=size)
+                .map(id)
+                .zip(free_addresses(size as usize))
+                .collect(),
             nodes: BTreeMap::new(),
             client_thread: IoThread::spawn("client").expect("a thread"),
         };
@@ -65,7 +68,9 @@ impl Cluster {
         let mut config = NodeConfig::new(self.addresses[&node], self.data_dir(node));
         config.peers = self.addresses.clone();
         let credentials = self.credentials(&Subject::Node(node.into()));
-        let started = Node::builder(config, credentials).start_kv().expect("the node starts");
+        let started = Node::builder(config, credentials)
+            .start_kv()
+            .expect("the node starts");
         self.nodes.insert(node, started);
     }
 
@@ -88,7 +93,10 @@ impl Cluster {
     /// When they cannot be made.
     #[must_use]
     pub fn credentials(&self, subject: &Subject) -> Credentials {
-        let issued = self.ca.issue(subject, &IssueOptions::default()).expect("a certificate");
+        let issued = self
+            .ca
+            .issue(subject, &IssueOptions::default())
+            .expect("a certificate");
         issued.credentials().expect("credentials")
     }
 
@@ -125,7 +133,11 @@ impl Cluster {
     #[must_use]
     pub fn client(&self, timeout: Duration) -> Client {
         let credentials = self.credentials(&Subject::client("test").expect("a valid name"));
-        let endpoints = self.addresses.iter().map(|(node, address)| (*node, *address)).collect();
+        let endpoints = self
+            .addresses
+            .iter()
+            .map(|(node, address)| (*node, *address))
+            .collect();
         let mut config = ClientConfig::new(endpoints, credentials);
         config.request_timeout = timeout;
         Client::connect(config, Arc::clone(&self.client_thread.runtime())).expect("a client")
@@ -161,7 +173,9 @@ impl Cluster {
             let first = statuses.first()?;
             statuses
                 .iter()
-                .all(|status| status.applied == first.applied && status.applied == status.last.index)
+                .all(|status| {
+                    status.applied == first.applied && status.applied == status.last.index
+                })
                 .then(|| first.clone())
         })
         .await
@@ -174,5 +188,8 @@ fn free_addresses(count: usize) -> Vec<SocketAddr> {
     let sockets: Vec<UdpSocket> = (0..count)
         .map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free port on the loopback"))
         .collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("a bound address")).collect()
+    sockets
+        .iter()
+        .map(|socket| socket.local_addr().expect("a bound address"))
+        .collect()
 }

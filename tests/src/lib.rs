@@ -1,5 +1,6 @@
-//! What the tests of the whole system share: clusters in this process, and waiting for conditions.
+//! What several tests of Quorate share. Published nowhere.
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod process;
 pub mod wait;

@@ -23,7 +23,10 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what:?}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} for {what:?}"
+        );
         Timer::after(Duration::from_millis(5)).await;
     }
 }

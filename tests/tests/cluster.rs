@@ -14,7 +14,10 @@ async fn three_nodes_survive_the_loss_of_their_leader() {
     let client = cluster.client(Duration::from_secs(20));
     let first = cluster.leader().await;
     for key in 0..100 {
-        client.put(format!("before/{key}"), format!("{key}")).await.expect("a write");
+        client
+            .put(format!("before/{key}"), format!("{key}"))
+            .await
+            .expect("a write");
     }
 
     cluster.kill(first);
@@ -24,12 +27,22 @@ async fn three_nodes_survive_the_loss_of_their_leader() {
     })
     .await;
     let away = killed.elapsed();
-    assert!(away < Duration::from_secs(10), "writes were away for {away:?}");
+    assert!(
+        away < Duration::from_secs(10),
+        "writes were away for {away:?}"
+    );
     let second = cluster.leader().await;
     assert_ne!(first, second);
     for key in 0..100 {
-        client.put(format!("after/{key}"), format!("{key}")).await.expect("a write");
-        let value = client.get(format!("before/{key}")).await.expect("a read").expect("a value");
+        client
+            .put(format!("after/{key}"), format!("{key}"))
+            .await
+            .expect("a write");
+        let value = client
+            .get(format!("before/{key}"))
+            .await
+            .expect("a read")
+            .expect("a value");
         assert_eq!(value.data, format!("{key}"));
     }
 
@@ -51,7 +64,10 @@ fn on_smol() {
 
 #[test]
 fn on_tokio() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
     runtime.block_on(three_nodes_survive_the_loss_of_their_leader());
 }
 
@@ -90,13 +106,19 @@ fn a_minority_commits_nothing_and_serves_no_read() {
         }
         let hasty = cluster.client(Duration::from_millis(1500));
         let before = cluster.node(leader).status().await.unwrap();
-        assert!(hasty.put("a", "2").await.is_err(), "a minority acknowledged a write");
+        assert!(
+            hasty.put("a", "2").await.is_err(),
+            "a minority acknowledged a write"
+        );
         assert!(hasty.get("a").await.is_err(), "a minority served a read");
         let after = cluster.node(leader).status().await.unwrap();
         assert_eq!(before.commit, after.commit, "a minority committed");
         cluster.start_node(others[0]);
         let value = patient.get("a").await.unwrap().unwrap();
-        assert!(["1", "2"].contains(&std::str::from_utf8(&value.data).unwrap()), "{value:?}");
+        assert!(
+            ["1", "2"].contains(&std::str::from_utf8(&value.data).unwrap()),
+            "{value:?}"
+        );
         patient.put("a", "3").await.unwrap();
         assert_eq!(patient.get("a").await.unwrap().unwrap().data, "3");
         hasty.close().await;
@@ -117,7 +139,11 @@ fn an_orderly_shutdown_hands_leadership_over() {
         node.shutdown(Duration::from_secs(2)).await.unwrap();
         let second = cluster.leader().await;
         let status = cluster.node(second).status().await.unwrap();
-        assert_eq!(status.term, term.next(), "one election, on request, and none by timeout");
+        assert_eq!(
+            status.term,
+            term.next(),
+            "one election, on request, and none by timeout"
+        );
         client.put("a", "2").await.unwrap();
         client.close().await;
     });
@@ -147,7 +173,7 @@ fn compare_and_set_lets_one_of_many_win() {
             let attempts: Vec<_> = attempts.collect();
             let mut winners = 0;
             for attempt in attempts {
-                if let quorate::kv::Outcome::Swapped { revision } = attempt.await.unwrap() {
+                if let quorate::kv::Swap::Swapped { revision } = attempt.await.unwrap() {
                     winners += 1;
                     assert!(won.insert(revision), "one revision, one winner");
                 }

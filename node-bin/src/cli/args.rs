@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{certs, exit};
+use super::{bench, certs, demo, exit, kv, start, status, transfer};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
@@ -15,7 +15,19 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    /// Show three encrypted nodes on this machine: election, writes, a killed leader, recovery
+    Demo(demo::DemoArgs),
     /// Make and inspect the certificates that nodes and clients need
     #[command(subcommand)]
     Certs(certs::CertsCommand),
+    /// Run one node until SIGTERM or SIGINT, which hands over leadership; a second one ends it at once
+    Start(start::StartArgs),
+    /// Read and write keys
+    Kv(kv::KvArgs),
+    /// Show what each node says about itself
+    Status(status::StatusArgs),
+    /// Hand leadership to another node; needs an admin's certificate
+    TransferLeader(transfer::TransferArgs),
+    /// Measure operations per second and latencies
+    Bench(bench::BenchArgs),
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_io::Timer;
 use quorate::kv::{Client, ClientConfig, NodeStatus};
 use quorate_consensus::{NodeId, Role};
-use quorate_quic_transport::IoThread;
+use quorate_quic_transport::runtime::IoThread;
 
 use super::stop::Stop;
 use super::{Failure, connect, exit};
@@ -105,7 +105,7 @@ impl Story<'_> {
         );
         self.step("start", &what, begun)?;
 
-        let io = IoThread::start("demo")
+        let io = IoThread::spawn("demo")
             .map_err(|error| Failure::new(exit::OS, format!("cannot start a thread: {error}")))?;
         let endpoints = cluster
             .nodes()

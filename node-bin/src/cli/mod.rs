@@ -2,13 +2,21 @@
 //! is [`Failure`] and the exit codes.
 
 mod args;
+mod bench;
 mod certs;
 mod config;
+mod connect;
 mod credentials;
+mod demo;
 pub(crate) mod exit;
+mod kv;
 mod logging;
 mod runtime;
+mod start;
+mod status;
 mod stop;
+mod text;
+mod transfer;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -90,8 +98,19 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
+    let quiet = !matches!(command, Command::Start(_));
+    if quiet {
+        // What goes wrong is in the answer. `QUORATE_LOG=debug` shows the rest.
+        logging::init(None, logging::Format::Human, "off")?;
+    }
     match command {
-        Command::Certs(command) => certs::run(command, out),
+        Command::Demo(args) => demo::run(&args, out),
+        Command::Certs(command) => Ok(certs::run(command, out)?),
+        Command::Start(args) => start::run(&args, out),
+        Command::Kv(args) => kv::run(args, out),
+        Command::Status(args) => status::run(args, out),
+        Command::TransferLeader(args) => transfer::run(args, out),
+        Command::Bench(args) => bench::run(&args, out),
     }
 }
 

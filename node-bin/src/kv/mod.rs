@@ -3,6 +3,7 @@
 mod client;
 pub(crate) mod command;
 mod protocol;
+mod service;
 mod store;
 
 pub use client::{
@@ -15,4 +16,5 @@ pub use command::{
 pub use protocol::{
     EXPLANATION_BYTES_MAX, Needs, NodeStatus, Notice, PeerStatus, Refusal, Request, Response,
 };
+pub use service::{KvService, STATE_FILE};
 pub use store::{KV_CACHE_BYTES_DEFAULT, KvOptions, KvStore};

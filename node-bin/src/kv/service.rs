@@ -1,20 +1,18 @@
 //! The server side of the key-value store: who may ask what, and how an answer comes about.
 
 use bytes::Bytes;
-use quorate_consensus::{LeaderChange, NodeId, ProposeError, ReadError, StateMachineError, TransferError};
-use quorate_quic_transport::{IncomingCall, PeerState, PeerUp, Reply};
+use quorate_consensus::{LeaderChange, NodeId, ProposeError, ReadError, TransferError};
+use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
 
 use super::command::{Answer, Outcome};
 use super::protocol::{NodeStatus, Notice, PeerStatus, Refusal, Request, Response};
-use super::store::{KvStore, KvStoreOptions};
-use crate::node::{LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
+use super::store::{KvOptions, KvStore};
+use crate::node::{GROUP, LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
 
 /// Serves the key-value store to clients.
-#[derive(Debug, Default)]
-pub struct KvService {
-    leader: Option<Notice>,
-}
+#[derive(Debug)]
+pub struct KvService;
 
 impl Service for KvService {
     fn call(&mut self, node: &NodeHandle, call: IncomingCall) {
@@ -41,16 +39,15 @@ impl Service for KvService {
         }
     }
 
-    fn connected(&mut self, node: &NodeHandle, peer: &PeerUp) {
-        if let (Some(notice), None) = (self.leader, peer.identity.node_id()) {
-            node.transport().notify_clients(0, &notice);
-        }
-    }
-
     fn leader_changed(&mut self, node: &NodeHandle, change: &LeaderChange) {
-        let notice = Notice::Leader { term: change.term, leader: change.leader };
-        self.leader = Some(notice);
-        node.transport().notify_clients(0, &notice);
+        let notice = Notice::Leader {
+            term: change.term,
+            leader: change.leader,
+        };
+        for client in node.transport().clients() {
+            // One that cannot keep up with its answers learns of the leader by asking.
+            let _ = client.try_send(Notice::LANE, GROUP, notice);
+        }
     }
 }
 
@@ -141,22 +138,28 @@ fn describe(node: &NodeHandle, status: quorate_consensus::Status) -> NodeStatus 
         let progress = status.peers.iter().find(|progress| progress.node == id);
         Some(PeerStatus {
             node: id,
-            address: link.addr,
+            address: match &link.state {
+                PeerState::Connected { up, .. } => Some(up.addr),
+                PeerState::Dialling { addrs } => addrs.first().copied(),
+                _ => None,
+            },
             state: match (&link.state, &link.last_error) {
-                (PeerState::Ready, _) => "connected".into(),
+                (PeerState::Connected { .. }, _) => "connected".into(),
                 (_, Some(error)) => error.to_string(),
-                (state, None) => format!("{state:?}").to_lowercase(),
+                (_, None) => "not connected".into(),
             },
             matched: progress.map(|progress| progress.matched),
-            rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            rtt_us: link
+                .rtt
+                .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             lost_packets: link.lost_packets,
-            queued: link.queued as u64,
+            queued: link.queued.iter().map(|queue| queue.messages as u64).sum(),
         })
     };
     let not_after = node.credentials().not_after();
     NodeStatus {
         node: status.node,
-        cluster: node.identity().cluster().to_string(),
+        cluster: node.identity().cluster.to_string(),
         term: status.term,
         role: status.role,
         leader: status.leader,
@@ -177,7 +180,9 @@ fn describe(node: &NodeHandle, status: quorate_consensus::Status) -> NodeStatus 
 }
 
 fn file_bytes(node: &NodeHandle, name: &str) -> Option<u64> {
-    std::fs::metadata(node.data_dir().join(name)).ok().map(|metadata| metadata.len())
+    std::fs::metadata(node.data_dir().join(name))
+        .ok()
+        .map(|metadata| metadata.len())
 }
 
 /// The name of the state's file in a node's data folder.
@@ -192,8 +197,14 @@ impl NodeBuilder {
     pub fn start_kv(self) -> Result<Node, StartError> {
         let owner = self.store_identity()?;
         let path = self.prepare_data_dir()?.join(STATE_FILE);
-        let store = KvStore::open_or_create(&path, &owner, KvStoreOptions::default())
-            .map_err(StateMachineError::new)?;
-        self.service(KvService::default()).start(store)
+        let data_dir = |error| StartError::DataDir {
+            path: path.clone(),
+            error,
+        };
+        if !quorate_persist::exists(&path).map_err(data_dir)? {
+            KvStore::create(&path, &owner)?;
+        }
+        let store = KvStore::open(&path, &owner, KvOptions::default())?;
+        self.service(KvService).start(store)
     }
 }

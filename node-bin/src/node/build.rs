@@ -6,18 +6,18 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use quinn::Runtime;
 use quorate_certs::{Credentials, Identity, Subject};
 use quorate_consensus::{
-    EntryId, LeaderChange, ORIGIN, Membership, NodeId, Parts, RaftNode, Running, StateMachine, assemble, read_tail,
+    EntryId, LeaderChange, Membership, NodeId, ORIGIN, Parts, RaftNode, Running, StateMachine,
+    assemble, read_tail,
 };
 use quorate_persist::{Opened, Options, Store, StoreIdentity};
 use quorate_quic_transport::{
-    Config as TransportConfig, Inbound, Inbox, Instance, IoThread, Transport,
+    Config as TransportConfig, Inbound, Inbox, Instance, Transport, runtime::IoThread,
 };
 use tracing::{debug, error, info};
 
@@ -95,7 +95,7 @@ impl NodeBuilder {
                 identity: identity.clone(),
             })?;
         Ok(StoreIdentity {
-            cluster: identity.cluster().to_string(),
+            cluster: identity.cluster.to_string(),
             node,
         })
     }
@@ -118,7 +118,7 @@ impl NodeBuilder {
             store_id,
             boot,
             ..
-        } = self.open_log(&directory, &owner)?;
+        } = self.open_log(&directory, &owner, state_machine.applied())?;
         let applied = state_machine.applied();
         let tail = read_tail(&store, applied.index, recovered.last)?;
         let mut raft = self.config.raft.clone();
@@ -245,7 +245,9 @@ impl NodeBuilder {
         };
         if !quorate_persist::exists(&path).map_err(data_dir)? {
             if applied > ORIGIN {
-                return Err(StartError::LogLost { path: directory.to_path_buf() });
+                return Err(StartError::LogLost {
+                    path: directory.to_path_buf(),
+                });
             }
             let others = self.config.peers.keys().copied();
             let members = Membership::new(others.chain([owner.node]), [])?;
@@ -289,8 +291,12 @@ fn connect(
     addresses: &BTreeMap<NodeId, std::net::SocketAddr>,
 ) -> BTreeMap<NodeId, quorate_quic_transport::Peer> {
     let dial = |(node, address): (&NodeId, &std::net::SocketAddr)| {
-        let identity = Identity::new(own.cluster().clone(), Subject::Node((*node).into()));
-        (*node, transport.set_peer(identity, vec![*address]))
+        let identity = Identity::new(own.cluster.clone(), Subject::Node((*node).into()));
+        transport.set_peer(identity.clone(), vec![*address]);
+        (
+            *node,
+            transport.peer(&identity).expect("it was set just now"),
+        )
     };
     addresses.iter().map(dial).collect()
 }
@@ -336,7 +342,8 @@ fn take(node: &NodeHandle, service: &mut dyn Service, inbound: Inbound) {
             }
         }
         Inbound::Call(call) => service.call(node, call),
-        Inbound::Up(peer) => service.connected(node, &peer),
+        // Raft finds out by itself: its next heartbeat arrives.
+        Inbound::Up(_) => {}
         Inbound::Down { identity, .. } => {
             if let Some(peer) = identity.node_id() {
                 node.raft.report_unreachable(peer.into());

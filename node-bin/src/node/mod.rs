@@ -26,6 +26,7 @@ use tracing::{info, warn};
 pub use build::{LOG_FILE, NodeBuilder};
 pub use config::NodeConfig;
 pub use error::StartError;
+pub(crate) use seams::GROUP;
 pub use service::Service;
 
 /// How long an orderly shutdown waits for another voter to take over before it stops all the same. A

@@ -36,7 +36,7 @@ impl quorate_quic_transport::Message for RaftMessage {
 }
 
 /// The only group there is yet; every frame carries it so that more can share a connection later.
-pub(super) const GROUP: u64 = 0;
+pub(crate) const GROUP: u64 = 0;
 
 /// Sends Raft's messages to the other members.
 pub(super) struct PeerTransport(pub(super) BTreeMap<NodeId, Peer>);

@@ -1,7 +1,7 @@
 //! What a node serves to clients, besides consensus.
 
 use quorate_consensus::LeaderChange;
-use quorate_quic_transport::{IncomingCall, PeerUp};
+use quorate_quic_transport::IncomingCall;
 
 use super::NodeHandle;
 
@@ -12,11 +12,6 @@ pub trait Service: Send + 'static {
     /// A verified peer asks something. Its role is in `call.from`; deciding what the role may do is the
     /// service's duty. A call that is dropped is answered with a refusal.
     fn call(&mut self, node: &NodeHandle, call: IncomingCall);
-
-    /// A client or node has connected.
-    fn connected(&mut self, node: &NodeHandle, peer: &PeerUp) {
-        let _ = (node, peer);
-    }
 
     /// The role, term or leader has changed.
     fn leader_changed(&mut self, node: &NodeHandle, change: &LeaderChange) {
@@ -30,6 +25,6 @@ pub(super) struct NoService;
 impl Service for NoService {
     fn call(&mut self, _node: &NodeHandle, call: IncomingCall) {
         call.reply
-            .refuse(quorate_quic_transport::Refusal::Unsupported);
+            .refuse(quorate_quic_transport::Refusal::UnknownKind);
     }
 }

@@ -62,7 +62,7 @@ impl Cluster {
         let name = ClusterName::new("demo").expect("a valid name");
         let ca = Ca::create(&folder.join("ca"), &name, &CaOptions::default())
             .map_err(|error| cannot(&error))?;
-        let mut cluster = Self {
+        let cluster = Self {
             addresses: free_addresses().map_err(|error| cannot(&error))?,
             running: BTreeMap::new(),
             folder,

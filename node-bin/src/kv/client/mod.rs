@@ -14,6 +14,8 @@ mod leader;
 mod requests;
 mod retry;
 mod routing;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

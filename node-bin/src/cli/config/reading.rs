@@ -1,0 +1,326 @@
+//! From texts and where they stand to settings, collecting every mistake on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quorate_consensus::{Config, NodeId};
+use toml::de::{DeTable, DeValue};
+
+use super::value::{address, folder, node_id, time};
+use super::{Flags, Settings};
+use crate::cli::runtime::Runtime;
+use crate::cli::{Failure, exit};
+
+/// A value as it was given.
+#[derive(Debug, Clone)]
+struct Given {
+    /// `n1.toml:3: listen` or `--listen`.
+    origin: String,
+    /// The line in the file; flags come after all of them.
+    line: usize,
+    text: String,
+}
+
+/// The "line" of what stands in no file.
+const NO_LINE: usize = usize::MAX;
+
+/// A key of the file, in the order of the README.
+struct Key {
+    name: &'static str,
+    integer: bool,
+    expects: &'static str,
+}
+
+const fn text(name: &'static str, expects: &'static str) -> Key {
+    Key {
+        name,
+        integer: false,
+        expects,
+    }
+}
+
+const KEYS: &[Key] = &[
+    Key {
+        name: "node",
+        integer: true,
+        expects: "this node's number, such as 1",
+    },
+    text("cluster", "the cluster's name, such as \"c1\""),
+    text("listen", "an address, such as \"127.0.0.1:7001\""),
+    text("data-dir", "a folder, such as \"n1/data\""),
+    text("cert", "a folder with key.pem, cert.pem and ca.pem"),
+    text("runtime", "a runtime, such as \"async-std\""),
+    text("log", "a level, such as \"info\""),
+    text("log-format", "\"human\" or \"json\""),
+    text("election-timeout", "a time, such as \"250ms\""),
+    text("heartbeat-interval", "a time, such as \"50ms\""),
+];
+
+const PEERS: &str = "peers";
+const PEER_EXPECTS: &str = "a node's number and its address, such as 2 = \"127.0.0.1:7002\"";
+
+/// What has been read so far, and what was wrong with it.
+#[derive(Default)]
+pub(super) struct Reading {
+    values: BTreeMap<&'static str, Given>,
+    peers: BTreeMap<String, Given>,
+    /// Keys that were there but could not be used: they are wrong, not missing.
+    unusable: BTreeSet<&'static str>,
+    /// By line, so that they are reported in the order in which they are read.
+    pub(super) mistakes: Vec<(usize, String)>,
+}
+
+impl Reading {
+    pub(super) fn file(&mut self, path: &Path, content: &str) {
+        let name = path.display();
+        let line_at = |at: usize| {
+            let before = &content.as_bytes()[..at.min(content.len())];
+            before.iter().filter(|byte| **byte == b'\n').count() + 1
+        };
+        let (table, errors) = DeTable::parse_recoverable(content);
+        for error in errors {
+            let line = error.span().map_or(1, |span| line_at(span.start));
+            let what = error.message().trim();
+            self.mistake(line, format!("{name}:{line}: not TOML: {what}"));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for (key, value) in table.get_ref() {
+            let line = line_at(key.span().start);
+            let written = key.get_ref().as_ref();
+            let origin = format!("{name}:{line}: {written}");
+            match value.get_ref() {
+                DeValue::Table(peers) if written == PEERS => {
+                    for (id, address) in peers {
+                        let line = line_at(id.span().start);
+                        let id = id.get_ref().as_ref();
+                        let origin = format!("{name}:{line}: {PEERS}.{id}");
+                        self.peer(id, origin, line, address.get_ref());
+                    }
+                }
+                other if written == PEERS => {
+                    self.mistake(line, wrong_type(&origin, other, PEER_EXPECTS));
+                }
+                value => self.key(written, origin, line, value, folder),
+            }
+        }
+    }
+
+    fn key(
+        &mut self,
+        written: &str,
+        origin: String,
+        line: usize,
+        value: &DeValue<'_>,
+        folder: &Path,
+    ) {
+        let Some(key) = KEYS.iter().find(|key| key.name == written) else {
+            let meant = KEYS.iter().find(|key| {
+                let dashed = written.replace('_', "-");
+                dashed.eq_ignore_ascii_case(key.name)
+            });
+            self.unusable.extend(meant.map(|key| key.name));
+            return self.mistake(line, unknown(&origin, meant));
+        };
+        let text = match value {
+            DeValue::Integer(number) if key.integer => number.as_str().to_owned(),
+            DeValue::String(text) if !key.integer => text.clone().into_owned(),
+            other => {
+                self.unusable.insert(key.name);
+                return self.mistake(line, wrong_type(&origin, other, key.expects));
+            }
+        };
+        let text = match key.name {
+            "data-dir" | "cert" if !text.is_empty() => {
+                folder.join(text).to_string_lossy().into_owned()
+            }
+            _ => text,
+        };
+        self.values.insert(key.name, Given { origin, line, text });
+    }
+
+    fn peer(&mut self, id: &str, origin: String, line: usize, address: &DeValue<'_>) {
+        match address {
+            DeValue::String(text) => {
+                let text = text.clone().into_owned();
+                self.peers
+                    .insert(id.to_owned(), Given { origin, line, text });
+            }
+            other => self.mistake(line, wrong_type(&origin, other, PEER_EXPECTS)),
+        }
+    }
+
+    fn mistake(&mut self, line: usize, mistake: String) {
+        self.mistakes.push((line, mistake));
+    }
+
+    pub(super) fn flags(&mut self, flags: &Flags) {
+        let path = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .map(|path| path.to_string_lossy().into_owned())
+        };
+        let given = [
+            ("node", "--node", flags.node.clone()),
+            ("listen", "--listen", flags.listen.clone()),
+            ("data-dir", "--data-dir", path(&flags.data_dir)),
+            ("cert", "--cert", path(&flags.cert)),
+            ("runtime", "--runtime", flags.runtime.clone()),
+            ("log", "--log", flags.log.clone()),
+            ("log-format", "--log-format", flags.log_format.clone()),
+            (
+                "election-timeout",
+                "--election-timeout",
+                flags.election_timeout.clone(),
+            ),
+            (
+                "heartbeat-interval",
+                "--heartbeat-interval",
+                flags.heartbeat_interval.clone(),
+            ),
+        ];
+        for (key, flag, text) in given {
+            if let Some(text) = text {
+                let (origin, line) = (flag.to_owned(), NO_LINE);
+                self.values.insert(key, Given { origin, line, text });
+            }
+        }
+        for peer in &flags.peers {
+            let origin = format!("--peer {peer}");
+            match peer.split_once('=') {
+                Some((id, address)) => {
+                    let (line, text) = (NO_LINE, address.to_owned());
+                    self.peers
+                        .insert(id.to_owned(), Given { origin, line, text });
+                }
+                None => self.mistake(
+                    NO_LINE,
+                    format!("{origin}: expected ID=HOST:PORT, such as 2=127.0.0.1:7002"),
+                ),
+            }
+        }
+    }
+
+    pub(super) fn settings(&mut self) -> Option<Settings> {
+        let node = self.value("node", node_id);
+        let cluster = self.value("cluster", |text| Ok(text.to_owned()));
+        let listen = self.required("listen", address);
+        let data_dir = self.required("data-dir", folder);
+        let cert = self.required("cert", folder);
+        let runtime = self.value("runtime", |text| {
+            Runtime::named(text)
+                .ok_or_else(|| format!("`{text}` is not one of {}", Runtime::names()))
+        });
+        let log = self.value("log", |text| Ok(text.to_owned()));
+        let log_format = self.value("log-format", |text| {
+            clap::ValueEnum::from_str(text, false)
+                .map_err(|_| format!("`{text}` is neither human nor json"))
+        });
+        let election_timeout = self.value("election-timeout", time);
+        let heartbeat_interval = self.value("heartbeat-interval", time);
+        self.intervals(election_timeout, heartbeat_interval);
+        let mut peers = BTreeMap::new();
+        for (id, given) in std::mem::take(&mut self.peers) {
+            match node_id(&id).and_then(|id| Ok((id, address(&given.text)?))) {
+                Ok((id, address)) => drop(peers.insert(id, address)),
+                Err(mistake) => self.mistake(given.line, format!("{}: {mistake}", given.origin)),
+            }
+        }
+        Some(Settings {
+            node,
+            cluster,
+            listen: listen?,
+            data_dir: data_dir?,
+            cert: cert?,
+            peers,
+            runtime: runtime.unwrap_or_default(),
+            log,
+            log_format: log_format.unwrap_or_default(),
+            election_timeout,
+            heartbeat_interval,
+        })
+    }
+
+    /// The consensus crate owns the bounds; this only says where the numbers came from.
+    fn intervals(&mut self, election_timeout: Option<Duration>, heartbeat: Option<Duration>) {
+        let mut config = Config::new(NodeId::new(1).expect("one is not zero"));
+        config.election_timeout = election_timeout.unwrap_or(config.election_timeout);
+        config.heartbeat_interval = heartbeat.unwrap_or(config.heartbeat_interval);
+        let (line, origin) = ["heartbeat-interval", "election-timeout"]
+            .into_iter()
+            .find_map(|key| self.values.get(key))
+            .map(|given| (given.line, given.origin.clone()))
+            .unwrap_or((NO_LINE, String::new()));
+        for mistake in config.mistakes() {
+            self.mistake(line, format!("{origin}: {mistake}"));
+        }
+    }
+
+    fn required<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        if !self.values.contains_key(key) && !self.unusable.contains(key) {
+            let expects = KEYS
+                .iter()
+                .find_map(|known| (known.name == key).then_some(known.expects))
+                .unwrap_or_default();
+            self.mistake(NO_LINE, format!("{key} or --{key} is missing: {expects}"));
+        }
+        self.value(key, parse)
+    }
+
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let given = self.values.get(key)?;
+        match parse(&given.text) {
+            Ok(value) => Some(value),
+            Err(mistake) => {
+                let mistake = (given.line, format!("{}: {mistake}", given.origin));
+                self.mistakes.push(mistake);
+                None
+            }
+        }
+    }
+
+    pub(super) fn failure(mut self, file: Option<&Path>) -> Failure {
+        let code = if file.is_some() {
+            exit::CONFIG
+        } else {
+            exit::USAGE
+        };
+        let count = match self.mistakes.len() {
+            1 => "one mistake".to_owned(),
+            several => format!("{several} mistakes"),
+        };
+        self.mistakes.sort_by_key(|(line, _)| *line);
+        let list: String = self
+            .mistakes
+            .iter()
+            .map(|(_, mistake)| format!("\n  {mistake}"))
+            .collect();
+        Failure::new(code, format!("{count} in the configuration:{list}"))
+            .help("correct them and start again; `quorate start --help` lists every setting")
+    }
+}
+
+fn unknown(origin: &str, meant: Option<&Key>) -> String {
+    match meant {
+        Some(key) => format!("{origin}: unknown key; did you mean `{}`?", key.name),
+        None => {
+            let names: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+            let names = names.join(", ");
+            format!("{origin}: unknown key; known are {names}, [{PEERS}]")
+        }
+    }
+}
+
+fn wrong_type(origin: &str, value: &DeValue<'_>, expects: &str) -> String {
+    format!(
+        "{origin}: a value of type {}; expected {expects}",
+        value.type_str()
+    )
+}

@@ -1,0 +1,67 @@
+//! How single values are written: numbers of nodes, folders, addresses, times. Each parser says what it
+//! expected instead.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate_consensus::NodeId;
+
+pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse()
+        .ok()
+        .and_then(NodeId::new)
+        .ok_or_else(|| format!("`{text}` is not a node's number (1 or more)"))
+}
+
+pub(crate) fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("an empty path; expected a folder".into());
+    }
+    Ok(text.into())
+}
+
+/// `HOST:PORT`; a name is resolved here, once, and its first address is taken.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    if !text.contains(':') {
+        return Err(format!("`{text}` has no port; expected HOST:PORT"));
+    }
+    text.to_socket_addrs()
+        .map_err(|error| format!("`{text}` is not HOST:PORT, or cannot be resolved: {error}"))?
+        .next()
+        .ok_or_else(|| format!("`{text}` resolves to no address"))
+}
+
+/// A whole number and a unit: `250ms`, `5s`, `2m`.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let millis_per_unit = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .zip(millis_per_unit)
+        .and_then(|(number, millis)| number.checked_mul(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("`{text}` is not a time; expected a whole number of ms, s or m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times are whole numbers with a unit; nothing overflows.
+    #[test]
+    fn times() {
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time("5s"), Ok(Duration::from_secs(5)));
+        for bad in ["", "ms", "5", "-5s", "1.5s", "5 s", "18446744073709551615m"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The client against nodes that play a part: real sockets, certificates and frames, scripted answers.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use async_channel::{Receiver, Sender};
+use futures_lite::future::{block_on, or, zip};
+use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate_consensus::{EntryId, LogIndex, Role, Term};
+use quorate_quic_transport::runtime::IoThread;
+use quorate_quic_transport::{Config, Inbound, Inbox, IncomingCall, Reply, Transport};
+
+use super::*;
+use crate::kv::protocol::{Needs, Notice, Refusal};
+
+/// Far longer than anything here takes, and still the end of a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a scripted node does with a request.
+#[derive(Default)]
+struct Part {
+    term: u64,
+    leader: Option<NodeId>,
+    /// Keep requests unanswered, as a node that was killed does.
+    silent: bool,
+    held: Vec<Reply>,
+    /// Answers to give before any other.
+    refusals: Vec<Refusal>,
+    writes: u64,
+}
+
+struct ScriptedNode {
+    id: NodeId,
+    transport: Transport,
+    part: Arc<Mutex<Part>>,
+    /// One item for each write or read that arrived.
+    arrived: Receiver<()>,
+}
+
+impl ScriptedNode {
+    fn start(id: u64, stage: &Stage) -> Self {
+        let issued = stage
+            .ca
+            .issue(&Subject::node(id).unwrap(), &IssueOptions::default());
+        let (transport, inbox) = Transport::bind(
+            Config::new((Ipv4Addr::LOCALHOST, 0).into()),
+            issued.unwrap().credentials().unwrap(),
+            stage.io.runtime(),
+        )
+        .unwrap();
+        let (part, (arrivals, arrived)) = (Arc::default(), async_channel::unbounded());
+        let play = play(node(id), inbox, Arc::clone(&part), arrivals);
+        stage.io.runtime().spawn(Box::pin(play));
+        Self {
+            id: node(id),
+            transport,
+            part,
+            arrived,
+        }
+    }
+
+    fn part(&self) -> MutexGuard<'_, Part> {
+        self.part.lock().unwrap()
+    }
+
+    fn believe(&self, term: u64, leader: u64) {
+        let mut part = self.part();
+        (part.term, part.leader) = (term, NodeId::new(leader));
+    }
+
+    /// Believes it, and tells every client.
+    fn announce(&self, term: u64, leader: u64) {
+        self.believe(term, leader);
+        let notice = Notice::Leader {
+            term: Term::new(term),
+            leader: NodeId::new(leader),
+        };
+        for client in self.transport.clients() {
+            client.try_send(Notice::LANE, 0, notice).unwrap();
+        }
+    }
+}
+
+async fn play(id: NodeId, mut inbox: Inbox, part: Arc<Mutex<Part>>, arrivals: Sender<()>) {
+    while let Some(inbound) = inbox.recv().await {
+        if let Inbound::Call(call) = inbound {
+            answer(id, &mut part.lock().unwrap(), call, &arrivals);
+        }
+    }
+}
+
+fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>) {
+    let request = call.decode::<Request>().unwrap();
+    if request != Request::Status {
+        arrivals.try_send(()).unwrap();
+    }
+    if let Request::Write(_) = request {
+        part.writes += 1;
+    }
+    if part.silent {
+        part.held.push(call.reply);
+        return;
+    }
+    let leads = part.leader == Some(id);
+    let response = match request {
+        Request::Status => Response::Status(Box::new(status(id, part))),
+        _ if !part.refusals.is_empty() => Response::Refused(part.refusals.remove(0)),
+        _ if !leads => Response::Refused(Refusal::NotLeader {
+            leader: part.leader,
+        }),
+        Request::Write(_) => Response::Written(Outcome::Written {
+            revision: part.writes,
+        }),
+        Request::Read(_) => Response::Read(Answer::Value(None)),
+        Request::TransferLeader { to } => Response::Transferred {
+            leader: to.unwrap_or(id),
+        },
+    };
+    call.reply.send(&response);
+}
+
+fn status(id: NodeId, part: &Part) -> NodeStatus {
+    NodeStatus {
+        node: id,
+        cluster: "stage".into(),
+        term: Term::new(part.term),
+        role: if part.leader == Some(id) {
+            Role::Leader
+        } else {
+            Role::Follower
+        },
+        leader: part.leader,
+        last: EntryId::default(),
+        commit: LogIndex::ZERO,
+        applied: LogIndex::ZERO,
+        voters: BTreeSet::from([id]),
+        learners: BTreeSet::new(),
+        peers: Vec::new(),
+        log_bytes: None,
+        state_bytes: None,
+        certificate_not_after: 0,
+        uptime_ms: 0,
+        version: "0.0.0".into(),
+    }
+}
+
+/// A CA and a thread for all.
+struct Stage {
+    ca: Ca,
+    io: IoThread,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let cluster = ClusterName::new("stage").unwrap();
+        Self {
+            ca: Ca::generate(&cluster, &CaOptions::default()).unwrap(),
+            io: IoThread::spawn("stage").unwrap(),
+        }
+    }
+
+    /// Three nodes that all know that node 1 leads term 1.
+    fn three() -> (Self, [ScriptedNode; 3]) {
+        let stage = Self::new();
+        let nodes = [1, 2, 3].map(|id| ScriptedNode::start(id, &stage));
+        for node in &nodes {
+            node.believe(1, 1);
+        }
+        (stage, nodes)
+    }
+
+    fn client(&self, nodes: &[ScriptedNode], timeout: Duration) -> Client {
+        let issued = self
+            .ca
+            .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
+        let mut config = ClientConfig::new(
+            nodes
+                .iter()
+                .map(|node| (node.id, node.transport.local_addr()))
+                .collect(),
+            issued.unwrap().credentials().unwrap(),
+        );
+        config.request_timeout = timeout;
+        Client::connect(config, self.io.runtime()).unwrap()
+    }
+}
+
+fn node(id: u64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+/// Ends the test instead of hanging it.
+fn patiently<T>(future: impl Future<Output = T>) -> T {
+    let too_long = async {
+        async_io::Timer::after(PATIENCE).await;
+        panic!("not done within {PATIENCE:?}");
+    };
+    block_on(or(future, too_long))
+}
+
+/// A client that knows nothing finds the leader by asking, and sends the write to nobody else.
+#[test]
+fn finds_the_leader() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    assert_eq!(patiently(client.put("k", "v")).unwrap(), 1);
+    assert_eq!(client.leader(), Some(node(1)));
+    let writes = nodes.each_ref().map(|node| node.part().writes);
+    assert_eq!(writes, [1, 0, 0]);
+}
+
+/// A refusal that names the leader is followed; the write happens once.
+#[test]
+fn follows_a_hint() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    patiently(client.get("k")).unwrap();
+    for node in &nodes {
+        node.believe(2, 3);
+    }
+    assert_eq!(patiently(client.put("k", "v")).unwrap(), 1);
+    let writes = nodes.each_ref().map(|node| node.part().writes);
+    assert_eq!(writes, [1, 0, 1], "refused by node 1, done by node 3");
+}
+
+/// When a new leader is announced, a write that the former one swallowed is reported as unknown at once,
+/// and goes to nobody else.
+#[test]
+fn a_write_to_a_dead_leader_is_unknown_and_not_repeated() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    patiently(client.get("k")).unwrap();
+    patiently(nodes[0].arrived.recv()).unwrap();
+    nodes[0].part().silent = true;
+    let begun = Instant::now();
+    let (written, ()) = patiently(zip(client.put("k", "v"), async {
+        nodes[0].arrived.recv().await.unwrap();
+        nodes[1].announce(2, 2);
+    }));
+    let Err(ClientError::OutcomeUnknown { node: asked, why }) = written else {
+        panic!("{written:?}");
+    };
+    assert_eq!((asked, why), (node(1), Unanswered::Superseded));
+    assert!(begun.elapsed() < PATIENCE / 4, "not the timeout");
+    assert_eq!(nodes[1].part().writes, 0);
+    // The next one goes to the new leader.
+    patiently(client.put("k", "v")).unwrap();
+    assert_eq!(nodes[1].part().writes, 1);
+}
+
+/// A read that the former leader swallowed is repeated at the new one.
+#[test]
+fn a_read_from_a_dead_leader_is_repeated() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    patiently(client.get("k")).unwrap();
+    patiently(nodes[0].arrived.recv()).unwrap();
+    nodes[0].part().silent = true;
+    let (read, ()) = patiently(zip(client.get("k"), async {
+        nodes[0].arrived.recv().await.unwrap();
+        nodes[1].announce(2, 2);
+    }));
+    assert_eq!(read.unwrap(), None);
+}
+
+/// An announcement of an older term, or of the same leader in a newer one, ends nothing.
+#[test]
+fn stale_announcements_end_nothing() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    patiently(client.get("k")).unwrap();
+    patiently(nodes[0].arrived.recv()).unwrap();
+    nodes[0].part().silent = true;
+    let (written, ()) = patiently(zip(client.put("k", "v"), async {
+        nodes[0].arrived.recv().await.unwrap();
+        nodes[1].announce(0, 2);
+        nodes[1].announce(5, 1);
+        // Sent after the announcements on the same lane, so they were heard when this is answered.
+        client.status(node(2)).await.unwrap();
+        let held: Vec<Reply> = nodes[0].part().held.drain(..).collect();
+        for reply in held {
+            reply.send(&Response::Written(Outcome::Written { revision: 9 }));
+        }
+    }));
+    assert_eq!(written.unwrap(), 9);
+}
+
+/// A connection that breaks under a write leaves its outcome unknown.
+#[test]
+fn a_broken_connection_leaves_a_write_unknown() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    nodes[0].part().silent = false;
+    patiently(client.get("k")).unwrap();
+    patiently(nodes[0].arrived.recv()).unwrap();
+    nodes[0].part().silent = true;
+    let (written, ()) = patiently(zip(client.put("k", "v"), async {
+        nodes[0].arrived.recv().await.unwrap();
+        nodes[0].transport.shutdown(Duration::ZERO).await;
+    }));
+    let Err(ClientError::OutcomeUnknown { why, .. }) = written else {
+        panic!("{written:?}");
+    };
+    assert_eq!(why, Unanswered::Lost);
+}
+
+/// The time of a write that nobody answers ends in "unknown", that of a read in "timed out".
+#[test]
+fn the_deadline_tells_reads_from_writes() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, Duration::from_millis(300));
+    patiently(client.get("k")).unwrap();
+    nodes[0].part().silent = true;
+    let (written, read) = patiently(zip(client.put("k", "v"), client.get("k")));
+    let Err(ClientError::OutcomeUnknown { why, .. }) = written else {
+        panic!("{written:?}");
+    };
+    assert_eq!(why, Unanswered::Deadline);
+    assert!(
+        matches!(read, Err(ClientError::TimedOut { .. })),
+        "{read:?}"
+    );
+}
+
+/// Refusals that mean "later" are waited out, and the write happens once.
+#[test]
+fn waits_out_an_overloaded_leader() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    nodes[0].part().refusals = vec![Refusal::Overloaded; 3];
+    assert_eq!(
+        patiently(client.put("k", "v")).unwrap(),
+        4,
+        "three refused, one done"
+    );
+}
+
+/// A refusal for good is reported at once, with what would be needed.
+#[test]
+fn a_refusal_for_good_is_final() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    nodes[0].part().refusals = vec![Refusal::NotAllowed {
+        needs: Needs::Admin,
+        has: quorate_certs::Role::Client,
+    }];
+    let refused = patiently(client.transfer_leader(None)).unwrap_err();
+    assert!(
+        refused.to_string().contains("admin's certificate"),
+        "{refused}"
+    );
+    // What breaks a limit is not even sent.
+    let invalid = patiently(client.put("", "v")).unwrap_err();
+    assert!(matches!(invalid, ClientError::Invalid(_)), "{invalid:?}");
+    assert_eq!(nodes[0].part().writes, 0);
+}
+
+/// Without a leader, the error says of every node why it did not help, and names a leader whose address
+/// is missing.
+#[test]
+fn no_leader_says_what_each_node_said() {
+    let (stage, nodes) = Stage::three();
+    nodes[0].believe(3, 0);
+    nodes[1].believe(4, 9);
+    patiently(nodes[2].transport.shutdown(Duration::ZERO));
+    let client = stage.client(&nodes, Duration::from_secs(1));
+    let error = patiently(client.put("k", "v")).unwrap_err();
+    let ClientError::NoLeader {
+        tried, unlisted, ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(unlisted, Some(node(9)));
+    let why: Vec<&str> = tried.iter().map(|tried| tried.why.as_str()).collect();
+    assert!(why[0].contains("knows of no leader"), "{why:?}");
+    assert!(why[1].contains("node 9"), "{why:?}");
+    assert!(!why[2].contains("leader"), "{why:?}");
+}
+
+/// Closing, or dropping the last clone, ends the connections; operations after it fail at once.
+#[test]
+fn closing_ends_everything() {
+    let (stage, nodes) = Stage::three();
+    let (closed, dropped) = (
+        stage.client(&nodes, PATIENCE),
+        stage.client(&nodes, PATIENCE),
+    );
+    patiently(zip(closed.get("k"), dropped.get("k"))).0.unwrap();
+    let clone = closed.clone();
+    patiently(closed.close());
+    assert!(patiently(clone.get("k")).is_err());
+    drop(dropped);
+    patiently(async {
+        while nodes
+            .iter()
+            .any(|node| node.transport.client_connections() > 0)
+        {
+            async_io::Timer::after(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+/// Endpoints that cannot be meant are refused before anything is bound.
+#[test]
+fn endpoints_are_checked() {
+    let stage = Stage::new();
+    let issued = stage
+        .ca
+        .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
+    let credentials = issued.unwrap().credentials().unwrap();
+    let connect = |endpoints| {
+        let config = ClientConfig::new(endpoints, credentials.clone());
+        Client::connect(config, stage.io.runtime()).map(drop)
+    };
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    assert!(matches!(connect(vec![]), Err(ConnectError::NoEndpoint)));
+    let twice = connect(vec![(node(1), at(1)), (node(1), at(2))]);
+    assert!(matches!(twice, Err(ConnectError::SameNodeTwice { .. })));
+    let many = connect((1..=32).map(|id| (node(id), at(1))).collect());
+    assert!(matches!(many, Err(ConnectError::TooManyEndpoints { .. })));
+}

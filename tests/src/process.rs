@@ -1,0 +1,370 @@
+//! The `quorate` executable as an operator meets it: commands, exit codes, and clusters of processes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Issued, Subject};
+
+/// How long anything here may take. Everything takes well under a second on an idle machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Between two looks at a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The name of every cluster made here.
+pub const CLUSTER: &str = "c1";
+
+/// The executable, built as this test was.
+///
+/// Cargo offers the path of an executable only to tests of the same package, and builds it for them
+/// only; so it is built here, once, by the same Cargo with the same profile and the same features, which
+/// takes no time when it is there already.
+pub fn executable() -> &'static Path {
+    static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
+    EXECUTABLE.get_or_init(|| {
+        // target/<profile>/deps/<this test>
+        let this = std::env::current_exe().expect("a running test has a path");
+        let folder = this
+            .ancestors()
+            .nth(2)
+            .expect("tests lie in target/<profile>/deps");
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--bin",
+                "quorate",
+            ])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = build.status().expect("cargo runs");
+        assert!(built.success(), "the executable does not build");
+        folder.join("quorate")
+    })
+}
+
+/// How a command ended, and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code; 128 and the signal's number if a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ended {
+    /// Asserts that the command succeeded.
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    /// Asserts that the command failed with `code`, named everything in `named`, and did not panic.
+    #[track_caller]
+    pub fn failed(self, code: i32, named: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        for word in named {
+            assert!(self.err.contains(word), "does not name `{word}`: {self:#?}");
+        }
+        assert!(self.err.starts_with("quorate: "), "{self:#?}");
+        assert!(!self.err.contains("panicked"), "{self:#?}");
+        self
+    }
+}
+
+/// Runs `quorate` with `args` to its end.
+#[track_caller]
+pub fn quorate<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ended {
+    let mut child = Command::new(executable())
+        .args(args)
+        .env_remove("QUORATE_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the executable runs");
+    let out = drain(child.stdout.take().expect("piped"));
+    let err = drain(child.stderr.take().expect("piped"));
+    let status = wait(&mut child);
+    let said = |stream: Receiver<String>| stream.recv().expect("read to its end");
+    Ended {
+        code: code(status.unwrap_or_else(|| panic!("still runs after {DEADLINE:?}"))),
+        out: said(out),
+        err: said(err),
+    }
+}
+
+fn drain(mut stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A broken pipe ends it like an end of file: what was said until then counts.
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
+
+/// Waits for the end of `child`, and kills it when it does not end.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let mut status = None;
+    let ended = eventually(|| {
+        status = child.try_wait().expect("a child can be waited for");
+        status.is_some()
+    });
+    if !ended {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    status
+}
+
+fn code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+/// Looks until `condition` holds; false when it does not before [`DEADLINE`].
+pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > until {
+            return false;
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// Three nodes as processes, a CA, and a client's and an admin's certificate, all in one folder.
+///
+/// Dropping it kills the nodes and removes the folder.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    ca: Ca,
+    addresses: BTreeMap<u64, SocketAddr>,
+    running: BTreeMap<u64, Child>,
+}
+
+impl Cluster {
+    /// Makes everything and starts nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        let cluster = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            ca: ca(CLUSTER),
+            addresses: free_addresses(3),
+            running: BTreeMap::new(),
+        };
+        for node in 1..=3 {
+            cluster.issue(&Subject::node(node).expect("not zero"), &format!("n{node}"));
+        }
+        cluster.issue(&Subject::client("tester").expect("a name"), "client");
+        cluster.issue(&Subject::admin("tester").expect("a name"), "admin");
+        cluster
+    }
+
+    /// A cluster whose three nodes run and have a leader.
+    #[must_use]
+    pub fn started() -> Self {
+        let mut cluster = Self::new();
+        for node in 1..=3 {
+            cluster.start(node);
+        }
+        cluster.takes_writes("started");
+        cluster
+    }
+
+    /// A file or folder of the cluster.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The same as text, for arguments.
+    #[must_use]
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Where `node` listens.
+    #[must_use]
+    pub fn address(&self, node: u64) -> SocketAddr {
+        self.addresses[&node]
+    }
+
+    /// Issues a certificate into a folder.
+    pub fn issue(&self, subject: &Subject, folder: &str) {
+        issue(&self.ca, subject)
+            .write(&self.path(folder))
+            .expect("written");
+    }
+
+    /// The CA.
+    #[must_use]
+    pub fn ca(&self) -> &Ca {
+        &self.ca
+    }
+
+    /// The arguments that start `node` as it should be.
+    #[must_use]
+    pub fn start_args(&self, node: u64) -> Vec<String> {
+        let mut args = vec![
+            "start".into(),
+            "--until-stdin-closes".into(),
+            format!("--cert={}", self.text(&format!("n{node}"))),
+            format!("--data-dir={}", self.text(&format!("data{node}"))),
+            format!("--listen={}", self.addresses[&node]),
+        ];
+        for (peer, address) in self.addresses.iter().filter(|(peer, _)| **peer != node) {
+            args.push(format!("--peer={peer}={address}"));
+        }
+        args
+    }
+
+    /// Starts `node` and waits until it says that it is ready.
+    pub fn start(&mut self, node: u64) {
+        self.start_with(node, &self.start_args(node));
+    }
+
+    /// Starts `node` with arguments of one's own and waits until it says that it is ready.
+    pub fn start_with(&mut self, node: u64, args: &[String]) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("log{node}")))
+            .expect("a log can be written");
+        let mut child = Command::new(executable())
+            .args(args)
+            .stdin(Stdio::piped()) // held open: the node ends with this process
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the executable runs");
+        let mut ready = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        // Ends with a line or with the process.
+        let _ = out.read_line(&mut ready);
+        self.running.insert(node, child);
+        assert!(
+            ready.contains("listening on"),
+            "node {node} did not start: {}",
+            self.log(node)
+        );
+    }
+
+    /// Everything `node` has logged.
+    #[must_use]
+    pub fn log(&self, node: u64) -> String {
+        std::fs::read_to_string(self.path(&format!("log{node}"))).unwrap_or_default()
+    }
+
+    /// Ends `node` with a signal (`KILL`, `TERM`, ..) and returns its exit code.
+    pub fn signal(&mut self, node: u64, signal: &str) -> i32 {
+        let mut child = self.running.remove(&node).expect("the node runs");
+        let sent = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(child.id().to_string())
+            .status();
+        assert!(sent.expect("kill runs").success());
+        code(wait(&mut child).expect("a node ends when it is told to"))
+    }
+
+    /// Runs a client command with the certificate in the folder `cert`.
+    #[track_caller]
+    pub fn run_as(&self, cert: &str, args: &[&str]) -> Ended {
+        let mut all: Vec<String> = args.iter().map(ToString::to_string).collect();
+        all.push(format!("--cert={}", self.text(cert)));
+        for (node, address) in &self.addresses {
+            all.push(format!("--node={node}={address}"));
+        }
+        quorate(all)
+    }
+
+    /// Runs a client command with the client's certificate.
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> Ended {
+        self.run_as("client", args)
+    }
+
+    /// Asserts that the cluster takes a write, returns it, and that no node has panicked.
+    #[track_caller]
+    pub fn takes_writes(&self, key: &str) {
+        self.run(&["kv", "put", key, "value"]).succeeded();
+        let found = self.run(&["kv", "get", key]).succeeded();
+        assert_eq!(found.out, "value\n");
+        for node in self.addresses.keys() {
+            let log = self.log(*node);
+            assert!(!log.contains("panicked"), "node {node}: {log}");
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.running.values_mut() {
+            // It fails only for a process that has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A CA of its own, also for a name that another one has.
+///
+/// # Panics
+///
+/// When `cluster` is no name of a cluster.
+#[must_use]
+pub fn ca(cluster: &str) -> Ca {
+    let cluster = ClusterName::new(cluster).expect("a name");
+    Ca::generate(&cluster, &CaOptions::default()).expect("a CA")
+}
+
+/// A certificate with the default life.
+///
+/// # Panics
+///
+/// Never for a CA made by [`ca`].
+#[must_use]
+pub fn issue(ca: &Ca, subject: &Subject) -> Issued {
+    ca.issue(subject, &IssueOptions::default()).expect("issued")
+}
+
+/// Free UDP ports. All are held at once, so that they differ.
+fn free_addresses(count: u64) -> BTreeMap<u64, SocketAddr> {
+    let mut held = Vec::new();
+    for node in 1..=count {
+        held.push((node, UdpSocket::bind("127.0.0.1:0").expect("a free port")));
+    }
+    held.iter()
+        .map(|(node, socket)| (*node, socket.local_addr().expect("a bound socket")))
+        .collect()
+}
