@@ -30,7 +30,12 @@ const CRATES: &[Rules] = &[
         folder: "quic-transport",
         package: "quorate-quic-transport",
         never_depends_on: &[
-            "quorate", "quorate-consensus", "quorate-persist", "raft", "redb", "protobuf",
+            "quorate",
+            "quorate-consensus",
+            "quorate-persist",
+            "raft",
+            "redb",
+            "protobuf",
         ],
         never_says: &["raft::", "eraftpb", "redb::"],
     },
@@ -38,19 +43,50 @@ const CRATES: &[Rules] = &[
         folder: "consensus",
         package: "quorate-consensus",
         never_depends_on: &[
-            "quorate*", "quinn*", "rustls*", "rcgen", "redb", "postcard", "tokio*", "smol*",
-            "async-std", "async-io", "getrandom", "rand*",
+            "quorate*",
+            "quinn*",
+            "rustls*",
+            "rcgen",
+            "redb",
+            "postcard",
+            "tokio*",
+            "smol*",
+            "async-std",
+            "async-io",
+            "getrandom",
+            "rand*",
         ],
-        never_says: &["quinn::", "redb::", "postcard::", "tokio::", "smol::", "async_std::"],
+        never_says: &[
+            "quinn::",
+            "redb::",
+            "postcard::",
+            "tokio::",
+            "smol::",
+            "async_std::",
+        ],
     },
     Rules {
         folder: "persist",
         package: "quorate-persist",
         never_depends_on: &[
-            "quorate", "quorate-quic-transport", "quorate-certs", "quinn*", "raft", "tokio*",
-            "smol*", "async-*", "futures*",
+            "quorate",
+            "quorate-quic-transport",
+            "quorate-certs",
+            "quinn*",
+            "raft",
+            "tokio*",
+            "smol*",
+            "async-*",
+            "futures*",
         ],
-        never_says: &["async fn", "async move", ".await", "raft::", "eraftpb", "quinn::"],
+        never_says: &[
+            "async fn",
+            "async move",
+            ".await",
+            "raft::",
+            "eraftpb",
+            "quinn::",
+        ],
     },
     Rules {
         folder: "node-bin",
@@ -68,8 +104,18 @@ const CRATES: &[Rules] = &[
 
 /// What the deciding part of `consensus` (everything outside `driver/`) may not know.
 const PURE_NEVER_SAYS: &[&str] = &[
-    "async fn", "async move", ".await", "Instant", "SystemTime", "thread::", "std::fs", "std::io",
-    "std::net", "HashMap", "HashSet", "thread_rng",
+    "async fn",
+    "async move",
+    ".await",
+    "Instant",
+    "SystemTime",
+    "thread::",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "HashMap",
+    "HashSet",
+    "thread_rng",
 ];
 
 /// Besides the crates. Everything else at the top level is a file or begins with a dot.
@@ -106,7 +152,9 @@ fn sources_keep_the_nevers() {
     for rules in CRATES {
         for (path, text) in sources(rules.folder) {
             complain(&mut complaints, &path, said(&text, rules.never_says));
-            let inside = path.strip_prefix(root()).expect("sources are below the root");
+            let inside = path
+                .strip_prefix(root())
+                .expect("sources are below the root");
             if inside.starts_with("consensus/src") && !inside.starts_with("consensus/src/driver") {
                 let decides = without_tests(&text);
                 complain(&mut complaints, &path, said(decides, PURE_NEVER_SAYS));
@@ -135,7 +183,10 @@ fn nothing_is_left_unfinished() {
     for (lines, path) in lengths.iter().rev().take(10) {
         println!("{lines:5} {}", path.display());
         if *lines > LINES_MAX {
-            complaints.push(format!("{}: {lines} lines, at most {LINES_MAX}", path.display()));
+            complaints.push(format!(
+                "{}: {lines} lines, at most {LINES_MAX}",
+                path.display()
+            ));
         }
     }
     assert!(complaints.is_empty(), "{complaints:#?}");
@@ -193,7 +244,9 @@ fn the_readme_states_facts() {
 // The checkers.
 
 fn package_name(manifest: &Table) -> &str {
-    manifest["package"]["name"].as_str().expect("a name is a string")
+    manifest["package"]["name"]
+        .as_str()
+        .expect("a name is a string")
 }
 
 /// The dependencies of any kind (also of tests, builds and single targets) that match `never`.
@@ -312,7 +365,9 @@ fn demo_is_shown_early(readme: &str) -> Vec<String> {
     let command = "cargo run --release -p quorate -- demo";
     let mut complaints = Vec::new();
     if !early.contains(command) {
-        complaints.push(format!("`{command}` is not above line {README_DEMO_LINE_MAX}"));
+        complaints.push(format!(
+            "`{command}` is not above line {README_DEMO_LINE_MAX}"
+        ));
     }
     let shown = early.split(command).nth(1).unwrap_or_default();
     if !(shown.contains("leader") && shown.contains(" ms")) {
@@ -416,7 +471,11 @@ fn top_level_folders() -> BTreeSet<String> {
 }
 
 fn complain(complaints: &mut Vec<String>, path: &Path, found: Vec<String>) {
-    complaints.extend(found.iter().map(|what| format!("{}:{what}", path.display())));
+    complaints.extend(
+        found
+            .iter()
+            .map(|what| format!("{}:{what}", path.display())),
+    );
 }
 
 // Negative controls: each checker finds what it is for.
@@ -449,7 +508,12 @@ fn control_dependencies() {
 #[test]
 fn control_words() {
     let words = &["raft::", ".await", "Instant"];
-    for guilty in ["use raft::Config;", "x.await?;", "let t = Instant::now();", "(raft::x)"] {
+    for guilty in [
+        "use raft::Config;",
+        "x.await?;",
+        "let t = Instant::now();",
+        "(raft::x)",
+    ] {
         assert_eq!(said(guilty, words).len(), 1, "{guilty}");
     }
     for innocent in [
@@ -467,7 +531,10 @@ fn control_words() {
 /// Markers, missing reasons, a late demonstration and a wrong version are found.
 #[test]
 fn control_facts() {
-    assert_eq!(unfinished(concat!("fn a() { to", "do!() }\n// TO", "DO")).len(), 2);
+    assert_eq!(
+        unfinished(concat!("fn a() { to", "do!() }\n// TO", "DO")).len(),
+        2
+    );
     assert_eq!(unfinished("fn a() {}"), Vec::<String>::new());
 
     let deny: Table = r#"
@@ -482,10 +549,19 @@ fn control_facts() {
     let demo = "cargo run --release -p quorate -- demo\nnode 1 is leader after 300 ms\n";
     assert_eq!(demo_is_shown_early(demo), Vec::<String>::new());
     assert_eq!(demo_is_shown_early(&("\n".repeat(30) + demo)).len(), 2);
-    assert_eq!(demo_is_shown_early("cargo run --release -p quorate -- demo\n").len(), 1);
+    assert_eq!(
+        demo_is_shown_early("cargo run --release -p quorate -- demo\n").len(),
+        1
+    );
 
-    assert_eq!(rust_version_is("needs Rust 1.90 or newer", "1.90"), Vec::<String>::new());
+    assert_eq!(
+        rust_version_is("needs Rust 1.90 or newer", "1.90"),
+        Vec::<String>::new()
+    );
     assert_eq!(rust_version_is("needs Rust 1.85 or newer", "1.90").len(), 1);
     assert_eq!(rust_version_is("needs Rust", "1.90").len(), 1);
-    assert_eq!(linked_files("[a](docs/a.md#x) [b](https://b)")[0].1, "docs/a.md");
+    assert_eq!(
+        linked_files("[a](docs/a.md#x) [b](https://b)")[0].1,
+        "docs/a.md"
+    );
 }

@@ -137,7 +137,7 @@ impl Story<'_> {
         })
         .await?;
         let what = format!(
-            "SIGKILL to {}, the leader, in the middle of its work",
+            "SIGKILL to {}, the leader: it could say and save nothing",
             name(leader.node)
         );
         self.line(&row("kill", &what, None))?;

@@ -1,0 +1,228 @@
+//! Everything an operator, a client or a stranger can get wrong: each gives a message that names what was
+//! wrong and what to do, the right exit code, no panic, and no harm to the rest of the cluster.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+use quorate_certs::{IssueOptions, Subject};
+use quorate_tests::process::{Cluster, ca, eventually, issue, quorate};
+
+const USAGE: i32 = 64;
+const DATA: i32 = 65;
+const NO_INPUT: i32 = 66;
+const UNAVAILABLE: i32 = 69;
+const NOT_ALLOWED: i32 = 77;
+const CONFIG: i32 = 78;
+
+/// Mistakes on the command line are usage errors that name the flag.
+#[test]
+fn wrong_command_lines() {
+    for (args, named) in [
+        (vec!["start", "--colour", "red"], "--colour"),
+        (vec!["frobnicate"], "frobnicate"),
+        (vec!["kv", "put", "only-a-key"], "<VALUE>"),
+        (vec![], "Usage"),
+    ] {
+        let ended = quorate(&args);
+        assert_eq!(ended.code, USAGE, "{ended:#?}");
+        assert!(ended.err.contains(named), "{ended:#?}");
+    }
+    quorate(["start"]).failed(USAGE, &["--listen", "--data-dir", "--cert", "help:"]);
+    quorate(["kv", "get", "a"]).failed(USAGE, &["--cert"]);
+}
+
+/// Files that are missing, no TOML, or contradict the certificate are named, with the line.
+#[test]
+fn wrong_configurations() {
+    let cluster = Cluster::new();
+    let start = |config: &str| quorate(["start", "--config", &cluster.text(config)]);
+    start("nowhere.toml").failed(NO_INPUT, &["nowhere.toml", "--config"]);
+
+    fs::write(cluster.path("broken.toml"), "node = 1\nlisten = = 5\n").unwrap();
+    start("broken.toml").failed(CONFIG, &["broken.toml:2", "not TOML"]);
+
+    fs::write(
+        cluster.path("wrong.toml"),
+        "node = 1\nlisten = 7\ncolour = \"red\"\n",
+    )
+    .unwrap();
+    start("wrong.toml").failed(
+        CONFIG,
+        &[
+            "wrong.toml:2: listen",
+            "wrong.toml:3: colour",
+            "data-dir",
+            "cert",
+        ],
+    );
+
+    let mut other_node = cluster.start_args(1);
+    other_node.push("--node=2".into());
+    quorate(other_node).failed(CONFIG, &["node 2", "spiffe://c1/node/1", "help:"]);
+}
+
+/// Credentials that are missing, exposed, expired, or not a node's do not start a node.
+#[test]
+fn wrong_credentials_to_start_with() {
+    let cluster = Cluster::new();
+    let start_as = |folder: &str| {
+        let mut args = cluster.start_args(1);
+        args.push(format!("--cert={}", cluster.text(folder)));
+        args.retain(|arg| *arg != format!("--cert={}", cluster.text("n1")));
+        quorate(args)
+    };
+    start_as("nowhere").failed(NO_INPUT, &["nowhere", "quorate certs issue"]);
+    start_as("client").failed(CONFIG, &["spiffe://c1/client/tester", "node"]);
+
+    let key = cluster.path("n1/key.pem");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    start_as("n1").failed(NOT_ALLOWED, &["key.pem", "chmod 600"]);
+
+    expired(&cluster, &Subject::node(1).unwrap(), "old");
+    start_as("old").failed(DATA, &["expired", "quorate certs issue"]);
+
+    let mixed = cluster.path("n2/cert.pem");
+    fs::copy(cluster.path("n3/cert.pem"), mixed).unwrap();
+    start_as("n2").failed(DATA, &["key.pem", "cert.pem"]);
+}
+
+/// A port or a data directory that is taken, and the data of another node or cluster, stop a node
+/// before it says anything to anyone.
+#[test]
+fn what_belongs_to_others() {
+    let mut cluster = Cluster::started();
+    let address = cluster.address(1).to_string();
+    let with = |cluster: &Cluster, node: u64, flag: &str, value: &str| {
+        let mut args = cluster.start_args(node);
+        let prefix = format!("{flag}=");
+        args.retain(|arg| !arg.starts_with(&prefix));
+        args.push(format!("{prefix}{value}"));
+        args
+    };
+
+    let taken_port = with(&cluster, 1, "--data-dir", &cluster.text("fresh"));
+    quorate(taken_port).failed(UNAVAILABLE, &[&address, "in use"]);
+
+    let taken_data = with(&cluster, 1, "--listen", "127.0.0.1:0");
+    quorate(taken_data).failed(UNAVAILABLE, &["data1", "another"]);
+
+    assert_eq!(cluster.signal(1, "TERM"), 0);
+    let data_of_1 = with(&cluster, 2, "--data-dir", &cluster.text("data1"));
+    let data_of_1 = data_of_1.into_iter().map(|arg| {
+        // Node 2 itself still runs on its own address.
+        if arg.starts_with("--listen=") {
+            format!("--listen={address}")
+        } else {
+            arg
+        }
+    });
+    quorate(data_of_1).failed(CONFIG, &["data1", "node"]);
+
+    let other = ca("c2");
+    let folder = cluster.path("other");
+    issue(&other, &Subject::node(1).unwrap())
+        .write(&folder)
+        .unwrap();
+    let other_cluster = with(&cluster, 1, "--cert", folder.to_str().unwrap());
+    quorate(other_cluster).failed(CONFIG, &["data1", "c1", "c2"]);
+
+    cluster.start(1);
+    cluster.takes_writes("after");
+}
+
+/// Strangers and impostors are refused with a reason, and the cluster goes on.
+#[test]
+fn wrong_peers() {
+    let mut cluster = Cluster::started();
+    assert_eq!(cluster.signal(3, "KILL"), 137);
+
+    // The same names from another CA: a client gets told, and so does whoever reads the logs.
+    let impostor = ca("c1");
+    let client = Subject::client("tester").unwrap();
+    issue(&impostor, &client)
+        .write(&cluster.path("impostor"))
+        .unwrap();
+    let ended = cluster.run_as("impostor", &["kv", "get", "a", "--timeout", "2s"]);
+    ended.failed(UNAVAILABLE, &["CA"]);
+    issue(&impostor, &Subject::node(3).unwrap())
+        .write(&cluster.path("impostor3"))
+        .unwrap();
+    let mut args = cluster.start_args(3);
+    args.retain(|arg| !arg.starts_with("--cert=") && !arg.starts_with("--data-dir="));
+    args.push(format!("--cert={}", cluster.text("impostor3")));
+    args.push(format!("--data-dir={}", cluster.text("impostor-data")));
+    cluster.start_with(3, &args);
+    assert!(
+        eventually(|| cluster.log(3).contains("CA")),
+        "the impostor is not told why it is refused: {}",
+        cluster.log(3)
+    );
+    cluster.takes_writes("with an impostor around");
+    assert_eq!(cluster.signal(3, "KILL"), 137);
+
+    // Another cluster, and one that has expired.
+    issue(&ca("c2"), &client)
+        .write(&cluster.path("c2"))
+        .unwrap();
+    let ended = cluster.run_as("c2", &["kv", "get", "a", "--timeout", "2s"]);
+    ended.failed(UNAVAILABLE, &[]);
+    expired(&cluster, &client, "old");
+    cluster
+        .run_as("old", &["kv", "get", "a"])
+        .failed(DATA, &["expired"]);
+
+    // A client may not do what an admin may, and a node's certificate is not a user's.
+    let ended = cluster.run(&["transfer-leader", "--any"]);
+    ended.failed(NOT_ALLOWED, &["admin"]);
+    let ended = cluster.run_as("n3", &["kv", "put", "a", "b", "--timeout", "2s"]);
+    assert!(
+        ended.code == NOT_ALLOWED || ended.code == UNAVAILABLE,
+        "{ended:#?}"
+    );
+
+    cluster.start(3);
+    cluster.takes_writes("after all");
+}
+
+/// Data over a limit is refused with the limit, and datagrams that mean nothing are no reason to stop.
+#[test]
+fn wrong_data() {
+    let cluster = Cluster::started();
+    let key = "k".repeat(2_000);
+    cluster
+        .run(&["kv", "put", &key, "v"])
+        .failed(DATA, &["1024"]);
+    let value = "v".repeat(100_000);
+    cluster.run(&["kv", "put", "large", &value]).succeeded();
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut noise: u64 = 0x9E37_79B9_7F4A_7C15;
+    for round in 0..3_000_usize {
+        let datagram: Vec<u8> = (0..round % 1_400)
+            .map(|_| {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                noise.to_le_bytes()[0]
+            })
+            .collect();
+        for node in 1..=3 {
+            socket.send_to(&datagram, cluster.address(node)).unwrap();
+        }
+    }
+    cluster.takes_writes("after noise");
+}
+
+/// A certificate that expired an hour ago.
+fn expired(cluster: &Cluster, subject: &Subject, folder: &str) {
+    let hour = Duration::from_secs(3_600);
+    let options = IssueOptions {
+        now: SystemTime::now() - 3 * hour,
+        life: Some(hour),
+        ..IssueOptions::default()
+    };
+    let issued = cluster.ca().issue(subject, &options).unwrap();
+    issued.write(&cluster.path(folder)).unwrap();
+}
