@@ -1,1 +1,192 @@
-//! Soon.
+//! Logs that differ become equal; logs that are behind catch up.
+
+use quorate_consensus::{Body, ProposeError};
+
+use crate::rig::{Fate, Rig, Setup};
+
+const LARGE: [u8; 400] = [b'x'; 400];
+
+/// A follower with a conflicting suffix rejects, is probed, and converges; its proposals failed for sure.
+#[test]
+fn a_conflicting_suffix_is_replaced() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.isolate(1);
+    let lost: Vec<_> = (0..5)
+        .map(|n| rig.propose(1, format!("lost {n}")))
+        .collect();
+    let conflicting = rig.durable(1).last();
+    rig.crash(1);
+    rig.elect(2);
+    // More than was lost, so that every lost index gets another entry.
+    for n in 0..8 {
+        let _ = rig.commit(2, &format!("kept {n}"));
+    }
+    rig.restart(1);
+    rig.heal();
+    rig.run_until(100, "n1 converges", Rig::agrees);
+    assert!(!rig.durable(1).holds(conflicting));
+    assert_eq!(rig.applied(1).len(), 9);
+    assert!(
+        lost.iter().all(|&token| rig.outcome(token).is_none()),
+        "n1 forgot"
+    );
+    let rejected = |body: &Body| matches!(body, Body::AppendRejected { .. });
+    assert!(
+        rig.sent
+            .iter()
+            .any(|(from, _, m)| *from == 1 && rejected(&m.body))
+    );
+    rig.check_log_matching();
+}
+
+/// Suffixes of several terms, none committed, give way to whoever leads in the end.
+#[test]
+fn suffixes_of_many_terms_converge() {
+    let mut rig = Rig::led_by(1, Setup::voters(5));
+    for round in 0..6_u64 {
+        let leader = round % 5 + 1;
+        rig.heal();
+        rig.run_until(300, "some leader", |rig| rig.leader().is_some());
+        rig.ticks(60);
+        rig.elect(leader);
+        rig.ticks(5);
+        rig.isolate(leader);
+        for n in 0..=round {
+            let _ = rig.propose(leader, format!("{round}.{n}"));
+        }
+        rig.run_until(60, "it steps down", |rig| !rig.leads(leader));
+    }
+    rig.heal();
+    rig.run_until(500, "all agree", Rig::agrees);
+    rig.check_log_matching();
+}
+
+/// A follower that was away far longer than the leader's window is served from the leader's store.
+#[test]
+fn a_follower_far_behind_catches_up_through_fetches() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).small());
+    rig.crash(3);
+    for n in 0..200 {
+        rig.commit(1, &format!("{n:0>200}"));
+    }
+    assert_eq!(rig.fetched, 0);
+    rig.restart(3);
+    rig.run_until(400, "n3 catches up", Rig::agrees);
+    assert!(rig.fetched > 10, "{} reads of older entries", rig.fetched);
+    assert_eq!(rig.applied(3).len(), 200);
+    assert!(rig.leads(1), "nobody was disturbed");
+}
+
+/// The new leader has a small window too, and serves a follower that is behind its terms.
+#[test]
+fn a_new_leader_serves_older_entries_after_its_restart() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).small());
+    rig.isolate(3);
+    for n in 0..50 {
+        rig.commit(1, &format!("{n:0>200}"));
+    }
+    rig.checkpoint(2);
+    rig.crash(2);
+    rig.restart(2);
+    rig.run_until(60, "n2 follows", |rig| rig.status(2).leader.is_some());
+    rig.heal();
+    rig.crash(1);
+    // n2 alone knows everything; its window begins after its checkpoint.
+    rig.run_until(300, "n2 leads", |rig| rig.leads(2));
+    rig.run_until(300, "n3 catches up", |rig| rig.applied(3).len() == 50);
+    assert!(rig.fetched > 0);
+}
+
+/// While older entries are on their way from a slow store, the leader leads on and loses nothing, and
+/// answers that arrive after its leadership do no harm.
+#[test]
+fn fetches_that_arrive_late_are_harmless() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).small());
+    rig.crash(3);
+    for n in 0..50 {
+        rig.commit(1, &format!("{n:0>200}"));
+    }
+    rig.stall_disk(1, true);
+    rig.restart(3);
+    rig.ticks(30);
+    assert!(rig.leads(1));
+    rig.isolate(1);
+    rig.run_until(60, "n1 steps down", |rig| !rig.leads(1));
+    rig.stall_disk(1, false);
+    rig.ticks(5);
+    rig.heal();
+    rig.run_until(500, "all agree", Rig::agrees);
+    assert_eq!(rig.applied(3).len(), 50);
+}
+
+/// A slow state machine fills the window: proposals and appends are refused, and flow again later.
+#[test]
+fn a_full_window_refuses_and_recovers() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).small());
+    rig.stall_machine(3, true);
+    let mut accepted = 0;
+    for _ in 0..60 {
+        let token = rig.propose(1, LARGE);
+        rig.ticks(1);
+        accepted += usize::from(matches!(rig.outcome(token), Some(Ok(_))));
+    }
+    assert_eq!(accepted, 60, "n1 and n2 are a majority");
+    assert!(
+        rig.status(3).last.index < rig.status(1).last.index,
+        "n3 refuses more"
+    );
+    rig.stall_machine(1, true);
+    let refused = (0..60).map(|_| rig.propose(1, LARGE)).last().unwrap();
+    assert_eq!(rig.outcome(refused), Some(&Err(ProposeError::Overloaded)));
+    rig.stall_machine(1, false);
+    rig.stall_machine(3, false);
+    rig.run_until(500, "n3 catches up", Rig::agrees);
+    rig.commit(1, "after");
+}
+
+/// Uncommitted entries of several terms must not fill the windows for good: nobody could commit them,
+/// because the new leader's entry, which would commit them, found no room.
+#[test]
+fn uncommitted_entries_of_many_terms_do_not_block_the_cluster() {
+    let mut rig = Rig::led_by(1, Setup::voters(2).small());
+    for _ in 0..6 {
+        // n2 takes everything, but n1 never hears of it.
+        rig.net.rule = Some(Box::new(|from, _, message| match (from, &message.body) {
+            (2, Body::AppendAccepted { .. }) => Fate::Drop,
+            _ => Fate::Deliver,
+        }));
+        for _ in 0..8 {
+            rig.propose(1, LARGE);
+            rig.ticks(1);
+        }
+        rig.isolate(1);
+        rig.run_until(60, "n1 steps down", |rig| !rig.leads(1));
+        rig.ticks(60);
+        rig.net.heal();
+        rig.elect(1);
+    }
+    rig.heal();
+    rig.run_until(300, "the cluster goes on", |rig| {
+        rig.status(1).commit == rig.status(1).last.index
+    });
+    rig.run_until(300, "both agree", Rig::agrees);
+    let leader = rig.leader().unwrap();
+    rig.commit(leader, "after");
+}
+
+/// Messages that are lost, doubled and late delay the log but do not change it.
+#[test]
+fn a_bad_network_only_delays() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.net.loss_percent = 20;
+    rig.net.duplicate_percent = 20;
+    rig.net.latency_max = 6;
+    for n in 0..30 {
+        rig.propose_unpumped(rig.leader().unwrap_or(1), format!("{n}"));
+        rig.ticks(3);
+    }
+    rig.net.loss_percent = 0;
+    rig.run_until(500, "all agree", Rig::agrees);
+    rig.check_log_matching();
+}

@@ -1,1 +1,216 @@
-//! Soon.
+//! Linearizable reads: what they see, when they wait, when they fail. That every answered read saw all
+//! that was acknowledged before it began is checked in every test by the rig.
+
+use std::collections::BTreeSet;
+
+use quorate_consensus::{Body, ReadContext, ReadError};
+
+use crate::rig::{Fate, Rig, Setup, id};
+
+fn contexts(rig: &Rig, from: u64) -> BTreeSet<ReadContext> {
+    let sent = rig.sent.iter().filter(|(sender, _, _)| *sender == from);
+    sent.filter_map(|(_, _, message)| match message.body {
+        Body::Heartbeat { read, .. } => read,
+        _ => None,
+    })
+    .collect()
+}
+
+/// A read sees what was acknowledged before it; a follower names the leader instead.
+#[test]
+fn a_read_sees_what_was_acknowledged() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    let at = rig.commit(1, "a");
+    let read = rig.read(1);
+    assert!(rig.read_outcome(read).unwrap().as_ref().unwrap() >= &at.index);
+    let read = rig.read(2);
+    let leader = Some(id(1));
+    assert_eq!(
+        rig.read_outcome(read),
+        Some(&Err(ReadError::NotLeader { leader }))
+    );
+}
+
+/// A node that is alone answers reads without asking anybody, after its first commit.
+#[test]
+fn a_single_node_reads() {
+    let mut rig = Rig::led_by(1, Setup::voters(1));
+    let at = rig.commit(1, "a");
+    let read = rig.read(1);
+    assert_eq!(rig.read_outcome(read), Some(&Ok(at.index)));
+}
+
+/// A new leader does not know what its predecessors committed before it has committed itself; its
+/// reads wait for that.
+#[test]
+fn a_read_waits_for_the_first_commit_of_the_term() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    let at = rig.commit(1, "a");
+    rig.crash(1);
+    rig.net.rule = Some(Box::new(|_, _, message| match message.body {
+        Body::AppendAccepted { .. } => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    let next = rig.elect_one_of(&[2, 3]);
+    let read = rig.read(next);
+    rig.ticks(20);
+    assert_eq!(rig.read_outcome(read), None);
+    rig.net.rule = None;
+    rig.run_until(20, "the read is answered", |rig| {
+        rig.read_outcome(read).is_some()
+    });
+    assert!(rig.read_outcome(read).unwrap().as_ref().unwrap() > &at.index);
+}
+
+/// An isolated leader serves no read: it cannot know whether there is another leader by now.
+#[test]
+fn an_isolated_leader_serves_no_read() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.isolate(1);
+    let during = rig.read(1);
+    rig.elect(2);
+    rig.commit(2, "b");
+    let later = rig.read(1);
+    rig.run_until(60, "n1 steps down", |rig| !rig.leads(1));
+    rig.ticks(60);
+    for read in [during, later] {
+        let outcome = rig.read_outcome(read).unwrap();
+        assert!(
+            matches!(
+                outcome,
+                Err(ReadError::NotLeader { .. } | ReadError::TimedOut)
+            ),
+            "{outcome:?}"
+        );
+    }
+}
+
+/// The majority must answer the round itself: acknowledgements of earlier heartbeats do not count.
+#[test]
+fn old_heartbeat_responses_confirm_nothing() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    // All answers arrive 10 ticks late, so those that arrive first are older than the read.
+    rig.net.rule = Some(Box::new(|_, to, message| match (to, &message.body) {
+        (1, Body::HeartbeatResponse { .. }) => Fate::Delay(10),
+        _ => Fate::Deliver,
+    }));
+    rig.ticks(20);
+    let asked = rig.now;
+    let read = rig.read(1);
+    rig.run_until(20, "the read is answered", |rig| {
+        rig.read_outcome(read).is_some()
+    });
+    assert!(
+        rig.now >= asked + 10,
+        "answered after {} ticks",
+        rig.now - asked
+    );
+}
+
+/// A read that was confirmed before a partition is answered by a state that is current for it: nothing
+/// acknowledged before it began can be missing, however late the state machine is.
+#[test]
+fn a_read_confirmed_before_a_partition_is_linearizable() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    let at = rig.commit(1, "a");
+    rig.stall_machine(1, true);
+    rig.propose(1, "b");
+    let read = rig.read(1);
+    assert_eq!(rig.read_outcome(read), None, "the state machine is behind");
+    rig.isolate(1);
+    rig.elect(2);
+    rig.commit(2, "c");
+    rig.stall_machine(1, false);
+    let seen = rig.read_outcome(read).unwrap().clone().unwrap();
+    assert!(seen > at.index);
+}
+
+/// No read context is ever used twice, not even by another life of the same node.
+#[test]
+fn contexts_differ_after_a_restart() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    for _ in 0..5 {
+        let _ = rig.read(1);
+    }
+    let before = contexts(&rig, 1);
+    assert!(before.len() >= 5);
+    rig.crash(1);
+    rig.run_until(300, "another leader", |rig| rig.leader().is_some());
+    rig.restart(1);
+    rig.ticks(60);
+    rig.elect(1);
+    rig.commit(1, "a");
+    rig.sent.clear();
+    for _ in 0..5 {
+        let _ = rig.read(1);
+    }
+    let after = contexts(&rig, 1);
+    assert!(after.len() >= 5);
+    assert!(before.is_disjoint(&after), "{before:?} {after:?}");
+}
+
+/// Reads share rounds: a hundred at once cost one exchange of heartbeats.
+#[test]
+fn reads_share_a_round() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.sent.clear();
+    let reads: Vec<_> = (0..100).map(|_| rig.read_unpumped(1)).collect();
+    rig.pump();
+    assert!(
+        reads
+            .iter()
+            .all(|&read| matches!(rig.read_outcome(read), Some(Ok(_))))
+    );
+    assert_eq!(contexts(&rig, 1).len(), 1);
+}
+
+/// How many reads may wait is bounded, and the place of an answered or expired one is free again.
+#[test]
+fn too_many_reads_are_refused() {
+    let setup = Setup::voters(3).config(|config| config.reads_max = 10);
+    let mut rig = Rig::led_by(1, setup);
+    rig.commit(1, "a");
+    rig.net.rule = Some(Box::new(|_, to, message| match (to, &message.body) {
+        (1, Body::HeartbeatResponse { .. }) => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    let reads: Vec<_> = (0..15).map(|_| rig.read(1)).collect();
+    let overloaded = Some(&Err(ReadError::Overloaded));
+    let refused = reads
+        .iter()
+        .filter(|&&read| rig.read_outcome(read) == overloaded);
+    assert_eq!(refused.count(), 5);
+    rig.ticks(120);
+    assert!(
+        reads.iter().all(|&read| rig.read_outcome(read).is_some()),
+        "none waits for ever"
+    );
+    rig.heal();
+    rig.run_until(300, "a leader", |rig| rig.leader().is_some());
+    rig.ticks(20);
+    let leader = rig.leader().unwrap();
+    let again: Vec<_> = (0..10).map(|_| rig.read(leader)).collect();
+    rig.ticks(20);
+    assert!(
+        again
+            .iter()
+            .all(|&read| matches!(rig.read_outcome(read), Some(Ok(_))))
+    );
+}
+
+/// A read whose round is lost on the way is confirmed by a later heartbeat.
+#[test]
+fn a_lost_round_is_repeated() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.net.loss_percent = 100;
+    let read = rig.read(1);
+    rig.net.loss_percent = 0;
+    assert_eq!(rig.read_outcome(read), None);
+    rig.run_until(20, "the read is answered", |rig| {
+        rig.read_outcome(read).is_some()
+    });
+    assert!(rig.read_outcome(read).unwrap().is_ok());
+}

@@ -312,18 +312,36 @@ impl Rig {
 
     // --- what happens to nodes
 
-    /// `node` campaigns until it leads and all that can hear it know.
+    /// `node` campaigns until it leads. Whoever else is elected first hands over to it.
     pub(crate) fn elect(&mut self, node: u64) {
-        for _ in 0..10 {
-            self.campaign(node);
-            for _ in 0..20 {
-                if self.leads(node) {
-                    return;
-                }
-                self.tick();
+        for tick in 0..400 {
+            if self.leads(node) {
+                return;
             }
+            let leader = self.leader_heard_by(node);
+            match leader {
+                Some(leader) if tick % 60 == 0 => drop(self.transfer(leader, Some(node))),
+                Some(_) => {}
+                None => self.campaign(node),
+            }
+            (0..3).for_each(|_| self.tick());
         }
         panic!("n{node} is not elected\n{self}");
+    }
+
+    /// Waits until one of `among` leads, and says which.
+    pub(crate) fn elect_one_of(&mut self, among: &[u64]) -> u64 {
+        self.run_until(200, "one of them leads", |rig| {
+            among.iter().any(|&node| rig.leads(node))
+        });
+        let mut leaders = among.iter().copied().filter(|&node| self.leads(node));
+        leaders.next().expect("just seen")
+    }
+
+    /// The leader of the highest term, if `node` and it can talk.
+    fn leader_heard_by(&self, node: u64) -> Option<u64> {
+        let leader = self.leader()?;
+        self.net.connects(leader, node).then_some(leader)
     }
 
     pub(crate) fn campaign(&mut self, node: u64) {
@@ -579,7 +597,8 @@ impl Rig {
         while let Some(fetch) = self.slot_mut(node).fetches.pop_front() {
             busy = true;
             self.fetched += 1;
-            let read = self.disk(node).read(fetch.first(), fetch.last(), 64 << 10);
+            let bytes_max = self.core(node).config().message_bytes_max;
+            let read = self.disk(node).read(fetch.first(), fetch.last(), bytes_max);
             self.core(node).handle_fetched(fetch, read.unwrap());
         }
         self.check(node);

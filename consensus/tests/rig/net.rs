@@ -93,6 +93,10 @@ impl Net {
         self.cut.insert((from, to));
     }
 
+    pub(crate) fn connects(&self, one: u64, other: u64) -> bool {
+        !self.cut.contains(&(one, other)) && !self.cut.contains(&(other, one))
+    }
+
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
     }
