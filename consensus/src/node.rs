@@ -157,7 +157,9 @@ impl RaftNode {
     /// missed: a burst of ticks would start an election although the leader is alive.
     pub fn handle_tick(&mut self) {
         self.now += 1;
-        self.raw.tick();
+        if self.seen.role == Role::Leader || self.may_campaign() {
+            self.raw.tick();
+        }
         if self.now.is_multiple_of(EXPIRY_TICKS) {
             self.out
                 .failed_proposals
@@ -245,7 +247,8 @@ impl RaftNode {
     /// Starts an election now, instead of waiting for the election timeout. For tests and for a node
     /// that is alone.
     pub fn campaign(&mut self) {
-        if self.membership.is_voter(self.config.node) && self.seen.role != Role::Leader {
+        let voter = self.membership.is_voter(self.config.node);
+        if voter && self.seen.role != Role::Leader && self.may_campaign() {
             // Refused while a change of membership is being applied, which this version never has.
             let _ = self.raw.campaign();
             self.settle();
@@ -565,10 +568,27 @@ impl RaftNode {
                         "this node lost entries that it had acknowledged: its disk was wiped or rolled \
                          back; stop it and replace it"
                     );
+            // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
+            crate::message::Body::Vote { granted: true, .. }
+                if self.seen.role != Role::Leader && !self.log_is_durable() =>
+            {
+                Err(Refused::NotAsked)
+            }
                 }
             }
             refused => debug!(%node, peer = %from, %refused, "message refused"),
         }
+    /// Whether an election may start. `raft` takes it that a candidate's log is durable when it wins.
+    /// Requests to others wait for that by the gate; a single voter asks nobody, so it has to wait here.
+    fn may_campaign(&self) -> bool {
+        self.membership.voters().len() > 1 || self.log_is_durable()
+    }
+
+    fn log_is_durable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
+    }
+
     }
 
     /// After every input: notices a change of role, and draws the election timeout for it.

@@ -69,6 +69,9 @@ pub enum Refused {
         /// What it has.
         last: LogIndex,
     },
+    /// A vote for a node that has not asked for it.
+    #[error("a vote that was not asked for")]
+    NotAsked,
     /// Entries that are not durable or not applied fill the memory; the leader will send these again.
     #[error("too many entries wait for the disk or the state machine")]
     Busy,
