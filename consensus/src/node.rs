@@ -500,7 +500,7 @@ impl RaftNode {
         let leads = self.raw.raft.state == StateRole::Leader;
         if !leads || self.raw.raft.step(message).is_err() {
             let error = ProposeError::NotLeader {
-                leader: self.seen.leader,
+                leader: target.or(self.seen.leader),
             };
             for proposal in batch {
                 self.proposals.dropped(proposal.command.len());
@@ -513,6 +513,7 @@ impl RaftNode {
         let term = Term::new(self.raw.raft.term);
         for (index, proposal) in (before + 1..).zip(batch) {
             let id = EntryId::new(term, LogIndex::new(index));
+            let target = self.transfer.as_ref().map(|transfer| transfer.target);
             self.proposals
                 .appended(id, proposal.token, proposal.command.len());
         }
