@@ -638,7 +638,7 @@ impl RaftNode {
             self.proposals
                 .leadership_lost(self.now + 2 * ELECTION_TICKS as u64);
         }
-        if leads(self.seen) && before.term != term {
+        if leads(self.seen) && !(leads(before) && before.term == term) {
             let unknown = self.proposals.leads_again(status.last.index, term);
             self.out.failed_proposals.extend(unknown);
         }
