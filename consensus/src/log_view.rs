@@ -152,6 +152,12 @@ impl LogView {
         self.window_bytes > self.bytes_max
     }
 
+    /// The bytes of the entries after `index`, as far as they are in memory.
+    pub(crate) fn bytes_after(&self, index: LogIndex) -> u64 {
+        let after = (index.value() + 1).saturating_sub(self.window_first) as usize;
+        self.window.iter().skip(after).map(entry_bytes).sum()
+    }
+
     /// The reads of older entries that `raft` asked for since the last call.
     pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {
         let fetches = self.fetches.get_mut();

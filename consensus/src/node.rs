@@ -58,6 +58,8 @@ pub struct RaftNode {
     seen: LeaderChange,
     transfer: Option<Transfer>,
     lost_entries_in: Option<Term>,
+    /// Bytes of the uncommitted entries that this node found in its log when it began to lead.
+    inherited_bytes: u64,
     /// What inputs produced besides what `raft` says; merged into the next `Ready`.
     out: Ready,
 }
@@ -147,6 +149,7 @@ impl RaftNode {
             now: 0,
             transfer: None,
             lost_entries_in: None,
+            inherited_bytes: 0,
             out: Ready::default(),
         };
         node.draw_timeout();
@@ -468,12 +471,23 @@ impl RaftNode {
         if bytes > bytes_max {
             return Err(ProposeError::TooLarge { bytes, bytes_max });
         }
-        let uncommitted = self.proposals.bytes() + bytes;
-        let full = self.raw.store().is_full();
-        if full || (uncommitted > self.config.uncommitted_bytes_max && self.proposals.bytes() > 0) {
+        let uncommitted = self.uncommitted_bytes();
+        let fits = uncommitted == 0 || uncommitted + bytes <= self.config.uncommitted_bytes_max;
+        if !fits || self.raw.store().is_full() {
             return Err(ProposeError::Overloaded);
         }
         Ok(())
+    }
+
+    /// What this leader's log holds beyond the commit index. What former leaders left there counts: if
+    /// every term could add to it, it would fill the windows, and the entry that commits it all would
+    /// find no room.
+    fn uncommitted_bytes(&self) -> u64 {
+        let inherited = match self.raw.raft.commit_to_current_term() {
+            true => 0,
+            false => self.inherited_bytes,
+        };
+        self.proposals.bytes() + inherited
     }
 
     /// Gives all proposals of this turn to Raft as one: one append, and one message per member.
@@ -499,6 +513,7 @@ impl RaftNode {
         // A follower would forward the proposal to its leader, and its outcome would be lost.
         let leads = self.raw.raft.state == StateRole::Leader;
         if !leads || self.raw.raft.step(message).is_err() {
+            let target = self.transfer.as_ref().map(|transfer| transfer.target);
             let error = ProposeError::NotLeader {
                 leader: target.or(self.seen.leader),
             };
@@ -513,7 +528,6 @@ impl RaftNode {
         let term = Term::new(self.raw.raft.term);
         for (index, proposal) in (before + 1..).zip(batch) {
             let id = EntryId::new(term, LogIndex::new(index));
-            let target = self.transfer.as_ref().map(|transfer| transfer.target);
             self.proposals
                 .appended(id, proposal.token, proposal.command.len());
         }
@@ -554,8 +568,25 @@ impl RaftNode {
             {
                 Err(Refused::Busy)
             }
+            // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
+            crate::message::Body::Vote { granted: true, .. }
+                if self.seen.role != Role::Leader && !self.log_is_durable() =>
+            {
+                Err(Refused::NotAsked)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Whether an election may start. `raft` takes it that a candidate's log is durable when it wins.
+    /// Requests to others wait for that by the gate; a single voter asks nobody, so it has to wait here.
+    fn may_campaign(&self) -> bool {
+        self.membership.voters().len() > 1 || self.log_is_durable()
+    }
+
+    fn log_is_durable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted == log.last_index()
     }
 
     fn note_refused(&mut self, from: NodeId, refused: Refused) {
@@ -569,27 +600,10 @@ impl RaftNode {
                         "this node lost entries that it had acknowledged: its disk was wiped or rolled \
                          back; stop it and replace it"
                     );
-            // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
-            crate::message::Body::Vote { granted: true, .. }
-                if self.seen.role != Role::Leader && !self.log_is_durable() =>
-            {
-                Err(Refused::NotAsked)
-            }
                 }
             }
             refused => debug!(%node, peer = %from, %refused, "message refused"),
         }
-    /// Whether an election may start. `raft` takes it that a candidate's log is durable when it wins.
-    /// Requests to others wait for that by the gate; a single voter asks nobody, so it has to wait here.
-    fn may_campaign(&self) -> bool {
-        self.membership.voters().len() > 1 || self.log_is_durable()
-    }
-
-    fn log_is_durable(&self) -> bool {
-        let log = &self.raw.raft.raft_log;
-        log.persisted == log.last_index()
-    }
-
     }
 
     /// After every input: notices a change of role, and draws the election timeout for it.
@@ -639,6 +653,7 @@ impl RaftNode {
                 .leadership_lost(self.now + 2 * ELECTION_TICKS as u64);
         }
         if leads(self.seen) && !(leads(before) && before.term == term) {
+            self.inherited_bytes = self.raw.store().bytes_after(status.commit);
             let unknown = self.proposals.leads_again(status.last.index, term);
             self.out.failed_proposals.extend(unknown);
         }
