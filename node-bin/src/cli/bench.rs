@@ -41,6 +41,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// Measure the cluster under load.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
+    /// Write values, or read them linearizably
     operation: Operation,
     /// How many operations are under way at once
     #[arg(long, default_value_t = 64, value_parser = count(1, 10_000))]
@@ -66,9 +67,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
-    /// Write values
     Put,
-    /// Read values, linearizably
     Get,
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use futures_lite::future::{block_on, or};
 use quorate::kv::{Client, ClientConfig, ClientError, ConnectError, Refusal};
 use quorate_consensus::NodeId;
 use quorate_quic_transport::runtime::IoThread;
@@ -19,6 +20,10 @@ const CERT_VARIABLE: &str = "QUORATE_CERT";
 /// Used when no `--node` is given: `1=host:port,2=host:port`.
 const NODES_VARIABLE: &str = "QUORATE_NODES";
 
+/// How long a command that has its answer waits to see its connections closed. The nodes were told at
+/// once; only those that do not answer make it longer.
+const CLOSE_MAX: Duration = Duration::from_millis(50);
+
 /// Where the cluster is and who we are.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ConnectArgs {
@@ -28,7 +33,7 @@ pub(crate) struct ConnectArgs {
     /// A node and its address; repeat for each [or: QUORATE_NODES, separated by commas]
     #[arg(long = "node", value_name = "ID=HOST:PORT", global = true)]
     pub(crate) nodes: Vec<String>,
-    /// How long an operation may take, such as 500ms or 5s [default: 5s]
+    /// How long an operation may take, such as 500ms or 5s [default: 5s; status: 2s]
     #[arg(long, value_name = "TIME", value_parser = config::time, global = true)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -84,9 +89,12 @@ impl Network {
         F: Future<Output = Result<T, Failure>>,
     {
         let client = self.client()?;
-        futures_lite::future::block_on(async {
+        block_on(async {
             let result = work(client.clone()).await;
-            client.close().await;
+            or(client.close(), async {
+                async_io::Timer::after(CLOSE_MAX).await;
+            })
+            .await;
             result
         })
     }
@@ -141,7 +149,8 @@ fn node(text: &str) -> Result<(NodeId, String), String> {
 
 fn connect_failure(error: &ConnectError) -> Failure {
     let code = match error {
-        ConnectError::Bind(_) => exit::OS,
+        ConnectError::Bind(_) | ConnectError::NoRandomness(_) => exit::OS,
+        ConnectError::NodeCredentials { .. } => exit::NOT_ALLOWED,
         _ => exit::USAGE,
     };
     Failure::new(code, error.to_string())

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use quorate::kv::{Client, NodeStatus};
+use quorate::kv::{Client, ClientError, NodeStatus};
 use quorate_consensus::{NodeId, Term};
 use serde_json::{Value as Json, json};
 
@@ -56,7 +56,10 @@ async fn ask_all(network: &Network, client: Client) -> Vec<Report> {
     for node in client.nodes() {
         let (client, answer) = (client.clone(), answer.clone());
         network.runtime().spawn(Box::pin(async move {
-            let status = client.status(node).await.map_err(|error| error.to_string());
+            let status = client.status(node).await.map_err(|error| match error {
+                ClientError::Unreachable { why, .. } => format!("unreachable: {why}"),
+                error => error.to_string(),
+            });
             // The receiver waits for all of them.
             let _ = answer.send(Report { node, status }).await;
         }));
@@ -224,7 +227,7 @@ mod tests {
             status(1, Role::Leader, 4, 1, 1007),
             Report {
                 node: node(2),
-                status: Err("node 2 cannot be reached: refused".into()),
+                status: Err("unreachable: refused".into()),
             },
             status(3, Role::Follower, 4, 1, 1005),
         ]
@@ -240,7 +243,7 @@ mod tests {
             "\
 NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE
 1     leader    4     1       1008@4  1007    1007     0    89 d left
-2     node 2 cannot be reached: refused
+2     unreachable: refused
 3     follower  4     1       1006@4  1005    1005     2    89 d left
 "
         );
@@ -282,7 +285,7 @@ NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE
         assert_eq!(json["nodes"][0]["role"], "leader");
         assert_eq!(json["nodes"][0]["last"]["index"], 1008);
         assert_eq!(json["nodes"][1]["reachable"], false);
-        assert_eq!(json["nodes"][1]["why"], "node 2 cannot be reached: refused");
+        assert_eq!(json["nodes"][1]["why"], "unreachable: refused");
         assert_eq!(json["nodes"][2]["voters"], json!([1, 2, 3]));
     }
 }

@@ -153,7 +153,11 @@ impl Refusal {
     #[must_use]
     pub fn malformed(what: impl fmt::Display) -> Self {
         let mut what = what.to_string();
-        what.truncate(what.floor_char_boundary(EXPLANATION_BYTES_MAX));
+        let mut end = what.len().min(EXPLANATION_BYTES_MAX);
+        while !what.is_char_boundary(end) {
+            end -= 1;
+        }
+        what.truncate(end);
         Self::Malformed { what }
     }
 }

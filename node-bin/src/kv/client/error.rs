@@ -22,6 +22,15 @@ pub enum ConnectError {
         /// The id.
         node: NodeId,
     },
+    /// The credentials are a node's, and clients have their own.
+    #[error(
+        "these are the credentials of node {}, which only that node may use; issue a client's with \
+         `quorate certs issue --client NAME`", .node.value()
+    )]
+    NodeCredentials {
+        /// Whose they are.
+        node: NodeId,
+    },
     /// More nodes than a cluster can have.
     #[error("{endpoints} nodes were given; a cluster has at most {endpoints_max}")]
     TooManyEndpoints {

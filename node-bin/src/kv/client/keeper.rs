@@ -112,13 +112,17 @@ fn node_of(identity: &Identity) -> Option<NodeId> {
     identity.node_id().map(NodeId::from)
 }
 
-/// Asks every node who leads, in rounds, until a leader is known or nobody wants to know.
+/// Asks every node who leads, in rounds, until a leader is known, or cannot be, or nobody wants to know.
 async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
     for round in 1.. {
         let (found, pause) = {
             let Some(shared) = shared.upgrade() else {
                 return;
             };
+            if shared.is_hopeless() {
+                shared.routing().give_up();
+                return;
+            }
             let Some(found) = shared.routing().seek_on() else {
                 return;
             };

@@ -13,7 +13,8 @@ use quinn::Runtime;
 use quorate_certs::{Identity, Subject};
 use quorate_consensus::{MEMBERS_MAX, NodeId};
 use quorate_quic_transport::{
-    CallError, Config, NotSent, Peer, PeerState, Refusal as NoAnswer, Transport,
+    CallError, CloseCode, Config, HandshakeError, NotSent, Peer, PeerState, Refusal as NoAnswer,
+    Transport,
 };
 
 use super::ClientConfig;
@@ -51,6 +52,10 @@ impl Shared {
             request_timeout,
         } = config;
         let endpoints = check(&endpoints)?;
+        if let Some(node) = credentials.identity().node_id() {
+            // It would take the place of that node's own connections.
+            return Err(ConnectError::NodeCredentials { node: node.into() });
+        }
         let cluster = credentials.identity().cluster.clone();
         let local = local_address(endpoints.values());
         let (transport, inbox) = Transport::bind(
@@ -126,11 +131,12 @@ impl Shared {
         operation: Operation,
         request: &Request,
     ) -> Result<(NodeId, Response), ClientError> {
-        let deadline = self.runtime.now() + self.within;
+        let begun = self.runtime.now();
+        let deadline = begun + self.within;
         let mut refused = None;
         for attempt in 1.. {
             let Some(route) = self.route(deadline).await else {
-                return Err(self.gave_up(refused));
+                return Err(self.gave_up(self.runtime.now() - begun, refused));
             };
             let node = route.node;
             let trouble = match self.attempt(&route, operation, request, deadline).await {
@@ -193,7 +199,7 @@ impl Shared {
         }
     }
 
-    /// The way to the leader; waits for one until the deadline.
+    /// The way to the leader; waits for one until the deadline, unless that is hopeless.
     async fn route(&self, deadline: Instant) -> Option<Route> {
         loop {
             if self.runtime.now() >= deadline || self.jobs.is_closed() {
@@ -203,6 +209,9 @@ impl Shared {
                 let mut routing = self.routing();
                 if let Some(route) = routing.route() {
                     return Some(route);
+                }
+                if self.is_hopeless() {
+                    return None;
                 }
                 let (found, start) = routing.begin_wait();
                 (Waiting(self), found, start)
@@ -261,9 +270,9 @@ impl Shared {
         }
     }
 
-    /// Why the deadline came before an answer.
-    fn gave_up(&self, refused: Option<(NodeId, Refusal)>) -> ClientError {
-        let within = self.within;
+    /// Why there is no answer after `within`.
+    fn gave_up(&self, within: Duration, refused: Option<(NodeId, Refusal)>) -> ClientError {
+        let within = Duration::from_millis(within.as_millis() as u64); // shorter to read
         match refused {
             Some((node, refusal)) if !matches!(refusal, Refusal::NotLeader { .. }) => {
                 ClientError::StillRefused {
@@ -301,6 +310,16 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Whether every node is out of reach for a reason that waiting does not remove. The transport goes
+    /// on trying, so that a later operation finds out when someone has removed it.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let links = self.transport.peers();
+        links.iter().all(|link| {
+            !matches!(link.state, PeerState::Connected { .. })
+                && link.last_error.as_ref().is_some_and(is_final)
+        })
     }
 
     /// What is known of a node that could not be asked, or did not help: the reason why there is no
@@ -378,6 +397,27 @@ fn local_address<'a>(mut nodes: impl Iterator<Item = &'a SocketAddr>) -> SocketA
         (Ipv6Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv4Addr::UNSPECIFIED, 0).into()
+    }
+}
+
+/// Whether the same would happen again until a person has changed something.
+fn is_final(error: &HandshakeError) -> bool {
+    match error {
+        HandshakeError::PeerCertificate { .. }
+        | HandshakeError::OurCertificate { .. }
+        | HandshakeError::WrongPeer { .. }
+        | HandshakeError::RefusedByUs { .. } => true,
+        HandshakeError::RefusedByPeer { code, .. } => [
+            CloseCode::REVOKED,
+            CloseCode::EXPIRED,
+            CloseCode::WRONG_CLUSTER,
+            CloseCode::ID_MISMATCH,
+            CloseCode::VERSION,
+            CloseCode::WRONG_SERVICE,
+            CloseCode::NOT_ADMITTED,
+        ]
+        .contains(code),
+        _ => false,
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Routing {
     tracker: LeaderTracker,
     /// For each node: what ends the calls it was sent, once another node leads a higher term.
     outstanding: BTreeMap<NodeId, Event>,
-    /// Happens when a leader becomes known.
+    /// Happens when a leader becomes known, or looking for one is given up.
     found: Event,
     /// How many operations wait for a leader.
     waiting: usize,
@@ -115,6 +115,12 @@ impl Routing {
     pub(super) fn seek_on(&mut self) -> Option<Watch> {
         self.seeking = self.tracker.leader().is_none() && self.waiting > 0;
         self.seeking.then(|| self.found.watch())
+    }
+
+    /// Asking round is hopeless: wakes those who wait, so that they see it.
+    pub(super) fn give_up(&mut self) {
+        self.seeking = false;
+        self.found.happen();
     }
 }
 

@@ -380,6 +380,31 @@ fn no_leader_says_what_each_node_said() {
     assert!(!why[2].contains("leader"), "{why:?}");
 }
 
+/// When no node will ever accept us, the operation fails at once with the reasons, not at its deadline.
+#[test]
+fn a_hopeless_search_ends_early() {
+    let (stage, nodes) = Stage::three();
+    let other = Stage::new(); // the same names from another CA
+    let issued = other
+        .ca
+        .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
+    let endpoints = nodes
+        .iter()
+        .map(|node| (node.id, node.transport.local_addr()));
+    let mut config = ClientConfig::new(endpoints.collect(), issued.unwrap().credentials().unwrap());
+    config.request_timeout = 2 * PATIENCE;
+    let client = Client::connect(config, stage.io.runtime()).unwrap();
+    let error = patiently(client.put("k", "v")).unwrap_err();
+    let ClientError::NoLeader { within, tried, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(*within < PATIENCE, "{error}");
+    assert!(
+        tried.iter().all(|tried| tried.why.contains("certificate")),
+        "{error}"
+    );
+}
+
 /// Closing, or dropping the last clone, ends the connections; operations after it fail at once.
 #[test]
 fn closing_ends_everything() {
@@ -403,7 +428,7 @@ fn closing_ends_everything() {
     });
 }
 
-/// Endpoints that cannot be meant are refused before anything is bound.
+/// Endpoints and credentials that cannot be meant are refused before anything is bound.
 #[test]
 fn endpoints_are_checked() {
     let stage = Stage::new();
@@ -421,4 +446,16 @@ fn endpoints_are_checked() {
     assert!(matches!(twice, Err(ConnectError::SameNodeTwice { .. })));
     let many = connect((1..=32).map(|id| (node(id), at(1))).collect());
     assert!(matches!(many, Err(ConnectError::TooManyEndpoints { .. })));
+    let issued = stage
+        .ca
+        .issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+    let config = ClientConfig::new(
+        vec![(node(2), at(1))],
+        issued.unwrap().credentials().unwrap(),
+    );
+    let as_a_node = Client::connect(config, stage.io.runtime()).map(drop);
+    assert!(matches!(
+        as_a_node,
+        Err(ConnectError::NodeCredentials { .. })
+    ));
 }
