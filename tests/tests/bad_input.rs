@@ -67,12 +67,7 @@ fn wrong_configurations() {
 #[test]
 fn wrong_credentials_to_start_with() {
     let cluster = Cluster::new();
-    let start_as = |folder: &str| {
-        let mut args = cluster.start_args(1);
-        args.push(format!("--cert={}", cluster.text(folder)));
-        args.retain(|arg| *arg != format!("--cert={}", cluster.text("n1")));
-        quorate(args)
-    };
+    let start_as = |folder: &str| quorate(with(&cluster, 1, "--cert", &cluster.text(folder)));
     start_as("nowhere").failed(NO_INPUT, &["nowhere", "quorate certs issue"]);
     start_as("client").failed(CONFIG, &["spiffe://c1/client/tester", "node"]);
 
@@ -94,13 +89,6 @@ fn wrong_credentials_to_start_with() {
 fn what_belongs_to_others() {
     let mut cluster = Cluster::started();
     let address = cluster.address(1).to_string();
-    let with = |cluster: &Cluster, node: u64, flag: &str, value: &str| {
-        let mut args = cluster.start_args(node);
-        let prefix = format!("{flag}=");
-        args.retain(|arg| !arg.starts_with(&prefix));
-        args.push(format!("{prefix}{value}"));
-        args
-    };
 
     let taken_port = with(&cluster, 1, "--data-dir", &cluster.text("fresh"));
     quorate(taken_port).failed(UNAVAILABLE, &[&address, "in use"]);
@@ -110,14 +98,8 @@ fn what_belongs_to_others() {
 
     assert_eq!(cluster.signal(1, "TERM"), 0);
     let data_of_1 = with(&cluster, 2, "--data-dir", &cluster.text("data1"));
-    let data_of_1 = data_of_1.into_iter().map(|arg| {
-        // Node 2 itself still runs on its own address.
-        if arg.starts_with("--listen=") {
-            format!("--listen={address}")
-        } else {
-            arg
-        }
-    });
+    // Node 2 itself still runs on its own address.
+    let data_of_1 = replaced(data_of_1, "--listen", &address);
     quorate(data_of_1).failed(CONFIG, &["data1", "node"]);
 
     let other = ca("c2");
@@ -149,10 +131,8 @@ fn wrong_peers() {
     issue(&impostor, &Subject::node(3).unwrap())
         .write(&cluster.path("impostor3"))
         .unwrap();
-    let mut args = cluster.start_args(3);
-    args.retain(|arg| !arg.starts_with("--cert=") && !arg.starts_with("--data-dir="));
-    args.push(format!("--cert={}", cluster.text("impostor3")));
-    args.push(format!("--data-dir={}", cluster.text("impostor-data")));
+    let args = with(&cluster, 3, "--cert", &cluster.text("impostor3"));
+    let args = replaced(args, "--data-dir", &cluster.text("impostor-data"));
     cluster.start_with(3, &args);
     assert!(
         eventually(|| cluster.log(3).contains("CA")),
@@ -213,6 +193,18 @@ fn wrong_data() {
         }
     }
     cluster.takes_writes("after noise");
+}
+
+/// The arguments that start `node`, but with `flag` as `value`.
+fn with(cluster: &Cluster, node: u64, flag: &str, value: &str) -> Vec<String> {
+    replaced(cluster.start_args(node), flag, value)
+}
+
+fn replaced(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
+    let prefix = format!("{flag}=");
+    let place = args.iter_mut().find(|arg| arg.starts_with(&prefix));
+    *place.expect("the flag is among the arguments") = prefix + value;
+    args
 }
 
 /// A certificate that expired an hour ago.

@@ -6,7 +6,7 @@ use super::{bench, certs, demo, exit, kv, start, status, transfer};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
-#[command(name = "quorate", version, after_help = exit::HELP, max_term_width = 100)]
+#[command(name = "quorate", bin_name = "quorate", version, after_help = exit::HELP, max_term_width = 100)]
 #[command(disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
