@@ -59,7 +59,8 @@ impl Checker {
     }
 
     pub(crate) fn is_new_leader(&self, status: &Status) -> bool {
-        status.role == Role::Leader && !self.leaders.contains_key(&status.term.value())
+        let known = self.byzantine || self.leaders.contains_key(&status.term.value());
+        status.role == Role::Leader && !known
     }
 
     /// `log` is the leader's whole log when it is new in its term.

@@ -16,12 +16,13 @@ use bytes::Bytes;
 use quorate_consensus::{
     Committed, Config, Entry, EntryId, Fetch, LeaderChange, LogIndex, LogStore, Membership,
     Message, NodeId, ORIGIN, Payload, ProposalToken, ProposeError, RaftNode, ReadError, ReadToken,
-    Ready, Role, StartError, Status, TransferError, persist, read_tail,
+    Ready, Refused, Role, StartError, Status, TransferError, persist, read_tail,
 };
 
 pub(crate) use checker::Checker;
 pub(crate) use disk::{Disk, MemLog};
-pub(crate) use net::{Fate, Net};
+pub(crate) use net::Fate;
+use net::Net;
 pub(crate) use rng::Rng;
 
 /// Turns of one tick after which the cluster is said to talk in circles.
@@ -98,6 +99,8 @@ pub(crate) struct Rig {
     membership: Membership,
     setup: Setup,
     tokens: u64,
+    /// Which life of which node was asked, by token.
+    asked: BTreeMap<u64, (u64, u64)>,
     commands: BTreeMap<ProposalToken, Bytes>,
     outcomes: BTreeMap<ProposalToken, Outcome>,
     reads: BTreeMap<ReadToken, ReadOutcome>,
@@ -150,6 +153,7 @@ impl Rig {
             fetched: 0,
             membership: membership.clone(),
             tokens: 0,
+            asked: BTreeMap::new(),
             commands: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -249,6 +253,8 @@ impl Rig {
         self.tokens += 1;
         let token = ProposalToken(self.tokens);
         let command = Bytes::copy_from_slice(command.as_ref());
+        self.asked
+            .insert(self.tokens, (node, self.slots[&node].boot));
         self.commands.insert(token, command.clone());
         self.core(node).propose(token, command);
         token
@@ -263,6 +269,8 @@ impl Rig {
     pub(crate) fn read_unpumped(&mut self, node: u64) -> ReadToken {
         self.tokens += 1;
         let token = ReadToken(self.tokens);
+        self.asked
+            .insert(self.tokens, (node, self.slots[&node].boot));
         self.checker.read_begins(token);
         self.core(node).read(token);
         token
@@ -308,6 +316,44 @@ impl Rig {
         self.outcomes[&token]
             .clone()
             .unwrap_or_else(|error| panic!("{command} failed at n{node}: {error}\n{self}"))
+    }
+
+    /// `node` hears `message` from `from` at once, past the network.
+    pub(crate) fn hear(&mut self, node: u64, from: u64, message: Message) -> Result<(), Refused> {
+        let heard = self.core(node).handle_message(id(from), message);
+        self.check(node);
+        heard
+    }
+
+    /// What clients were told is true: what succeeded is in the log where they were told, what failed
+    /// for sure is nowhere, and nobody who asked a living node was forgotten. Commands must differ.
+    pub(crate) fn check_answers(&self) {
+        let mut places = BTreeMap::new();
+        for entry in self.checker.committed() {
+            if let Payload::Command(command) = &entry.payload {
+                let before = places.insert(command.clone(), entry.id);
+                assert_eq!(before, None, "{command:?} is committed twice");
+            }
+        }
+        for (token, command) in &self.commands {
+            let (node, boot) = self.asked[&token.0];
+            let place = places.get(command);
+            match self.outcomes.get(token) {
+                Some(Ok(at)) => assert_eq!(place, Some(at), "{command:?} was acknowledged"),
+                Some(Err(ProposeError::OutcomeUnknown { .. })) => {}
+                Some(Err(error)) => assert_eq!(place, None, "{command:?} failed with {error}"),
+                None => assert_ne!(self.slots[&node].boot, boot, "n{node} forgot {command:?}"),
+            }
+        }
+        let asked = self.asked.iter();
+        let reads = asked.filter(|(token, _)| !self.commands.contains_key(&ProposalToken(**token)));
+        for (&token, &(node, boot)) in reads {
+            let answered = self.reads.contains_key(&ReadToken(token));
+            assert!(
+                answered || self.slots[&node].boot != boot,
+                "n{node} forgot read {token}"
+            );
+        }
     }
 
     // --- what happens to nodes
@@ -573,7 +619,7 @@ impl Rig {
             message.body,
             quorate_consensus::Body::Append { ref entries, .. } if !entries.is_empty()
         );
-        let sent = self.net.send(self.now, &mut self.rng, (from, to), message);
+        let sent = self.net.send(self.now, &mut self.rng, (from, to), &message);
         if !sent && entries {
             self.core(from).handle_unreachable(id(to));
         }
@@ -601,7 +647,9 @@ impl Rig {
             let read = self.disk(node).read(fetch.first(), fetch.last(), bytes_max);
             self.core(node).handle_fetched(fetch, read.unwrap());
         }
-        self.check(node);
+        if busy {
+            self.check(node);
+        }
         busy
     }
 
@@ -621,7 +669,8 @@ impl Rig {
                     );
                     if let Some(token) = token {
                         let command = Payload::Command(self.commands[&token].clone());
-                        assert_eq!(entry.payload, command, "the answer to another command");
+                        let same = entry.payload == command || self.checker.byzantine;
+                        assert!(same, "{entry:?} answers {command:?}");
                         let before = self.outcomes.insert(token, Ok(entry.id));
                         assert_eq!(before, None, "{token:?} is answered twice");
                         self.checker.acknowledged(entry.id);

@@ -45,13 +45,13 @@ impl Net {
         now: u64,
         rng: &mut Rng,
         (from, to): (u64, u64),
-        message: Message,
+        message: &Message,
     ) -> bool {
         if self.cut.contains(&(from, to)) {
             return false;
         }
         let fate = match &mut self.rule {
-            Some(rule) => rule(from, to, &message),
+            Some(rule) => rule(from, to, message),
             None => Fate::Deliver,
         };
         let delay = match fate {
