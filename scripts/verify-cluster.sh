@@ -14,7 +14,8 @@ DEADLINE_S=20
 POLL_S=0.05
 
 if [[ -z ${QUORATE:-} ]]; then
-    cargo build --quiet --locked --workspace --bin quorate
+    # With a test beside it, so that features are those of `cargo test` and nothing is compiled twice.
+    cargo build --quiet --locked --workspace --bin quorate --test bad_input
     QUORATE=${CARGO_TARGET_DIR:-target}/debug/quorate
 fi
 QUORATE=$(realpath "$QUORATE")

@@ -26,8 +26,8 @@ pub const CLUSTER: &str = "c1";
 /// The executable, built as this test was.
 ///
 /// Cargo offers the path of an executable only to tests of the same package, and builds it for them
-/// only; so it is built here, once, by the same Cargo with the same profile and the same features, which
-/// takes no time when it is there already.
+/// only; so it is built here, once. Naming a test beside it makes Cargo choose the features of
+/// dependencies as it did for this test: otherwise half of them would be compiled a second time.
 pub fn executable() -> &'static Path {
     static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
     EXECUTABLE.get_or_init(|| {
@@ -39,14 +39,8 @@ pub fn executable() -> &'static Path {
             .expect("tests lie in target/<profile>/deps");
         let mut build = Command::new(env!("CARGO"));
         build
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--workspace",
-                "--bin",
-                "quorate",
-            ])
+            .args(["build", "--quiet", "--locked", "--workspace"])
+            .args(["--bin", "quorate", "--test", "bad_input"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         if folder.ends_with("release") {
             build.arg("--release");

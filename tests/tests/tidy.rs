@@ -305,7 +305,8 @@ fn uses(code: &str, word: &str) -> bool {
         let after = code[at + word.len()..].chars().next();
         let starts = !word.starts_with(name) || !before.is_some_and(name);
         let ends = !word.ends_with(name) || !after.is_some_and(name);
-        let quoted = code[..at].matches('"').count() % 2 == 1;
+        let quotes = |text: &str| text.matches('"').count() - text.matches("\\\"").count();
+        let quoted = quotes(&code[..at]) % 2 == 1;
         starts && ends && !quoted
     })
 }
