@@ -1,0 +1,26 @@
+//! The state machine of the rig.
+
+use std::collections::VecDeque;
+
+use quorate_consensus::{Committed, Entry, EntryId, ORIGIN, ReadToken};
+
+/// A state machine whose state is the list of what it applied.
+#[derive(Default)]
+pub(super) struct Machine {
+    pub(super) applied: Vec<Entry>,
+    /// How many of `applied` survive a crash.
+    pub(super) durable: usize,
+    pub(super) queue: VecDeque<Job>,
+    pub(super) stalled: bool,
+}
+
+pub(super) enum Job {
+    Apply(Committed),
+    Read(ReadToken),
+}
+
+impl Machine {
+    pub(super) fn last(&self) -> EntryId {
+        self.applied.last().map_or(ORIGIN, |entry| entry.id)
+    }
+}
