@@ -1,16 +1,22 @@
 //! Inbound connections, from the first packet to the welcome.
 
-use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, sync::Arc, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+};
 
+use async_channel::Sender;
 use quinn::{Endpoint, Incoming};
 use quorate_certs::{Identity, Role};
 use tracing::{debug, warn};
 
 use crate::{
-    close::{HandshakeError, Refused},
+    close::{CloseCode, HandshakeError, Refused},
     connection,
     hello::{Hello, HelloError},
-    link::Installed,
+    link::{Established, Installed, Link},
     quic,
     shared::{Counted, Shared},
     signal::{lock, within},
@@ -57,7 +63,8 @@ fn admit(shared: &Shared, incoming: Incoming) -> Option<Admitted> {
         return None;
     };
     let Some(connection) = shared.inbound.enter(limits.connections_max) else {
-        warn!(addr = %incoming.remote_address(), "connection limit reached; a newcomer is refused");
+        // Not a warning: strangers could fill the log with it.
+        debug!(addr = %incoming.remote_address(), "connection limit reached; a newcomer is refused");
         incoming.refuse();
         return None;
     };
@@ -90,16 +97,23 @@ async fn handshake(shared: Arc<Shared>, admitted: Admitted, failures: Arc<Failur
     drop(counted);
 }
 
-/// A link made for a client that fails before it runs is forgotten again.
+/// A connection that counts as soon as the peer reads this.
 struct Welcomed {
-    link: Arc<crate::link::Link>,
-    established: Arc<crate::link::Established>,
+    link: Arc<Link>,
+    established: Arc<Established>,
     installed: Installed,
-    ended: async_channel::Sender<std::convert::Infallible>,
+    ended: Sender<Infallible>,
+    send: quinn::SendStream,
+    welcome: Vec<u8>,
 }
 
 impl Welcomed {
-    async fn run(self, shared: Arc<Shared>) {
+    async fn run(mut self, shared: Arc<Shared>) {
+        // About 130 bytes on a new stream: written at once, or the connection is lost, which `run`
+        // then sees.
+        if self.send.write_all(&self.welcome).await.is_ok() {
+            let _ = self.send.finish();
+        }
         connection::run(
             shared,
             self.link,
@@ -129,15 +143,17 @@ async fn welcome(
             return Err(HandshakeError::PeerCertificate { addr, why });
         }
         (Err(err), _) => return Err(HandshakeError::from_quic(addr, &err)),
-        (Ok(_), Some(Finding::WrongPeer(_)) | None) => {
-            unreachable!("a handshake without a wanted peer completed unverified")
+        (Ok(connection), Some(Finding::WrongPeer(_)) | None) => {
+            // rustls cannot get here, since nothing is resumed; but who is unverified stays out.
+            connection.close(CloseCode::ID_MISMATCH.wire(), b"not verified");
+            return Err(failed(&"the handshake completed without a verdict"));
         }
     };
     let refuse = |refused: Refused| {
         refused.close(&connection);
         HandshakeError::RefusedByUs { addr, refused }
     };
-    let (mut send, mut receive) = connection
+    let (send, mut receive) = connection
         .accept_bi()
         .await
         .map_err(|err| HandshakeError::from_quic(addr, &err))?;
@@ -158,22 +174,20 @@ async fn welcome(
             shared.forget_client(&link);
             refuse(refused)
         })?;
-    let welcomed = Welcomed {
+    // Nothing may be awaited after the installation: a timeout would drop the connection without
+    // its end being told.
+    let welcome = shared.hello(Some(version)).encode();
+    Ok(Welcomed {
         link,
         established,
         installed,
         ended,
-    };
-    // From here on the connection is installed and must run to its end, even if the welcome is
-    // lost: `run` sees the loss as the end of the connection.
-    let welcome = shared.hello(Some(version)).encode();
-    if send.write_all(&welcome).await.is_ok() {
-        let _ = send.finish();
-    }
-    Ok(welcomed)
+        send,
+        welcome,
+    })
 }
 
-fn link_of(shared: &Shared, verified: &Identity) -> Result<Arc<crate::link::Link>, Refused> {
+fn link_of(shared: &Shared, verified: &Identity) -> Result<Arc<Link>, Refused> {
     match verified.role() {
         Role::Node => Ok(shared.node(Arc::new(verified.clone()))),
         Role::Client | Role::Admin => shared.client(verified),

@@ -201,6 +201,10 @@ async fn connect(
             })
         }
         (Err(err), _) => Err(HandshakeError::from_quic(addr, &err)),
-        (Ok(_), None) => unreachable!("a handshake completed without its verifier"),
+        (Ok(connection), None) => {
+            // rustls cannot get here, since nothing is resumed; but who is unverified stays out.
+            connection.close(CloseCode::ID_MISMATCH.wire(), b"not verified");
+            Err(failed(&"the handshake completed without a verdict"))
+        }
     }
 }

@@ -17,8 +17,10 @@ use crate::{
 
 /// Reassembly memory of one stream. Not larger: it multiplies by streams and connections.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// Reassembly memory of one connection, and what may be unacknowledged on it.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Reassembly memory of one connection, and what may be unacknowledged on it. Room for a full
+/// window of every lane: quinn's send limit is per connection and blind to priority, so with less
+/// a backlog of appends would block a heartbeat's write.
+const CONNECTION_WINDOW_BYTES: u32 = WireLane::COUNT as u32 * STREAM_WINDOW_BYTES;
 /// The hello.
 const BIDI_STREAMS_MAX: u32 = 1;
 /// Memory for first packets of handshakes not yet accepted, for one and for all.

@@ -1,0 +1,373 @@
+//! A peer with a good certificate and bad intentions, written against `docs/wire.md` with nothing
+//! but quinn: it also shows that a second implementation is possible.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use common::*;
+use quorate_certs::{Credentials, provider};
+use quorate_quic_transport::{
+    CloseReason, Inbound, Lane,
+    quinn::{self, Runtime},
+};
+use serde::Serialize;
+
+/// The hello's body, in the order `docs/wire.md` gives.
+#[derive(Clone, Serialize)]
+struct Hello {
+    cluster: String,
+    identity: String,
+    service: String,
+    service_min: u16,
+    service_max: u16,
+    store_id: u128,
+    boot: u64,
+    frame_bytes_max: [u32; 4],
+    calls_in_flight_max: u32,
+}
+
+impl Hello {
+    fn of(credentials: &Credentials) -> Self {
+        Self {
+            cluster: "c1".into(),
+            identity: credentials.identity().uri(),
+            service: "quorate".into(),
+            service_min: 1,
+            service_max: 1,
+            store_id: 1,
+            boot: 1,
+            frame_bytes_max: [1 << 16; 4],
+            calls_in_flight_max: 10,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let body = postcard::to_stdvec(self).unwrap();
+        let length = (body.len() as u16).to_le_bytes();
+        [&b"QRTE\x01\x01"[..], &length, &body].concat()
+    }
+}
+
+struct Raw {
+    endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+}
+
+impl Raw {
+    /// TLS only; nothing is said yet.
+    fn connect(to: SocketAddr, credentials: &Credentials, runtime: &Arc<dyn Runtime>) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        for root in credentials.trust().roots() {
+            roots.add(root.clone()).unwrap();
+        }
+        let key = (*credentials.certified_key()).clone();
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)));
+        tls.alpn_protocols = vec![b"quorate/1".to_vec()];
+        let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(quic));
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = runtime.wrap_udp_socket(socket).unwrap();
+        let endpoint_config = quinn::EndpointConfig::default();
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            endpoint_config,
+            None,
+            socket,
+            Arc::clone(runtime),
+        )
+        .unwrap();
+        let connecting = endpoint
+            .connect_with(config, to, "n1.c1.quorate.invalid")
+            .unwrap();
+        let connection = block_on(connecting).unwrap();
+        Self {
+            endpoint,
+            connection,
+        }
+    }
+
+    /// Hello and welcome; returns the welcome's bytes.
+    fn greet(&self, hello: &[u8]) -> Result<Vec<u8>, quinn::ReadToEndError> {
+        block_on(async {
+            let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
+            send.write_all(hello).await.unwrap();
+            let _ = send.finish();
+            receive.read_to_end(2000).await
+        })
+    }
+
+    fn write_lane(&self, bytes: &[u8]) -> quinn::SendStream {
+        block_on(async {
+            let mut lane = self.connection.open_uni().await.unwrap();
+            lane.write_all(bytes).await.unwrap();
+            lane
+        })
+    }
+
+    /// The application code it was closed with.
+    fn closed_with(&self) -> u64 {
+        match block_on(self.connection.closed()) {
+            quinn::ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+            other => panic!("closed otherwise: {other}"),
+        }
+    }
+}
+
+/// A frame on the control lane, by hand.
+fn frame(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = (13 + body.len() as u32).to_le_bytes();
+    let kind = kind.to_le_bytes();
+    [&length[..], &[1, 0], &kind, &[1], &[0; 8], body].concat()
+}
+
+struct Scene {
+    cluster: Cluster,
+    victim: Program,
+    witness: Program,
+}
+
+/// A node under attack, and another one that must notice nothing.
+fn scene(runtime: &Arc<dyn Runtime>) -> Scene {
+    let cluster = Cluster::new();
+    let mut victim = Program::start(config(), cluster.node(1), Arc::clone(runtime));
+    let mut witness = Program::start(config(), cluster.node(2), Arc::clone(runtime));
+    witness.dials(&victim);
+    witness.next_up();
+    victim.next_up();
+    Scene {
+        cluster,
+        victim,
+        witness,
+    }
+}
+
+impl Scene {
+    fn attacker(&self, id: u64, runtime: &Arc<dyn Runtime>) -> (Raw, Hello) {
+        let credentials = self.cluster.node(id);
+        let to = self.victim.transport.local_addr();
+        let raw = Raw::connect(to, &credentials, runtime);
+        (raw, Hello::of(&credentials))
+    }
+
+    /// The witness is still connected, on the same session.
+    fn assert_undisturbed(&mut self) {
+        self.witness
+            .peer(&self.victim)
+            .try_send(Lane::Append, 0, Number(42))
+            .unwrap();
+        assert_eq!(self.victim.next_message::<Number>(), Number(42));
+        assert!(self.witness.inbox.try_recv().is_none(), "no Down");
+    }
+
+    fn end(self) {
+        self.witness.shutdown();
+        self.victim.shutdown();
+    }
+}
+
+#[test]
+fn a_second_implementation_is_understood() {
+    on_io_thread(|runtime| {
+        let mut scene = scene(runtime);
+        let (raw, hello) = scene.attacker(3, runtime);
+        let welcome = raw.greet(&hello.bytes()).unwrap();
+        assert_eq!(&welcome[..6], b"QRTE\x01\x01");
+        scene.victim.next_up();
+        let lane = raw.write_lane(&[&[0][..], &frame(1, &[42])].concat());
+        assert_eq!(scene.victim.next_message::<Number>(), Number(42));
+        // A kind nobody knows is delivered: the service decides.
+        let other = raw.write_lane(&[&[1][..], &frame(999, b"???")].concat());
+        let Inbound::Message(message) = scene.victim.next() else {
+            panic!("a message")
+        };
+        assert_eq!((message.kind, &message.body()[..]), (999, &b"???"[..]));
+        drop((lane, other, raw.endpoint));
+        scene.end();
+    });
+}
+
+#[test]
+fn broken_frames_close_that_connection_with_their_code_and_nothing_else() {
+    Warnings::collect();
+    on_io_thread(|runtime| {
+        let mut scene = scene(runtime);
+        let cases: [(&str, Vec<u8>, u64); 8] = [
+            ("oversized", [&[0][..], &u32::MAX.to_le_bytes()].concat(), 9),
+            (
+                "one beyond the lane",
+                [&[0][..], &((64 << 10) + 1u32).to_le_bytes()].concat(),
+                9,
+            ),
+            ("shorter than a header", vec![0, 3, 0, 0, 0, 1, 0, 0], 8),
+            ("frame version", vec![0, 13, 0, 0, 0, 77], 7),
+            (
+                "frame shape",
+                [&[0, 13, 0, 0, 0, 1, 9][..], &[0; 11]].concat(),
+                8,
+            ),
+            (
+                "request on control",
+                [&[0, 21, 0, 0, 0, 1, 1][..], &[0; 19]].concat(),
+                8,
+            ),
+            ("no such lane", vec![250, 1, 2, 3], 8),
+            ("message on reply", [&[3][..], &frame(1, &[42])].concat(), 8),
+        ];
+        for (what, bytes, code) in cases {
+            let (raw, hello) = scene.attacker(3, runtime);
+            raw.greet(&hello.bytes()).unwrap();
+            scene.victim.next_up();
+            let lane = raw.write_lane(&bytes);
+            assert_eq!(raw.closed_with(), code, "{what}");
+            let Inbound::Down { reason, .. } = scene.victim.next() else {
+                panic!("Down")
+            };
+            assert!(
+                matches!(reason, CloseReason::ByUs { .. }),
+                "{what}: {reason}"
+            );
+            drop(lane);
+            scene.assert_undisturbed();
+        }
+        Warnings::wait_for(&[
+            "broke the protocol",
+            "spiffe://c1/node/3",
+            "frame too large",
+        ]);
+        scene.end();
+    });
+}
+
+#[test]
+fn a_lane_opened_twice_or_cut_inside_a_frame_ends_the_connection() {
+    on_io_thread(|runtime| {
+        let mut scene = scene(runtime);
+        let (raw, hello) = scene.attacker(3, runtime);
+        raw.greet(&hello.bytes()).unwrap();
+        scene.victim.next_up();
+        let (first, second) = (raw.write_lane(&[0]), raw.write_lane(&[0]));
+        assert_eq!(raw.closed_with(), 8);
+        assert!(matches!(scene.victim.next(), Inbound::Down { .. }));
+        drop((first, second));
+
+        let (raw, hello) = scene.attacker(3, runtime);
+        raw.greet(&hello.bytes()).unwrap();
+        scene.victim.next_up();
+        // quinn finishes a dropped stream: a cut message must not look complete.
+        drop(raw.write_lane(&[0, 13, 0, 0, 0, 1]));
+        assert_eq!(raw.closed_with(), 8);
+        assert!(matches!(scene.victim.next(), Inbound::Down { .. }));
+        scene.assert_undisturbed();
+        scene.end();
+    });
+}
+
+#[test]
+fn a_hello_must_agree_with_the_certificate() {
+    Warnings::collect();
+    on_io_thread(|runtime| {
+        let mut scene = scene(runtime);
+        let client = scene.cluster.client("app");
+        let to = scene.victim.transport.local_addr();
+        let raw = Raw::connect(to, &client, runtime);
+        let claims_a_node = Hello {
+            identity: "spiffe://c1/node/7".into(),
+            ..Hello::of(&client)
+        };
+        assert!(raw.greet(&claims_a_node.bytes()).is_err(), "no welcome");
+        assert_eq!(raw.closed_with(), 6);
+        Warnings::wait_for(&[
+            "we refused",
+            "certificate says spiffe://c1/client/app",
+            "node/7",
+        ]);
+
+        for (hello, code) in [
+            (
+                Hello {
+                    cluster: "c2".into(),
+                    ..Hello::of(&client)
+                }
+                .bytes(),
+                5,
+            ),
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 8),
+            (b"QRTE\x05\x09\x00\x00".to_vec(), 7),
+            (b"QRTE\x01\x01\xff\xff".to_vec(), 9),
+            (b"QRTE\x01\x01\x02\x00\xff\xff".to_vec(), 8),
+        ] {
+            let raw = Raw::connect(to, &client, runtime);
+            assert!(raw.greet(&hello).is_err());
+            assert_eq!(raw.closed_with(), code, "{hello:?}");
+        }
+        // Two identities cannot be one: node 1's own certificate at node 1.
+        let twin = scene.cluster.node(1);
+        let raw = Raw::connect(to, &twin, runtime);
+        assert!(raw.greet(&Hello::of(&twin).bytes()).is_err());
+        assert_eq!(raw.closed_with(), 6);
+        assert!(
+            scene.victim.inbox.try_recv().is_none(),
+            "nobody of them was Up"
+        );
+        scene.assert_undisturbed();
+        scene.end();
+    });
+}
+
+#[test]
+fn nothing_sent_before_the_welcome_is_delivered() {
+    on_io_thread(|runtime| {
+        let mut scene = scene(runtime);
+        let (raw, hello) = scene.attacker(3, runtime);
+        let lane = raw.write_lane(&[&[0][..], &frame(1, &[42])].concat());
+        scene.assert_undisturbed();
+        // Only the hello makes it count, and `Up` still comes first.
+        raw.greet(&hello.bytes()).unwrap();
+        scene.victim.next_up();
+        assert_eq!(scene.victim.next_message::<Number>(), Number(42));
+        drop(lane);
+        scene.end();
+    });
+}
+
+#[test]
+fn random_bytes_on_every_lane_never_disturb_anyone_else() {
+    on_io_thread(|runtime| {
+        let mut scene = scene(runtime);
+        let mut seed = 3u64;
+        for round in 0..40u8 {
+            let (raw, hello) = scene.attacker(3, runtime);
+            raw.greet(&hello.bytes()).unwrap();
+            scene.victim.next_up();
+            let mut bytes = vec![round % 4];
+            for _ in 0..2000 {
+                seed = seed
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                bytes.push((seed >> 56) as u8);
+            }
+            // Half of the rounds begin like a frame, to reach further.
+            if round % 2 == 0 {
+                bytes[1..7].copy_from_slice(&[40, 0, 0, 0, 1, round / 4 % 4]);
+            }
+            let lane = raw.write_lane(&bytes);
+            raw.closed_with();
+            drop(lane);
+            loop {
+                match scene.victim.next() {
+                    Inbound::Down { .. } => break,
+                    Inbound::Message(_) | Inbound::Call(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        scene.assert_undisturbed();
+        scene.end();
+    });
+}
