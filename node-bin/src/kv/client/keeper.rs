@@ -16,8 +16,8 @@ use quorate_consensus::NodeId;
 use quorate_quic_transport::{Inbound, Inbox, Received, Transport};
 use tracing::debug;
 
-use super::requests::Shared;
 use super::retry;
+use super::shared::Shared;
 use crate::kv::protocol::{NodeStatus, Notice, Request, Response};
 
 /// How many jobs may wait for the keeper. It takes microseconds for each; beyond this, operations wait.

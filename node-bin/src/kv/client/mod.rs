@@ -14,6 +14,7 @@ mod leader;
 mod requests;
 mod retry;
 mod routing;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +27,8 @@ use quorate_certs::Credentials;
 use quorate_consensus::NodeId;
 
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
-use requests::Shared;
 use retry::Operation;
+use shared::Shared;
 
 use super::command::{Answer, Command, Invalid, Outcome, Pair, Query, Value};
 use super::protocol::{NodeStatus, Request, Response};
