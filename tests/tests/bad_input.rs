@@ -213,8 +213,7 @@ fn expired(cluster: &Cluster, subject: &Subject, folder: &str) {
     let options = IssueOptions {
         now: SystemTime::now() - 3 * hour,
         life: Some(hour),
-        ..IssueOptions::default()
     };
-    let issued = cluster.ca().issue(subject, &options).unwrap();
-    issued.write(&cluster.path(folder)).unwrap();
+    let issued = cluster.ca().issue(subject, &options).expect("issued");
+    issued.write(&cluster.path(folder)).expect("written");
 }

@@ -51,7 +51,7 @@ fn control_unknown_commands() {
 
 fn readme() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    fs::read_to_string(path).unwrap()
+    fs::read_to_string(path).expect("the README is readable")
 }
 
 /// The first fenced block in `language`.

@@ -151,13 +151,13 @@ fn sources_keep_the_nevers() {
     let mut complaints = Vec::new();
     for rules in CRATES {
         for (path, text) in sources(rules.folder) {
-            complain(&mut complaints, &path, said(&text, rules.never_says));
+            complain(&mut complaints, &path, &said(&text, rules.never_says));
             let inside = path
                 .strip_prefix(root())
                 .expect("sources are below the root");
             if inside.starts_with("consensus/src") && !inside.starts_with("consensus/src/driver") {
                 let decides = without_tests(&text);
-                complain(&mut complaints, &path, said(decides, PURE_NEVER_SAYS));
+                complain(&mut complaints, &path, &said(decides, PURE_NEVER_SAYS));
             }
             if is_crate_root(inside) && !text.contains("#![forbid(unsafe_code)]") {
                 complaints.push(format!("{}: does not forbid unsafe code", path.display()));
@@ -175,7 +175,7 @@ fn nothing_is_left_unfinished() {
     let mut lengths = Vec::new();
     for rules in CRATES {
         for (path, text) in sources(rules.folder) {
-            complain(&mut complaints, &path, unfinished(&text));
+            complain(&mut complaints, &path, &unfinished(&text));
             lengths.push((text.lines().count(), path));
         }
     }
@@ -416,8 +416,8 @@ fn root() -> PathBuf {
 
 fn manifest(folder: &str) -> Table {
     let path = root().join(folder).join("Cargo.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    text.parse().unwrap()
+    let text = std::fs::read_to_string(&path).expect("a manifest is readable");
+    text.parse().expect("a manifest is TOML")
 }
 
 fn strings(value: &Value) -> Vec<String> {
@@ -433,9 +433,10 @@ fn sources(folder: &str) -> BTreeMap<PathBuf, String> {
     let mut open = vec![root().join(folder)];
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+            let entries = path.read_dir().expect("a folder can be listed");
+            open.extend(entries.map(|entry| entry.expect("and its entries").path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
+            let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
             found.insert(path, text);
         }
     }
@@ -456,7 +457,8 @@ fn top_level_folders() -> BTreeSet<String> {
             text.split('\0').map(str::to_owned).collect()
         }
         _ => {
-            let entries = root().read_dir().unwrap().map(Result::unwrap);
+            let entries = root().read_dir().expect("the root can be listed");
+            let entries = entries.map(|entry| entry.expect("and its entries"));
             let folders = entries.filter(|entry| entry.path().is_dir());
             folders
                 .map(|entry| format!("{}/", entry.file_name().display()))
@@ -471,7 +473,7 @@ fn top_level_folders() -> BTreeSet<String> {
         .collect()
 }
 
-fn complain(complaints: &mut Vec<String>, path: &Path, found: Vec<String>) {
+fn complain(complaints: &mut Vec<String>, path: &Path, found: &[String]) {
     complaints.extend(
         found
             .iter()

@@ -56,6 +56,8 @@ fn value(number: u32) -> String {
     format!("value {number} of the demonstration")
 }
 
+type Lane<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
 /// Runs `work` on every number below `count`, [`LANES`] at a time, up to the first failure.
 async fn each(count: u32, work: impl AsyncFn(u32) -> Result<(), Failure>) -> Result<(), Failure> {
     let work = &work;
@@ -65,7 +67,7 @@ async fn each(count: u32, work: impl AsyncFn(u32) -> Result<(), Failure>) -> Res
         }
         Ok(())
     };
-    let mut lanes: Vec<Pin<Box<dyn Future<Output = Result<(), Failure>>>>> = Vec::new();
+    let mut lanes: Vec<Lane<'_>> = Vec::new();
     for first in 0..LANES {
         lanes.push(Box::pin(lane(first)));
     }
