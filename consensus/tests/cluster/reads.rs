@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_consensus::{Body, ReadContext, ReadError};
+use quorate_consensus::{Body, Message, ORIGIN, ReadContext, ReadError};
 
 use crate::rig::{Fate, Rig, Setup, id};
 
@@ -85,6 +85,44 @@ fn an_isolated_leader_serves_no_read() {
     }
 }
 
+/// A leader that learns of another one fails its reads at once, and says where to read.
+#[test]
+fn reads_fail_with_the_leadership() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.net.loss_percent = 100;
+    let read = rig.read(1);
+    let message = Message {
+        term: rig.status(1).term.next(),
+        body: Body::Heartbeat {
+            commit: ORIGIN.index,
+            read: None,
+        },
+    };
+    rig.hear(1, 2, message).unwrap();
+    rig.pump();
+    let leader = Some(id(2));
+    let not_leader = Err(ReadError::NotLeader { leader });
+    assert_eq!(rig.read_outcome(read), Some(&not_leader));
+}
+
+/// A read that nobody confirms gives up in time, although its leader leads on.
+#[test]
+fn a_read_that_nobody_confirms_times_out() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.net.rule = Some(Box::new(|_, to, message| match (to, &message.body) {
+        (1, Body::HeartbeatResponse { .. }) => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    let read = rig.read(1);
+    for _ in 0..60 {
+        rig.commit(1, "acknowledgements show that the followers live");
+        rig.tick();
+    }
+    assert!(rig.leads(1));
+    assert_eq!(rig.read_outcome(read), Some(&Err(ReadError::TimedOut)));
+}
+
 /// The majority must answer the round itself: acknowledgements of earlier heartbeats do not count.
 #[test]
 fn old_heartbeat_responses_confirm_nothing() {
@@ -124,6 +162,25 @@ fn a_read_confirmed_before_a_partition_is_linearizable() {
     rig.stall_machine(1, false);
     let seen = rig.read_outcome(read).unwrap().clone().unwrap();
     assert!(seen > at.index);
+}
+
+/// A read waits for everything that was committed when it was confirmed, although the leader may not
+/// apply it yet because its own disk is late.
+#[test]
+fn a_read_waits_until_its_index_is_applied() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.stall_disk(1, true);
+    rig.propose(1, "a");
+    let commit = rig.status(1).commit;
+    assert!(
+        rig.applied_index(1) < commit,
+        "committed by n2 and n3 alone"
+    );
+    let read = rig.read(1);
+    rig.ticks(5);
+    assert_eq!(rig.read_outcome(read), None);
+    rig.stall_disk(1, false);
+    assert_eq!(rig.read_outcome(read), Some(&Ok(commit)));
 }
 
 /// No read context is ever used twice, not even by another life of the same node.

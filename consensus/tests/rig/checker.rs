@@ -132,7 +132,7 @@ impl Checker {
         }
         if let Body::AppendAccepted { last, .. } = message.body {
             // An acknowledgement of an older term may outlive what it acknowledged.
-            let held = durable.term > term || disk.last().index >= last;
+            let held = durable.term > term || disk.reached() >= last;
             self.require(held, || {
                 format!(
                     "n{node} acknowledges {last} while {} is durable",
