@@ -205,6 +205,13 @@ struct Failures(Mutex<BTreeMap<IpAddr, String>>);
 
 impl Failures {
     fn report(&self, addr: SocketAddr, err: &HandshakeError) {
+        if let HandshakeError::RefusedByUs { refused, .. } = err
+            && refused.code == CloseCode::DUPLICATE
+        {
+            // Two dials at once, decided as they should be.
+            debug!(%addr, %err, "a duplicate was refused");
+            return;
+        }
         // Without the address, whose port changes with every attempt.
         let reason = match err {
             HandshakeError::NoAnswer { .. } => "no answer".to_owned(),
