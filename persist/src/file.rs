@@ -5,10 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
+use crate::growing_file::GrowingFile;
 use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
 use crate::schema::{META_TABLE, Seal};
 
@@ -123,7 +123,7 @@ pub fn open_database(
 ) -> Result<OpenedDatabase, OpenError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|source| OpenError::from_redb(path.to_owned(), source.into()))?;
-    let backend = FileBackend::new(file)
+    let backend = GrowingFile::new(file)
         .map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
     open_database_on(backend, path, kind, identity, cache_bytes)
 }
@@ -200,7 +200,7 @@ fn make_file(
         source,
     };
     let handle = file.try_clone().map_err(io)?;
-    let backend = FileBackend::new(file).map_err(|error| CreateError::Database {
+    let backend = GrowingFile::new(file).map_err(|error| CreateError::Database {
         path: path.to_owned(),
         source: Box::new(error.into()),
     })?;

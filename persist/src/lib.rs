@@ -29,6 +29,7 @@
 
 mod error;
 mod file;
+mod growing_file;
 mod identity;
 mod recover;
 mod schema;

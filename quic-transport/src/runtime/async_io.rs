@@ -22,11 +22,8 @@ use quinn::{
     AsyncTimer, AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit, UdpSocketState},
 };
-use tracing::debug;
 
-/// Receive errors in a row after which the socket counts as broken. ICMP answers of single peers
-/// end up here and say nothing about the socket, so a few are ignored.
-const RECEIVE_ERRORS_MAX: usize = 64;
+use super::udp::try_recv;
 
 pub(super) fn timer(at: Instant) -> Pin<Box<dyn AsyncTimer>> {
     Box::pin(IoTimer(Timer::at(at)))
@@ -85,29 +82,11 @@ impl AsyncUdpSocket for Socket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut errors = 0;
         loop {
-            match self.state.recv((&self.io).into(), buffers, meta) {
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.io.poll_readable(context))?;
-                }
-                Err(err) => {
-                    errors += 1;
-                    let about_a_peer = matches!(
-                        err.kind(),
-                        io::ErrorKind::ConnectionRefused
-                            | io::ErrorKind::ConnectionReset
-                            | io::ErrorKind::Interrupted
-                    );
-                    if !about_a_peer {
-                        debug!(%err, "receiving failed");
-                    }
-                    if errors >= RECEIVE_ERRORS_MAX {
-                        return Poll::Ready(Err(err));
-                    }
-                }
+            if let Some(received) = try_recv(&self.state, self.io.get_ref(), buffers, meta) {
+                return Poll::Ready(received);
             }
+            ready!(self.io.poll_readable(context))?;
         }
     }
 

@@ -2,7 +2,10 @@
 
 mod async_io;
 mod inline;
+mod reactor;
 mod thread;
+mod timers;
+mod udp;
 
 pub use inline::Inline;
 pub use thread::IoThread;

@@ -21,7 +21,7 @@ use futures_lite::FutureExt;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 use tracing::{debug, error};
 
-use super::async_io;
+use super::reactor::{Reactor, Remote};
 
 /// One thread, `quorate-io-<name>`, that runs sockets, timers and tasks and nothing else, so that
 /// heartbeats go on when the program's own executor is blocked.
@@ -43,17 +43,20 @@ impl IoThread {
     /// When the system gives no thread.
     pub fn spawn(name: &str) -> io::Result<Self> {
         let executor = Arc::new(Executor::new());
+        let mut reactor = Reactor::new()?;
+        let remote = reactor.remote();
         let (stop, stopped) = async_channel::bounded::<()>(1);
         let runtime = Arc::new(ThreadRuntime {
             executor: Arc::downgrade(&executor),
             panics: Arc::default(),
+            remote,
         });
         let runs = Arc::clone(&executor);
         let thread = std::thread::Builder::new()
             .name(format!("quorate-io-{name}"))
             .spawn(move || {
                 // Ends when `stop` is dropped.
-                let _ = ::async_io::block_on(runs.run(stopped.recv()));
+                let _ = reactor.block_on(runs.run(stopped.recv()));
             })?;
         Ok(Self {
             runtime,
@@ -106,11 +109,12 @@ impl Drop for IoThread {
 struct ThreadRuntime {
     executor: Weak<Executor<'static>>,
     panics: Arc<AtomicU64>,
+    remote: Arc<Remote>,
 }
 
 impl Runtime for ThreadRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        async_io::timer(at)
+        self.remote.timer(at)
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
@@ -129,7 +133,7 @@ impl Runtime for ThreadRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        async_io::socket(socket)
+        self.remote.socket(socket)
     }
 }
 
