@@ -5,7 +5,8 @@
 #   scripts/verify-cluster.sh                          builds and checks the debug executable
 #   QUORATE=target/release/quorate scripts/verify-cluster.sh
 #   KEEP=1 scripts/verify-cluster.sh                   keeps the folder with the logs
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "line $LINENO: an unexpected command failed" >&2' ERR
 cd "$(dirname "$0")/.."
 
 # How long any condition may take to come true. Everything here takes well under a second; the rest is
@@ -166,7 +167,7 @@ end() { # end SIGNAL NODE..: and waits until they are gone
     done
     for node; do
         code=0
-        wait "${pid[$node]}" 2>/dev/null || code=$?
+        { wait "${pid[$node]}" || code=$?; } 2>/dev/null
         unset "pid[$node]"
     done
 }
@@ -228,7 +229,9 @@ check 'return what was written' everything_is_there
 eventually 'replicate everything to every node' same_everywhere
 
 section 'A follower that is away'
-away=$(followers "$(leader)" | head -n 1)
+eventually 'have a leader' has_leader
+mapfile -t others < <(followers "$(leader)")
+away=${others[0]}
 end TERM "$away"
 check "stops with 0 on SIGTERM" test "$code" == 0
 check 'two of three still take writes' put_many away 20
@@ -241,6 +244,7 @@ check 'it returns all that was written, also while it was away' everything_is_th
 check_fails 'a client may not hand over leadership' "$QUORATE" transfer-leader --any
 
 section 'A leader that is killed'
+eventually 'is there' has_leader
 killed=$(leader)
 end KILL "$killed"
 check 'writes go on' put_many killed 20
@@ -251,6 +255,7 @@ eventually 'it is back' is_up "$killed"
 eventually 'it has caught up' same_everywhere
 
 section 'A leader that is told to stop'
+eventually 'is there' has_leader
 stopped=$(leader)
 end TERM "$stopped"
 check "ends with 0 on SIGTERM" test "$code" == 0
@@ -259,6 +264,7 @@ start_member "$stopped"
 eventually 'it is back and has caught up' same_everywhere
 
 section 'A leader without its majority'
+eventually 'is there' has_leader
 lonely=$(leader)
 mapfile -t others < <(followers "$lonely")
 before=$(field "$lonely" COMMIT)
@@ -301,9 +307,10 @@ says() { grep -hq "\"$1\":" "$work"/n[123].log; }
 for name in term index commit applied leader role node; do
     check "carry $name" says "$name"
 done
-check 'are JSON, line by line' test -z "$(grep -hv '^{.*}$' "$work"/n*.log | head -n 1)"
-check 'tell of no panic' test -z "$(grep -hi 'panicked' "$work"/n*.log | head -n 1)"
-check 'tell of no error' test -z "$(grep -h '"level":"ERROR"' "$work"/n*.log | head -n 1)"
+no_line() { ! grep -hq "$@"; }
+check 'are JSON, line by line' no_line -v '^{.*}$' "$work"/n*.log
+check 'tell of no panic' no_line -i 'panicked' "$work"/n*.log
+check 'tell of no error' no_line '"level":"ERROR"' "$work"/n*.log
 
 if ((failed > 0)); then
     printf '\n%d checks failed\n' "$failed"

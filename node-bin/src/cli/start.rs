@@ -12,9 +12,9 @@ use super::config::{Flags, Settings};
 use super::stop::Stop;
 use super::{Failure, exit, logging};
 
-/// How long handing over leadership and saying goodbye may take before the node ends anyway.
-/// A successor is found within a round trip or not at all; the rest is for a slow disk.
-const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
+/// How long saying goodbye to peers and clients may take before the node ends anyway: many round trips.
+/// Handing over leadership and saving the state come before and have bounds of their own.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs one node until it is told to stop
 #[derive(clap::Args, Debug)]
