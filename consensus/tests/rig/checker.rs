@@ -131,8 +131,9 @@ impl Checker {
             });
         }
         if let Body::AppendAccepted { last, .. } = message.body {
-            // An acknowledgement of an older term may outlive what it acknowledged.
-            let held = durable.term > term || disk.reached() >= last;
+            // An acknowledgement of an older term may outlive what it acknowledged; so may one to a
+            // leader that contradicts itself within its term, which only a liar does.
+            let held = durable.term > term || disk.last().index >= last || self.byzantine;
             self.require(held, || {
                 format!(
                     "n{node} acknowledges {last} while {} is durable",

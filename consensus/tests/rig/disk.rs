@@ -22,9 +22,6 @@ pub(crate) struct MemLog {
     pub(crate) hard_state: HardState,
     entries: Vec<Entry>,
     membership: Membership,
-    /// The highest index that was durable at some moment of the durable term. Only a leader that
-    /// contradicts itself within its term makes a log shorter than this.
-    reached: LogIndex,
 }
 
 impl Disk {
@@ -35,7 +32,6 @@ impl Disk {
                 hard_state: founding.hard_state,
                 entries: Vec::new(),
                 membership: founding.membership,
-                reached: ORIGIN.index,
             },
             queue: VecDeque::new(),
             stalled: false,
@@ -120,10 +116,6 @@ impl MemLog {
         self.entries.last().map_or(ORIGIN, |entry| entry.id)
     }
 
-    pub(crate) fn reached(&self) -> LogIndex {
-        self.reached
-    }
-
     pub(crate) fn recovered(&self) -> Recovered {
         let mut terms = vec![ORIGIN];
         for entry in &self.entries {
@@ -165,13 +157,6 @@ impl MemLog {
             self.hard_state.term,
             write.hard_state.term
         );
-        let same_term = self.hard_state.term == write.hard_state.term;
-        let before = if same_term {
-            self.reached
-        } else {
-            ORIGIN.index
-        };
-        self.reached = before.max(self.last().index);
         self.hard_state = write.hard_state;
     }
 }
