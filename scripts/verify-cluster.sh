@@ -144,7 +144,7 @@ start() { # start NODE [FLAGS..]: begins it and does not wait
     local node=$1
     shift
     "$QUORATE" start --cert "$work/n$node" --data-dir "$work/n$node/data" \
-        --listen "127.0.0.1:${port[$node]}" --log-format json --log info "$@" \
+        --listen "127.0.0.1:${port[$node]}" --log-format json --log info,quorate_consensus=debug "$@" \
         >>"$work/n$node.out" 2>>"$work/n$node.log" </dev/null &
     pid[$node]=$!
 }
