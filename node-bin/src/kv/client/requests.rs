@@ -50,8 +50,9 @@ impl Shared {
             let moved = self.leader().is_some_and(|leader| leader != node);
             if !moved || attempt as usize > self.peers.len() {
                 let pause = retry::pause(attempt, self.draw());
-                self.sleep_until((self.runtime.now() + pause).min(deadline))
-                    .await;
+                let until = (self.runtime.now() + pause).min(deadline);
+                // A new leader ends every pause: that is what most of them wait for.
+                future::or(route.news.happened(), self.sleep_until(until)).await;
             }
         }
         unreachable!("attempts end at the deadline, long before they cannot be counted")

@@ -29,6 +29,8 @@ pub(super) struct Routing {
 pub(super) struct Route {
     pub(super) node: NodeId,
     pub(super) superseded: Watch,
+    /// Happens when a leader becomes known from now on, be it this very node.
+    pub(super) news: Watch,
 }
 
 impl Routing {
@@ -59,7 +61,12 @@ impl Routing {
     pub(super) fn route(&self) -> Option<Route> {
         let node = self.tracker.leader()?;
         let superseded = self.outstanding[&node].watch();
-        Some(Route { node, superseded })
+        let news = self.found.watch();
+        Some(Route {
+            node,
+            superseded,
+            news,
+        })
     }
 
     pub(super) fn note(&mut self, node: NodeId, said: String) {
