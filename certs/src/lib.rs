@@ -20,6 +20,7 @@
 //! assert_eq!(credentials.identity().to_string(), "spiffe://orders/node/1");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+#![forbid(unsafe_code)]
 
 mod ca;
 mod credentials;

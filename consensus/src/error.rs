@@ -69,8 +69,10 @@ pub enum TransferError {
     /// The target is not a voter of the cluster, or there is no other voter.
     #[error("there is no such voter to hand leadership to")]
     NoTarget,
-    /// The target did not take over within an election timeout; this node leads on.
-    #[error("{target} did not take over within an election timeout; this node still leads")]
+    /// The target did not take over in time. This node leads on, or an election decides.
+    #[error(
+        "{target} did not take over within two election timeouts; try again, or name another voter"
+    )]
     TimedOut {
         /// Who should have taken over.
         target: NodeId,

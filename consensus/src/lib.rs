@@ -18,6 +18,7 @@ mod driver;
 mod durability;
 mod entry;
 mod error;
+mod gate;
 mod jitter;
 mod log_view;
 mod membership;
@@ -28,6 +29,7 @@ mod reads;
 mod ready;
 mod sanitize;
 mod slog_bridge;
+mod start;
 mod status;
 mod types;
 

@@ -1,17 +1,16 @@
 //! The pure core: inputs in, [`Ready`]s out.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
-use raft::{RawNode, ReadOnlyOption, StateRole};
+use raft::{RawNode, StateRole};
 use tracing::{debug, error, info};
 
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
-use crate::durability::{Append, AppendTicket, LogWrite, Recovered};
-use crate::entry::{Entry, ORIGIN};
+use crate::durability::{AppendTicket, Recovered};
+use crate::entry::Entry;
 use crate::error::{ProposeError, ReadError, StartError, TransferError};
+use crate::gate::DurabilityGate;
 use crate::jitter;
 use crate::log_view::{Fetch, LogView};
 use crate::membership::Membership;
@@ -21,12 +20,9 @@ use crate::reads::{ReadToken, Reads};
 use crate::ready::{Committed, LeaderChange, Ready};
 use crate::sanitize::{self, Receiver, Refused};
 use crate::slog_bridge;
+use crate::start::{check_recovered, raft_config};
 use crate::status::{PeerProgress, Status};
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
-
-/// Append messages that may be on their way to one member. With [`Config::message_bytes_max`] this
-/// bounds what one slow member can hold in queues.
-const INFLIGHT_MESSAGES_MAX: usize = 256;
 
 /// How often expired reads and proposals are looked for: fine enough for timeouts of seconds.
 const EXPIRY_TICKS: u64 = 5;
@@ -45,10 +41,7 @@ pub struct RaftNode {
     proposals: Proposals,
     reads: Reads,
     read_round: u64,
-    /// Writes that are not durable yet, and the messages that wait for them; oldest first.
-    unpersisted: VecDeque<Unpersisted>,
-    /// The hard state of the last write, durable or on its way.
-    written: HardState,
+    gate: DurabilityGate,
     /// The last entry handed to the state machine.
     handed: LogIndex,
     applied: LogIndex,
@@ -62,17 +55,6 @@ pub struct RaftNode {
     inherited_bytes: u64,
     /// What inputs produced besides what `raft` says; merged into the next `Ready`.
     out: Ready,
-}
-
-struct Unpersisted {
-    /// The number that the write's ticket will carry.
-    ticket: u64,
-    /// The number of the last `raft` Ready that this write covers: itself, or a later one that had
-    /// nothing to write.
-    number: u64,
-    /// Whether the term or vote is part of the write.
-    changes_vote: bool,
-    messages: Vec<(NodeId, Message)>,
 }
 
 struct Timeouts {
@@ -132,7 +114,7 @@ impl RaftNode {
                 ticks: 0,
             },
             membership: recovered.membership.clone(),
-            written: hard_state,
+            gate: DurabilityGate::new(hard_state),
             handed: applied.index,
             applied: applied.index,
             seen: LeaderChange {
@@ -145,7 +127,6 @@ impl RaftNode {
             proposals: Proposals::default(),
             reads: Reads::default(),
             read_round: 0,
-            unpersisted: VecDeque::new(),
             now: 0,
             transfer: None,
             lost_entries_in: None,
@@ -201,17 +182,7 @@ impl RaftNode {
         reason = "a ticket is good for one use"
     )]
     pub fn handle_persisted(&mut self, ticket: AppendTicket) {
-        let mut number = None;
-        while self
-            .unpersisted
-            .front()
-            .is_some_and(|first| first.ticket <= ticket.number)
-        {
-            let first = self.unpersisted.pop_front().expect("just seen");
-            self.out.messages.extend(first.messages);
-            number = Some(first.number);
-        }
-        let number = number.expect("a ticket stands for a write that is not yet confirmed");
+        let number = self.gate.persisted(&ticket, &mut self.out.messages);
         self.raw.on_persist_ready(number);
         self.settle();
     }
@@ -374,7 +345,13 @@ impl RaftNode {
         self.raw.mut_store().append(&entries);
         self.raw.advance_append_async(raft_ready);
         self.hand_out(committed, ready);
-        self.write(number, entries, messages, ready);
+        let hard_state = convert::hard_state_from_pb(&self.raw.raft.hard_state());
+        let entries = entries.into_iter().map(our_entry).collect();
+        ready.append = self.gate.write(number, hard_state, entries);
+        self.gate.pass(messages, &mut ready.messages);
+        if self.gate.is_clear() {
+            self.raw.on_persist_ready(number);
+        }
     }
 
     /// Puts committed entries, with those who wait for them, into `ready`.
@@ -403,54 +380,6 @@ impl RaftNode {
         ready
             .failed_proposals
             .extend(lost.into_iter().map(replaced));
-    }
-
-    /// Asks for a write if one is needed, and lets each message go now or behind the write.
-    fn write(
-        &mut self,
-        number: u64,
-        entries: Vec<PbEntry>,
-        messages: Vec<PbMessage>,
-        ready: &mut Ready,
-    ) {
-        let hard_state = convert::hard_state_from_pb(&self.raw.raft.hard_state());
-        let changes_vote =
-            (hard_state.term, hard_state.vote) != (self.written.term, self.written.vote);
-        // The commit index alone is not worth an fsync: a restart learns it anew (figure 2 of the paper
-        // lists it as volatile). It goes along with the next write.
-        if changes_vote || !entries.is_empty() {
-            self.written = hard_state;
-            let entries: Vec<Entry> = entries.into_iter().map(our_entry).collect();
-            self.unpersisted.push_back(Unpersisted {
-                ticket: number,
-                number,
-                changes_vote,
-                messages: Vec::new(),
-            });
-            ready.append = Some(Append {
-                number,
-                write: LogWrite {
-                    entries,
-                    hard_state,
-                },
-            });
-        }
-        let vote_is_durable = self.unpersisted.iter().all(|write| !write.changes_vote);
-        for message in messages {
-            let gate = gate(&message);
-            let Some(message) = convert::message_from_pb(message) else {
-                continue;
-            };
-            match (self.unpersisted.back_mut(), gate) {
-                (Some(write), Gate::Write) => write.messages.push(message),
-                (Some(write), Gate::Vote) if !vote_is_durable => write.messages.push(message),
-                _ => ready.messages.push(message),
-            }
-        }
-        match self.unpersisted.back_mut() {
-            Some(write) => write.number = number,
-            None => self.raw.on_persist_ready(number),
-        }
     }
 
     fn may_propose(&self, command: &Bytes) -> Result<(), ProposeError> {
@@ -709,28 +638,6 @@ impl RaftNode {
     }
 }
 
-/// What a message waits for, when a write is on its way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    /// Until term and vote are durable.
-    Vote,
-    /// Until all that was asked for before is durable.
-    Write,
-}
-
-fn gate(message: &PbMessage) -> Gate {
-    match message.get_msg_type() {
-        // A leader's entries travel while its own fsync runs (thesis, section 10.2.1); it counts itself
-        // only with the ticket.
-        MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgTimeoutNow => {
-            Gate::Vote
-        }
-        // It says only that this node follows that leader in that term, and holds up reads.
-        MessageType::MsgHeartbeatResponse => Gate::Vote,
-        _ => Gate::Write,
-    }
-}
-
 fn role(state: StateRole) -> Role {
     match state {
         StateRole::Follower => Role::Follower,
@@ -742,50 +649,4 @@ fn role(state: StateRole) -> Role {
 
 fn our_entry(pb: PbEntry) -> Entry {
     convert::entry_from_pb(pb).expect("only normal entries are proposed, accepted or recovered")
-}
-
-fn raft_config(config: &Config, applied: LogIndex) -> raft::Config {
-    raft::Config {
-        id: config.node.value(),
-        election_tick: ELECTION_TICKS,
-        heartbeat_tick: config.heartbeat_ticks(),
-        applied: applied.value(),
-        max_size_per_msg: config.message_bytes_max,
-        max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
-        check_quorum: true,
-        pre_vote: true,
-        read_only_option: ReadOnlyOption::Safe,
-        // Proposals are bounded before they reach `raft`, whose own bound drops whole batches.
-        max_uncommitted_size: raft::NO_LIMIT,
-        max_committed_size_per_ready: config.uncommitted_bytes_max,
-        ..raft::Config::default()
-    }
-}
-
-fn check_recovered(
-    node: NodeId,
-    recovered: &Recovered,
-    applied: EntryId,
-) -> Result<(), StartError> {
-    if !recovered.membership.contains(node) {
-        let members = recovered.membership.to_string();
-        return Err(StartError::NotAMember { node, members });
-    }
-    let last = EntryId::new(recovered.last_term(), recovered.last);
-    if applied.index > recovered.last || applied.index < ORIGIN.index {
-        return Err(StartError::StateAheadOfLog { applied, last });
-    }
-    let run = recovered
-        .terms
-        .iter()
-        .rev()
-        .find(|first| first.index <= applied.index);
-    let term = run.map_or(ORIGIN.term, |first| first.term);
-    if term != applied.term {
-        return Err(StartError::StateNotOfThisLog {
-            applied,
-            term: term.value(),
-        });
-    }
-    Ok(())
 }

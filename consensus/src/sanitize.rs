@@ -119,6 +119,10 @@ pub(crate) fn check(
         }
         Body::AppendAccepted { last, .. } => within_log(receiver, message.term, *last),
         Body::AppendRejected { previous, hint, .. } => {
+            // Below the origin there is nothing to match, and Raft would wait for a snapshot.
+            if hint.index < ORIGIN.index {
+                return Err(Refused::BadEntries { previous: *hint });
+            }
             within_log(receiver, message.term, *previous)?;
             within_log(receiver, message.term, hint.index)
         }

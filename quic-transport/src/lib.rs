@@ -58,6 +58,7 @@
 //! });
 //! # Ok(()) }
 //! ```
+#![forbid(unsafe_code)]
 
 mod accept;
 mod backoff;

@@ -149,6 +149,35 @@ fn an_orderly_shutdown_hands_leadership_over() {
     });
 }
 
+/// A node that lost its data folder is kept out by the others, and they go on without it.
+#[test]
+fn a_node_without_its_log_is_kept_out() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client(Duration::from_secs(20));
+        client.put("a", "1").await.unwrap();
+        let leader = cluster.leader().await;
+        let lost = (1..=3).map(id).find(|node| *node != leader).unwrap();
+        cluster.converged().await;
+        cluster.kill(lost);
+        std::fs::remove_dir_all(cluster.data_dir(lost)).unwrap();
+        cluster.start_node(lost);
+        let status = until("the lost node to be told", || async {
+            let peers = cluster.node(lost).transport().peers();
+            let told = peers.iter().all(|peer| {
+                let error = peer.last_error.as_ref().map(ToString::to_string);
+                error.is_some_and(|error| error.contains("without its log"))
+            });
+            told.then_some(cluster.node(lost).status().await.unwrap())
+        })
+        .await;
+        assert_eq!(status.leader, None, "it takes no part");
+        client.put("a", "2").await.unwrap();
+        assert_eq!(client.get("a").await.unwrap().unwrap().data, "2");
+        client.close().await;
+    });
+}
+
 /// Concurrent writers and compare-and-set: every success is unique, and nothing is lost.
 #[test]
 fn compare_and_set_lets_one_of_many_win() {

@@ -109,7 +109,7 @@ fn read_refusal(error: ReadError) -> Refusal {
 fn status(node: NodeHandle, reply: Reply) {
     node.clone().spawn(async move {
         let response = match node.status().await {
-            Ok(status) => Response::Status(Box::new(describe(&node, status))),
+            Ok(status) => Response::Status(Box::new(describe(&node, &status))),
             Err(_) => Response::Refused(Refusal::Stopping),
         };
         reply.send(&response);
@@ -131,7 +131,7 @@ fn transfer(node: NodeHandle, to: Option<NodeId>, reply: Reply) {
     });
 }
 
-fn describe(node: &NodeHandle, status: quorate_consensus::Status) -> NodeStatus {
+fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus {
     let links = node.transport().peers();
     let peer = |link: &quorate_quic_transport::PeerStatus| {
         let id = NodeId::from(link.identity.node_id()?);

@@ -21,6 +21,7 @@ use quorate_quic_transport::{
 };
 use tracing::{debug, error, info};
 
+use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
 use super::seams::{PeerTransport, RaftMessage, RuntimeClock};
@@ -134,13 +135,12 @@ impl NodeBuilder {
         transport_config.service = "quorate".into();
         transport_config.instance = Instance { store_id, boot };
         transport_config.secret = secret;
-        let listen = self.config.listen;
+        transport_config.admit = Some(Arc::new(Admission::new(recovered.membership.clone())));
         let (transport, inbox) = Transport::bind(
             transport_config,
             self.credentials.clone(),
             Arc::clone(&runtime),
-        )
-        .map_err(|error| StartError::Bind { listen, error })?;
+        )?;
         let peers = connect(&transport, self.credentials.identity(), &addresses);
 
         let clock = Arc::new(RuntimeClock(Arc::clone(&runtime)));

@@ -1,7 +1,6 @@
 //! Why a node does not start.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use quorate_certs::Identity;
@@ -68,13 +67,8 @@ pub enum StartError {
         nodes: Vec<NodeId>,
     },
     /// The socket cannot be opened, or the transport's settings are wrong.
-    #[error("cannot listen on {listen}: {error}")]
-    Bind {
-        /// The address.
-        listen: SocketAddr,
-        /// Why.
-        error: BindError,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),

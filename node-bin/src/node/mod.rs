@@ -1,5 +1,6 @@
 //! A running member of a cluster: log, consensus, transport and state machine wired together.
 
+mod admission;
 mod build;
 mod config;
 mod error;
@@ -238,7 +239,7 @@ impl Node {
             Some(Err(TransferError::NoTarget)) => {}
             Some(Err(err)) => warn!(node = %self.handle.id(), %err, "stopping without a hand-over"),
             None => {
-                warn!(node = %self.handle.id(), "stopping without a hand-over: nobody took over")
+                warn!(node = %self.handle.id(), "stopping without a hand-over: nobody took over");
             }
         }
     }

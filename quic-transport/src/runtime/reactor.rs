@@ -289,7 +289,9 @@ impl AsyncUdpSocket for Socket {
                 false => Interest::READABLE,
             };
             let fd = self.socket.as_raw_fd();
-            self.remote.registry.reregister(&mut SourceFd(&fd), Token(self.token), interest)?;
+            self.remote
+                .registry
+                .reregister(&mut SourceFd(&fd), Token(self.token), interest)?;
         }
         result
     }

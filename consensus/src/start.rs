@@ -1,0 +1,61 @@
+//! What a node starts from: the settings of `raft`, and whether log and state machine fit together.
+
+use raft::ReadOnlyOption;
+
+use crate::config::{Config, ELECTION_TICKS};
+use crate::durability::Recovered;
+use crate::entry::ORIGIN;
+use crate::error::StartError;
+use crate::types::{EntryId, LogIndex, NodeId};
+
+/// Append messages that may be on their way to one member. With [`Config::message_bytes_max`] this
+/// bounds what one slow member can hold in queues.
+const INFLIGHT_MESSAGES_MAX: usize = 256;
+
+/// The settings under which `raft` keeps its promises; the defaults do not.
+pub(crate) fn raft_config(config: &Config, applied: LogIndex) -> raft::Config {
+    raft::Config {
+        id: config.node.value(),
+        election_tick: ELECTION_TICKS,
+        heartbeat_tick: config.heartbeat_ticks(),
+        applied: applied.value(),
+        max_size_per_msg: config.message_bytes_max,
+        max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+        check_quorum: true,
+        pre_vote: true,
+        read_only_option: ReadOnlyOption::Safe,
+        // Proposals are bounded before they reach `raft`, whose own bound drops whole batches.
+        max_uncommitted_size: raft::NO_LIMIT,
+        max_committed_size_per_ready: config.uncommitted_bytes_max,
+        ..raft::Config::default()
+    }
+}
+
+/// Whether a state machine that has applied everything up to `applied` can go on with this log.
+pub(crate) fn check_recovered(
+    node: NodeId,
+    recovered: &Recovered,
+    applied: EntryId,
+) -> Result<(), StartError> {
+    if !recovered.membership.contains(node) {
+        let members = recovered.membership.to_string();
+        return Err(StartError::NotAMember { node, members });
+    }
+    let last = EntryId::new(recovered.last_term(), recovered.last);
+    if applied.index > recovered.last || applied.index < ORIGIN.index {
+        return Err(StartError::StateAheadOfLog { applied, last });
+    }
+    let run = recovered
+        .terms
+        .iter()
+        .rev()
+        .find(|first| first.index <= applied.index);
+    let term = run.map_or(ORIGIN.term, |first| first.term);
+    if term != applied.term {
+        return Err(StartError::StateNotOfThisLog {
+            applied,
+            term: term.value(),
+        });
+    }
+    Ok(())
+}
