@@ -183,6 +183,10 @@ impl Driver {
             self.carry_out();
         };
         self.inbox.close();
+        // Handles may live on, and with them the channel: whoever still waits in it is answered now.
+        while let Ok(input) = self.inbox.try_recv() {
+            drop(input);
+        }
         outcome
     }
 

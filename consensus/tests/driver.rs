@@ -1,0 +1,255 @@
+//! The driver around the core, on real threads: what it answers when things end or fail.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_lite::future::block_on;
+use quorate_consensus::{
+    Batch, Clock, Config, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite, Membership, Message,
+    NodeId, ORIGIN, Parts, ProposeError, RaftHandle, RaftNode, ReadError, Recovered, Running,
+    StateMachine, StateMachineError, StoreError, Transport, Undelivered, assemble,
+};
+
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(&mut self, _to: NodeId, _message: Message) -> Result<(), Undelivered> {
+        Err(Undelivered)
+    }
+}
+
+/// What the disk does with the next write.
+#[derive(Clone, Copy, PartialEq)]
+enum Disk {
+    Works,
+    Fails,
+    Panics,
+}
+
+struct Log {
+    entries: BTreeMap<LogIndex, Entry>,
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl LogStore for Log {
+    fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
+        match *self.disk.lock().unwrap() {
+            Disk::Works => {}
+            Disk::Fails => return Err(StoreError::new("the disk is gone")),
+            Disk::Panics => panic!("meant to be seen"),
+        }
+        for write in batch {
+            self.entries.extend(
+                write
+                    .entries
+                    .iter()
+                    .map(|entry| (entry.id.index, entry.clone())),
+            );
+        }
+        Ok(())
+    }
+
+    fn read(&self, first: LogIndex, last: LogIndex, _max: u64) -> Result<Vec<Entry>, StoreError> {
+        Ok(self
+            .entries
+            .range(first..=last)
+            .map(|(_, entry)| entry.clone())
+            .collect())
+    }
+}
+
+/// Answers every command and query with how many bytes it has seen; fails on "fail".
+struct Counter(usize);
+
+impl StateMachine for Counter {
+    fn applied(&self) -> EntryId {
+        ORIGIN
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+        let answer = |command: &quorate_consensus::Command| {
+            if command.data == "fail" {
+                return Err(StateMachineError::new("told to fail"));
+            }
+            self.0 += command.data.len();
+            Ok(self.0.to_string().into())
+        };
+        batch.commands.iter().map(answer).collect()
+    }
+
+    fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+        Ok(self.0.to_string().into())
+    }
+}
+
+struct ThreadClock;
+
+impl Clock for ThreadClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let (sender, receiver) = async_channel::bounded::<()>(1);
+        thread::spawn(move || {
+            thread::sleep(duration);
+            drop(sender);
+        });
+        Box::pin(async move {
+            let _ = receiver.recv().await;
+        })
+    }
+}
+
+fn assembled(disk: &Arc<Mutex<Disk>>) -> Running {
+    let node = NodeId::new(1).unwrap();
+    let recovered = Recovered::founding(Membership::new([node], []).unwrap());
+    let core = RaftNode::new(Config::new(node), &recovered, ORIGIN, Vec::new()).unwrap();
+    let log = Log {
+        entries: BTreeMap::new(),
+        disk: Arc::clone(disk),
+    };
+    assemble(
+        core,
+        Parts {
+            transport: Box::new(Nowhere),
+            store: Box::new(log),
+            state_machine: Box::new(Counter(0)),
+            clock: Arc::new(ThreadClock),
+            observer: Box::new(|_| {}),
+        },
+    )
+}
+
+struct Started {
+    handle: RaftHandle,
+    disk: Arc<Mutex<Disk>>,
+    driver: thread::JoinHandle<Result<(), Fatal>>,
+    workers: [thread::JoinHandle<()>; 2],
+}
+
+/// A cluster of one that leads.
+fn start() -> Started {
+    let disk = Arc::new(Mutex::new(Disk::Works));
+    let Running {
+        handle,
+        driver,
+        writer,
+        applier,
+    } = assembled(&disk);
+    let workers = [
+        thread::spawn(|| block_on(writer.run())),
+        thread::spawn(|| block_on(applier.run())),
+    ];
+    let driver = thread::spawn(|| block_on(driver.run()));
+    handle.campaign();
+    let first = block_on(handle.propose("x".into()));
+    assert_eq!(first, Ok("1".into()));
+    Started {
+        handle,
+        disk,
+        driver,
+        workers,
+    }
+}
+
+impl Started {
+    fn end(self) -> Result<(), Fatal> {
+        let outcome = self.driver.join().unwrap();
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        outcome
+    }
+}
+
+/// Writes and reads are answered; after a stop, everything is refused at once, with the truth.
+#[test]
+fn a_stopped_node_says_that_nothing_happened() {
+    let node = start();
+    assert_eq!(block_on(node.handle.propose("four".into())), Ok("5".into()));
+    assert_eq!(block_on(node.handle.query(Bytes::new())), Ok("5".into()));
+    let handle = node.handle.clone();
+    handle.stop();
+    node.end().unwrap();
+    let refused = block_on(handle.propose("late".into()));
+    assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
+    assert_eq!(
+        block_on(handle.query(Bytes::new())),
+        Err(ReadError::Stopped)
+    );
+    assert!(block_on(handle.status()).is_err());
+}
+
+/// A failed fsync acknowledges nothing, answers everyone, and stops the node.
+#[test]
+fn a_failed_write_stops_the_node_and_is_not_acknowledged() {
+    let node = start();
+    *node.disk.lock().unwrap() = Disk::Fails;
+    let outcome = block_on(node.handle.propose("lost?".into()));
+    assert!(
+        matches!(outcome, Err(ProposeError::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+    assert!(matches!(node.end(), Err(Fatal::Store(_))));
+}
+
+/// A writer that panics is as good as a failed write.
+#[test]
+fn a_worker_that_panics_stops_the_node() {
+    let node = start();
+    *node.disk.lock().unwrap() = Disk::Panics;
+    let outcome = block_on(node.handle.propose("lost?".into()));
+    assert!(
+        matches!(outcome, Err(ProposeError::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+    assert!(matches!(
+        node.end(),
+        Err(Fatal::WorkerGone { worker: "writer" })
+    ));
+}
+
+/// A state machine that cannot go on stops the node; its command's outcome is not claimed.
+#[test]
+fn a_failed_state_machine_stops_the_node() {
+    let node = start();
+    let outcome = block_on(node.handle.propose("fail".into()));
+    assert!(
+        matches!(outcome, Err(ProposeError::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+    assert!(matches!(node.end(), Err(Fatal::StateMachine(_))));
+}
+
+/// What waits for a driver that never takes it is bounded, refused beyond that, and answered at the end.
+#[test]
+fn the_inbox_is_bounded_and_nobody_waits_for_ever() {
+    let Running { handle, driver, .. } = assembled(&Arc::new(Mutex::new(Disk::Works)));
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    let count = quorate_consensus::INBOX_REQUESTS_MAX + 1;
+    for _ in 0..count {
+        let outcomes = Arc::clone(&outcomes);
+        handle.propose_then("x".into(), move |outcome| {
+            outcomes.lock().unwrap().push(outcome)
+        });
+    }
+    assert_eq!(
+        *outcomes.lock().unwrap(),
+        [Err(ProposeError::Overloaded)],
+        "the last one only"
+    );
+    // Before the driver runs, so that it stops before it takes anything else.
+    handle.stop();
+    block_on(driver.run()).unwrap();
+    assert_eq!(
+        outcomes.lock().unwrap().len(),
+        count,
+        "everyone has an answer"
+    );
+}
