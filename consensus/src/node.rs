@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
 use raft::{RawNode, StateRole};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
@@ -50,7 +50,10 @@ pub struct RaftNode {
     timeouts: Timeouts,
     seen: LeaderChange,
     transfer: Option<Transfer>,
+    /// Where the last loss of entries was reported, so that it is said once a term.
     lost_entries_in: Option<Term>,
+    /// Likewise for acknowledgements of entries that do not exist.
+    foreign_log_in: Option<(Term, NodeId)>,
     /// Bytes of the uncommitted entries that this node found in its log when it began to lead.
     inherited_bytes: u64,
     /// What inputs produced besides what `raft` says; merged into the next `Ready`.
@@ -130,6 +133,7 @@ impl RaftNode {
             now: 0,
             transfer: None,
             lost_entries_in: None,
+            foreign_log_in: None,
             inherited_bytes: 0,
             out: Ready::default(),
         };
@@ -277,6 +281,17 @@ impl RaftNode {
         });
         self.settle();
         Ok(target)
+    }
+
+    /// Gives up the proposals that are not in the log yet: nothing happened, and nothing will. For a node
+    /// that stops.
+    pub fn abandon_proposals(&mut self) -> Vec<ProposalToken> {
+        let batch = self.proposals.take_batch();
+        let tokens = batch.iter().map(|proposal| proposal.token).collect();
+        for proposal in batch {
+            self.proposals.dropped(proposal.command.len());
+        }
+        tokens
     }
 
     /// What is to be done now; `None` when there is nothing until the next input.
@@ -528,6 +543,16 @@ impl RaftNode {
                         %node, peer = %from, term = %self.seen.term, %commit, %last,
                         "this node lost entries that it had acknowledged: its disk was wiped or rolled \
                          back; stop it and replace it"
+                    );
+                }
+            }
+            Refused::BeyondLog { index, last } => {
+                let place = Some((self.seen.term, from));
+                if std::mem::replace(&mut self.foreign_log_in, place) != place {
+                    warn!(
+                        %node, peer = %from, term = %self.seen.term, %index, %last,
+                        "a member acknowledges entries that this leader does not have: its data folder is \
+                         of another cluster, or this node's was rolled back"
                     );
                 }
             }

@@ -64,8 +64,7 @@ impl GrowingFile {
     }
 
     /// Notes a write up to `end`, and writes the next piece if it is due.
-    fn write_ahead(&self, end: u64) {
-        let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);
+    fn write_ahead(&self, extent: &mut Extent, end: u64) {
         let near = end + MARGIN_BYTES > extent.written;
         extent.written = extent.written.max(end);
         if !near || extent.off || extent.written >= extent.len {
@@ -119,8 +118,10 @@ impl StorageBackend for GrowingFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        // Held over both, so that zeros are never written where another write has just been.
+        let mut extent = self.extent.lock().unwrap_or_else(PoisonError::into_inner);
         self.file.write(offset, data)?;
-        self.write_ahead(offset + data.len() as u64);
+        self.write_ahead(&mut extent, offset + data.len() as u64);
         Ok(())
     }
 

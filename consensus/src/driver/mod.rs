@@ -37,7 +37,7 @@ use crate::node::RaftNode;
 use crate::proposals::ProposalToken;
 use crate::reads::ReadToken;
 use crate::ready::{LeaderChange, Ready};
-use crate::types::NodeId;
+use crate::types::{NodeId, Role};
 
 /// How many inputs are taken before their outcome is carried out: what arrives together is replicated
 /// together, and a tick is never far away.
@@ -181,13 +181,36 @@ impl Driver {
             }
             self.tick_if_due();
             self.carry_out();
+            if taken == TURN_INPUTS_MAX {
+                // There may always be more: what shares the thread, heartbeats' packets, gets its turn.
+                future::yield_now().await;
+            }
         };
-        self.inbox.close();
-        // Handles may live on, and with them the channel: whoever still waits in it is answered now.
-        while let Ok(input) = self.inbox.try_recv() {
-            drop(input);
-        }
+        self.end();
         outcome
+    }
+
+    /// Answers whoever still waits, with what is certain. Handles may live on, and with them the channel.
+    fn end(&mut self) {
+        self.inbox.close();
+        let mut leader = self
+            .shared
+            .leader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (leader.role, leader.leader) = (Role::Follower, None);
+        drop(leader);
+        let nothing_happened = || Err(ProposeError::NotLeader { leader: None });
+        for token in self.node.abandon_proposals() {
+            if let Some(done) = self.waiting.proposals.remove(&token) {
+                done.call(nothing_happened());
+            }
+        }
+        while let Ok(input) = self.inbox.try_recv() {
+            if let Input::Propose { done, .. } = input {
+                done.call(nothing_happened());
+            }
+        }
     }
 
     /// The next input, or `None` when a tick is due first.

@@ -97,12 +97,21 @@ async fn serve(
 }
 
 fn start_failure(error: &StartError) -> Failure {
+    // The system would say that the file exists, which is no help.
+    if let StartError::DataDir { path, .. } = error
+        && path.exists()
+        && !path.is_dir()
+    {
+        let message = format!("the data folder {} is not a folder", path.display());
+        return Failure::new(exit::CANNOT_CREATE, message)
+            .help("move that file away, or name another folder with data-dir or --data-dir");
+    }
     let code = match error {
         StartError::NotANode { .. }
         | StartError::Membership(_)
         | StartError::Consensus(_)
         | StartError::LogLost { .. }
-        | StartError::NoAddress { .. } => exit::CONFIG,
+        | StartError::OtherMembers { .. } => exit::CONFIG,
         StartError::DataDir { .. } | StartError::Create(_) => exit::CANNOT_CREATE,
         StartError::Open(OpenError::Locked { .. }) | StartError::Bind { .. } => exit::UNAVAILABLE,
         StartError::Open(

@@ -196,6 +196,7 @@ impl NodeBuilder {
     /// As [`NodeBuilder::start`], and when the state's file cannot be used.
     pub fn start_kv(self) -> Result<Node, StartError> {
         let owner = self.store_identity()?;
+        self.check_port()?;
         let path = self.prepare_data_dir()?.join(STATE_FILE);
         let data_dir = |error| StartError::DataDir {
             path: path.clone(),

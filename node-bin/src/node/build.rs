@@ -1,30 +1,29 @@
 //! Opens the files of a node and starts its threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
-use async_channel::{Receiver, Sender};
-use futures_lite::future;
 use quinn::Runtime;
 use quorate_certs::{Credentials, Identity, Subject};
 use quorate_consensus::{
-    EntryId, LeaderChange, Membership, NodeId, ORIGIN, Parts, RaftNode, Running, StateMachine,
-    assemble, read_tail,
+    Clock, EntryId, Membership, NodeId, ORIGIN, Parts, RaftNode, Running, StateMachine, assemble,
+    read_tail,
 };
 use quorate_persist::{Opened, Options, Store, StoreIdentity};
 use quorate_quic_transport::{
-    Config as TransportConfig, Inbound, Inbox, Instance, Transport, runtime::IoThread,
+    BindError, Config as TransportConfig, Inbox, Instance, Peer, Transport, runtime::IoThread,
 };
-use tracing::{debug, error, info};
+use tracing::{info, warn};
 
 use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
-use super::seams::{PeerTransport, RaftMessage, RuntimeClock};
+use super::run::{self, Threads};
+use super::seams::{PeerTransport, RuntimeClock};
 use super::service::{NoService, Service};
 use super::{Facts, Node, NodeHandle, Outcome, secret};
 
@@ -108,46 +107,25 @@ impl NodeBuilder {
     /// [`StartError`]; nothing is left running then.
     pub fn start(self, state_machine: impl StateMachine) -> Result<Node, StartError> {
         let owner = self.store_identity()?;
+        self.check_port()?;
         let directory = self.prepare_data_dir()?.to_path_buf();
         let secret = secret::load_or_create(&directory).map_err(|error| StartError::DataDir {
             path: directory.clone(),
             error,
         })?;
-        let Opened {
-            store,
-            recovered,
-            store_id,
-            boot,
-            ..
-        } = self.open_log(&directory, &owner, state_machine.applied())?;
         let applied = state_machine.applied();
-        let tail = read_tail(&store, applied.index, recovered.last)?;
-        let mut raft = self.config.raft.clone();
-        raft.node = owner.node;
-        raft.boot = boot;
-        // Nodes and their starts differ, so that their timeouts do.
-        raft.seed = raft.seed.rotate_left(32) ^ owner.node.value() ^ (boot << 16);
-        let addresses = self.addresses(owner.node, &recovered.membership)?;
-        let core = RaftNode::new(raft, &recovered, applied, tail)?;
+        let opened = self.open_log(&directory, &owner, applied)?;
+        let core = self.core(&owner, &opened, applied)?;
+        let alone = opened.recovered.membership.voters().len() == 1;
 
         let (runtime, io_thread) = self.io(owner.node)?;
-        let mut transport_config = TransportConfig::new(self.config.listen);
-        transport_config.service = "quorate".into();
-        transport_config.instance = Instance { store_id, boot };
-        transport_config.secret = secret;
-        transport_config.admit = Some(Arc::new(Admission::new(recovered.membership.clone())));
-        let (transport, inbox) = Transport::bind(
-            transport_config,
-            self.credentials.clone(),
-            Arc::clone(&runtime),
-        )?;
-        let peers = connect(&transport, self.credentials.identity(), &addresses);
-
-        let clock = Arc::new(RuntimeClock(Arc::clone(&runtime)));
+        let (transport, inbox) = self.bind(&runtime, &opened, secret)?;
+        let peers = self.connect(&transport, &opened.recovered.membership);
+        let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
         // Changes of leader are rare, and the service takes them at once.
         let (changes_sender, changes) = async_channel::unbounded();
         let Running {
-            handle,
+            handle: raft,
             driver,
             writer,
             applier,
@@ -155,66 +133,50 @@ impl NodeBuilder {
             core,
             Parts {
                 transport: Box::new(PeerTransport(peers)),
-                store: Box::new(store),
+                store: Box::new(opened.store),
                 state_machine: Box::new(state_machine),
-                clock: clock.clone(),
+                clock: Arc::clone(&clock),
                 observer: Box::new(move |change| {
                     let _ = changes_sender.try_send(*change);
                 }),
             },
         );
-        let alone = recovered.membership.voters().len() == 1;
         let handle = NodeHandle {
-            raft: handle,
+            raft,
             facts: Arc::new(Facts {
                 node: owner.node,
                 identity: self.credentials.identity().clone(),
-                credentials: self.credentials.clone(),
+                credentials: self.credentials,
                 listen: transport.local_addr(),
                 data_dir: directory,
-                started: clock.0.now(),
+                started: clock.now(),
                 runtime: Arc::clone(&runtime),
             }),
             transport,
         };
         let outcome = Arc::new(Outcome::default());
         let (end, ended) = async_channel::bounded(1);
-        let mut threads = Threads {
-            io: io_thread,
-            workers: Vec::new(),
-        };
-        threads.spawn(
-            &runtime,
-            format!("quorate-log-{}", owner.node),
-            &end,
-            writer.run(),
-        )?;
-        threads.spawn(
-            &runtime,
-            format!("quorate-state-{}", owner.node),
-            &end,
-            applier.run(),
-        )?;
-        runtime.spawn(Box::pin({
-            let (outcome, node) = (Arc::clone(&outcome), owner.node);
-            async move {
-                if let Err(fatal) = driver.run().await {
-                    error!(%node, err = %fatal, "the node stops itself");
-                    outcome.set(fatal);
-                }
-                drop(end);
-            }
-        }));
-        runtime.spawn(Box::pin(serve(
+        let mut threads = Threads::new(io_thread);
+        let thread = |what: &str| format!("quorate-{what}-{}", owner.node);
+        threads.spawn(&runtime, thread("log"), &end, writer.run())?;
+        threads.spawn(&runtime, thread("state"), &end, applier.run())?;
+        let drive = run::drive(handle.clone(), driver, Arc::clone(&outcome), end);
+        runtime.spawn(Box::pin(drive));
+        let serve = run::serve(
             handle.clone(),
             inbox,
             changes,
             self.service,
-        )));
+            Arc::clone(&outcome),
+        );
+        runtime.spawn(Box::pin(serve));
         if alone {
             handle.raft.campaign();
         }
-        info!(node = %owner.node, cluster = owner.cluster, boot, listen = %handle.local_addr(), "started");
+        info!(
+            node = %owner.node, cluster = owner.cluster, boot = opened.boot,
+            listen = %handle.local_addr(), "started"
+        );
         Ok(Node {
             handle,
             outcome,
@@ -222,6 +184,60 @@ impl NodeBuilder {
             clock,
             threads,
         })
+    }
+
+    /// Tries the port before any file is made: a first start that fails for it leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Bind`].
+    pub(crate) fn check_port(&self) -> Result<(), StartError> {
+        let addr = self.config.listen;
+        if self.runtime.is_some() || addr.port() == 0 {
+            return Ok(());
+        }
+        UdpSocket::bind(addr)
+            .map(drop)
+            .map_err(|err| BindError::Socket { addr, err }.into())
+    }
+
+    fn core(
+        &self,
+        owner: &StoreIdentity,
+        opened: &Opened,
+        applied: EntryId,
+    ) -> Result<RaftNode, StartError> {
+        let recovered = &opened.recovered;
+        let tail = read_tail(&opened.store, applied.index, recovered.last)?;
+        let mut raft = self.config.raft.clone();
+        raft.node = owner.node;
+        raft.boot = opened.boot;
+        // Nodes and their starts differ, so that their timeouts do.
+        raft.seed = raft.seed.rotate_left(32) ^ owner.node.value() ^ (opened.boot << 16);
+        Ok(RaftNode::new(raft, recovered, applied, tail)?)
+    }
+
+    fn bind(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        opened: &Opened,
+        secret: [u8; 32],
+    ) -> Result<(Transport, Inbox), StartError> {
+        let mut config = TransportConfig::new(self.config.listen);
+        config.service = "quorate".into();
+        config.instance = Instance {
+            store_id: opened.store_id,
+            boot: opened.boot,
+        };
+        config.secret = secret;
+        config.admit = Some(Arc::new(Admission::new(
+            opened.recovered.membership.clone(),
+        )));
+        Ok(Transport::bind(
+            config,
+            self.credentials.clone(),
+            Arc::clone(runtime),
+        )?)
     }
 
     fn io(&self, node: NodeId) -> Result<(Arc<dyn Runtime>, Option<IoThread>), StartError> {
@@ -249,150 +265,55 @@ impl NodeBuilder {
                     path: directory.to_path_buf(),
                 });
             }
-            let others = self.config.peers.keys().copied();
-            let members = Membership::new(others.chain([owner.node]), [])?;
+            let members = Membership::new(self.configured(owner.node), [])?;
             Store::create(&path, owner, &members)?;
             info!(node = %owner.node, cluster = owner.cluster, %members, "made a new log");
+            if members.voters().len() == 1 {
+                warn!(node = %owner.node, "founded a cluster of one: no peers are configured");
+            }
         }
         let options = Options {
             cache_bytes: self.config.log_cache_bytes,
         };
-        Ok(Store::open(&path, owner, options)?)
+        let opened = Store::open(&path, owner, options)?;
+        self.check_members(directory, owner.node, &opened.recovered.membership)?;
+        Ok(opened)
     }
 
-    /// Where each other member is.
-    fn addresses(
+    /// The members that the configuration names.
+    fn configured(&self, own: NodeId) -> BTreeSet<NodeId> {
+        self.config.peers.keys().copied().chain([own]).collect()
+    }
+
+    /// Two nodes that disagree about who belongs to the cluster could both lead one.
+    fn check_members(
         &self,
+        directory: &Path,
         own: NodeId,
         membership: &Membership,
-    ) -> Result<BTreeMap<NodeId, std::net::SocketAddr>, StartError> {
-        let members = membership
-            .voters()
-            .chain(membership.learners())
-            .filter(|id| *id != own);
-        let (mut addresses, mut nodes) = (BTreeMap::new(), Vec::new());
-        for node in members {
-            match self.config.peers.get(&node) {
-                Some(address) => drop(addresses.insert(node, *address)),
-                None => nodes.push(node),
-            }
-        }
-        if nodes.is_empty() {
-            Ok(addresses)
-        } else {
-            Err(StartError::NoAddress { nodes })
-        }
-    }
-}
-
-fn connect(
-    transport: &Transport,
-    own: &Identity,
-    addresses: &BTreeMap<NodeId, std::net::SocketAddr>,
-) -> BTreeMap<NodeId, quorate_quic_transport::Peer> {
-    let dial = |(node, address): (&NodeId, &std::net::SocketAddr)| {
-        let identity = Identity::new(own.cluster.clone(), Subject::Node((*node).into()));
-        transport.set_peer(identity.clone(), vec![*address]);
-        (
-            *node,
-            transport.peer(&identity).expect("it was set just now"),
-        )
-    };
-    addresses.iter().map(dial).collect()
-}
-
-/// Takes what arrives to consensus or to the service, until the transport ends.
-async fn serve(
-    node: NodeHandle,
-    mut inbox: Inbox,
-    changes: Receiver<LeaderChange>,
-    mut service: Box<dyn Service>,
-) {
-    loop {
-        let arrived = async { inbox.recv().await.map(Event::Inbound) };
-        let changed = async { changes.recv().await.ok().map(Event::Change) };
-        match future::or(changed, arrived).await {
-            Some(Event::Change(change)) => service.leader_changed(&node, &change),
-            Some(Event::Inbound(inbound)) => take(&node, &mut *service, inbound),
-            None => break,
-        }
-    }
-}
-
-enum Event {
-    Inbound(Inbound),
-    Change(LeaderChange),
-}
-
-fn take(node: &NodeHandle, service: &mut dyn Service, inbound: Inbound) {
-    match inbound {
-        Inbound::Message(received) => {
-            let Some(from) = received.from.node_id() else {
-                return;
-            };
-            match received.decode::<RaftMessage>() {
-                Ok(RaftMessage(message)) => {
-                    if !node.raft.deliver(from.into(), message) {
-                        debug!(node = %node.id(), peer = from, "message dropped: the driver is behind");
-                    }
-                }
-                Err(err) => {
-                    debug!(node = %node.id(), peer = from, kind = received.kind, %err, "message ignored");
-                }
-            }
-        }
-        Inbound::Call(call) => service.call(node, call),
-        // Raft finds out by itself: its next heartbeat arrives.
-        Inbound::Up(_) => {}
-        Inbound::Down { identity, .. } => {
-            if let Some(peer) = identity.node_id() {
-                node.raft.report_unreachable(peer.into());
-            }
-        }
-        _ => {}
-    }
-}
-
-/// The threads of a node, or none when it runs inline.
-pub(super) struct Threads {
-    workers: Vec<JoinHandle<()>>,
-    io: Option<IoThread>,
-}
-
-impl Threads {
-    /// Runs `worker` on a thread of its own, or on `runtime` when the node runs inline.
-    fn spawn(
-        &mut self,
-        runtime: &Arc<dyn Runtime>,
-        name: String,
-        end: &Sender<()>,
-        worker: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), StartError> {
-        let end = end.clone();
-        let work = async move {
-            worker.await;
-            drop(end);
-        };
-        if self.io.is_none() {
-            runtime.spawn(Box::pin(work));
+        let recorded: BTreeSet<NodeId> = membership.voters().chain(membership.learners()).collect();
+        let configured = self.configured(own);
+        if recorded == configured {
             return Ok(());
         }
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(|| future::block_on(work));
-        self.workers.push(thread.map_err(StartError::Thread)?);
-        Ok(())
+        Err(StartError::OtherMembers {
+            path: directory.to_path_buf(),
+            recorded,
+            configured,
+        })
     }
 
-    /// Waits until the workers have ended, which they do once the driver has, then ends the I/O thread.
-    pub(super) fn join(&mut self) {
-        // The driver needs the I/O thread to end, so the workers come first.
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has already been reported.
-            let _ = worker.join();
-        }
-        if let Some(io) = self.io.take() {
-            io.stop();
-        }
+    fn connect(&self, transport: &Transport, membership: &Membership) -> BTreeMap<NodeId, Peer> {
+        let own = self.credentials.identity();
+        let members = membership.voters().chain(membership.learners());
+        let others = members.filter(|id| own.node_id().map(NodeId::from) != Some(*id));
+        let dial = |node: NodeId| {
+            let identity = Identity::new(own.cluster.clone(), Subject::Node(node.into()));
+            transport.set_peer(identity.clone(), vec![self.config.peers[&node]]);
+            let peer = transport.peer(&identity).expect("it was set just now");
+            (node, peer)
+        };
+        others.map(dial).collect()
     }
 }

@@ -16,8 +16,8 @@ pub struct NodeConfig {
     /// The other founding members and where they are. The node's own entry is ignored, so that all
     /// nodes can share one list. Empty: a cluster of one.
     ///
-    /// At the first start, these are the members written into the data folder. Later starts take the
-    /// members from there and only the addresses from here.
+    /// The first start writes these members into the data folder; a later start with others is refused,
+    /// because two nodes that disagree about the members could both lead.
     pub peers: BTreeMap<NodeId, SocketAddr>,
     /// Timing and bounds of consensus; `node` and `boot` in it are set by the node itself.
     pub raft: Config,

@@ -1,5 +1,6 @@
 //! Why a node does not start.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -57,14 +58,19 @@ pub enum StartError {
     /// The state machine cannot be opened.
     #[error(transparent)]
     StateMachine(#[from] StateMachineError),
-    /// Members of the cluster have no address in the configuration.
+    /// The configuration names other members than the data folder.
     #[error(
-        "no address is configured for {}; add each as `--peer ID=HOST:PORT` or under [peers]",
-        nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        "{} belongs to a cluster of {}, but the configuration names {}; list exactly the other members \
+         as peers, or use another data folder",
+        path.display(), list(recorded), list(configured)
     )]
-    NoAddress {
-        /// Those without one.
-        nodes: Vec<NodeId>,
+    OtherMembers {
+        /// The data folder.
+        path: PathBuf,
+        /// Its members.
+        recorded: BTreeSet<NodeId>,
+        /// The configured ones.
+        configured: BTreeSet<NodeId>,
     },
     /// The socket cannot be opened, or the transport's settings are wrong.
     #[error(transparent)]
@@ -72,4 +78,12 @@ pub enum StartError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+fn list(nodes: &BTreeSet<NodeId>) -> String {
+    let nodes: Vec<String> = nodes.iter().map(|node| node.value().to_string()).collect();
+    match nodes.len() {
+        1 => format!("node {} alone", nodes[0]),
+        _ => format!("nodes {}", nodes.join(", ")),
+    }
 }

@@ -4,10 +4,12 @@ mod admission;
 mod build;
 mod config;
 mod error;
+mod run;
 mod seams;
 mod secret;
 mod service;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -161,7 +163,7 @@ pub struct Node {
     ended: Receiver<()>,
     clock: Arc<dyn quorate_consensus::Clock>,
     /// Last, so that everything above still has its executor while it is dropped.
-    threads: build::Threads,
+    threads: run::Threads,
 }
 
 /// How the node ended, once it has.
@@ -230,8 +232,15 @@ impl Node {
             return;
         }
         let transfer = async { Some(self.handle.raft.transfer_leader(None).await) };
+        // Timers of the runtime are made on the runtime: this may be awaited anywhere.
+        let (expired, patience) = async_channel::bounded::<Infallible>(1);
+        let clock = Arc::clone(&self.clock);
+        self.handle.spawn(async move {
+            clock.sleep(HANDOVER_MAX).await;
+            drop(expired);
+        });
         let patience = async {
-            self.clock.sleep(HANDOVER_MAX).await;
+            let _ = patience.recv().await;
             None
         };
         match futures_lite::future::or(transfer, patience).await {

@@ -1,0 +1,182 @@
+//! What goes on while a node runs: its tasks, its threads, and how their end becomes known.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use async_channel::{Receiver, Sender};
+use futures_lite::future;
+use quinn::Runtime;
+use quorate_consensus::{Driver, Fatal, LeaderChange};
+use quorate_quic_transport::{Inbound, Inbox, runtime::IoThread};
+use tracing::{debug, error};
+
+use super::error::StartError;
+use super::seams::RaftMessage;
+use super::service::Service;
+use super::{NodeHandle, Outcome};
+
+/// Runs the driver and keeps how it ended. `end` is dropped after that is known.
+pub(super) async fn drive(
+    node: NodeHandle,
+    driver: Driver,
+    outcome: Arc<Outcome>,
+    end: Sender<()>,
+) {
+    let alarm = Alarm::new("driver", &node, &outcome);
+    let ended = driver.run().await;
+    alarm.disarm();
+    if let Err(fatal) = ended {
+        error!(node = %node.id(), err = %fatal, "the node stops itself");
+        outcome.set(fatal);
+    }
+    drop(end);
+}
+
+/// Says so when the task that holds it panics, and stops the node: half a node would look alive.
+struct Alarm {
+    task: &'static str,
+    node: NodeHandle,
+    outcome: Option<Arc<Outcome>>,
+}
+
+impl Alarm {
+    fn new(task: &'static str, node: &NodeHandle, outcome: &Arc<Outcome>) -> Self {
+        Self {
+            task,
+            node: node.clone(),
+            outcome: Some(Arc::clone(outcome)),
+        }
+    }
+
+    fn disarm(mut self) {
+        self.outcome = None;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // A thread that is ended drops its tasks without a panic.
+        if let Some(outcome) = self.outcome.take()
+            && thread::panicking()
+        {
+            outcome.set(Fatal::WorkerGone { worker: self.task });
+            self.node.raft.stop();
+        }
+    }
+}
+
+/// Takes what arrives to consensus or to the service, until the transport ends.
+///
+/// It outlives the driver: what is asked then is answered with a refusal that says so.
+pub(super) async fn serve(
+    node: NodeHandle,
+    mut inbox: Inbox,
+    changes: Receiver<LeaderChange>,
+    mut service: Box<dyn Service>,
+    outcome: Arc<Outcome>,
+) {
+    let alarm = Alarm::new("service", &node, &outcome);
+    drop(outcome);
+    loop {
+        let arrived = async { inbox.recv().await.map(Event::Inbound) };
+        let changed = async {
+            match changes.recv().await {
+                Ok(change) => Some(Event::Change(change)),
+                // The driver has ended.
+                Err(_) => future::pending().await,
+            }
+        };
+        match future::or(changed, arrived).await {
+            Some(Event::Change(change)) => service.leader_changed(&node, &change),
+            Some(Event::Inbound(inbound)) => take(&node, &mut *service, inbound),
+            None => break,
+        }
+    }
+    alarm.disarm();
+}
+
+enum Event {
+    Inbound(Inbound),
+    Change(LeaderChange),
+}
+
+fn take(node: &NodeHandle, service: &mut dyn Service, inbound: Inbound) {
+    match inbound {
+        Inbound::Message(received) => {
+            let Some(from) = received.from.node_id() else {
+                return;
+            };
+            match received.decode::<RaftMessage>() {
+                Ok(RaftMessage(message)) => {
+                    if !node.raft.deliver(from.into(), message) {
+                        debug!(node = %node.id(), peer = from, "message dropped: the driver is behind");
+                    }
+                }
+                Err(err) => {
+                    debug!(node = %node.id(), peer = from, kind = received.kind, %err, "message ignored");
+                }
+            }
+        }
+        Inbound::Call(call) => service.call(node, call),
+        // Raft finds out by itself: its next heartbeat arrives.
+        Inbound::Up(_) => {}
+        Inbound::Down { identity, .. } => {
+            if let Some(peer) = identity.node_id() {
+                node.raft.report_unreachable(peer.into());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The threads of a node, or none when it runs inline.
+pub(super) struct Threads {
+    workers: Vec<JoinHandle<()>>,
+    io: Option<IoThread>,
+}
+
+impl Threads {
+    pub(super) fn new(io: Option<IoThread>) -> Self {
+        Self {
+            workers: Vec::new(),
+            io,
+        }
+    }
+
+    /// Runs `worker` on a thread of its own, or on `runtime` when the node runs inline.
+    pub(super) fn spawn(
+        &mut self,
+        runtime: &Arc<dyn Runtime>,
+        name: String,
+        end: &Sender<()>,
+        worker: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let end = end.clone();
+        let work = async move {
+            worker.await;
+            drop(end);
+        };
+        if self.io.is_none() {
+            runtime.spawn(Box::pin(work));
+            return Ok(());
+        }
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(|| future::block_on(work));
+        self.workers.push(thread.map_err(StartError::Thread)?);
+        Ok(())
+    }
+
+    /// Waits until the workers have ended, which they do once the driver has, then ends the I/O thread.
+    pub(super) fn join(&mut self) {
+        // The driver needs the I/O thread to end, so the workers come first.
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has already been reported.
+            let _ = worker.join();
+        }
+        if let Some(io) = self.io.take() {
+            io.stop();
+        }
+    }
+}

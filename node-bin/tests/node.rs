@@ -1,0 +1,187 @@
+//! A node as an embedder meets it: what it refuses to start with, and how it ends.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_lite::future::block_on;
+use quorate::{
+    Batch, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle, NodeId, ORIGIN,
+    ProposeError, Service, StartError, StateMachine, StateMachineError,
+};
+use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate_quic_transport::IncomingCall;
+
+fn credentials(node: u64) -> Credentials {
+    let name = ClusterName::new("test").unwrap();
+    let ca = Ca::generate(&name, &CaOptions::default()).unwrap();
+    let issued = ca
+        .issue(&Subject::node(node).unwrap(), &IssueOptions::default())
+        .unwrap();
+    issued.credentials().unwrap()
+}
+
+fn config(directory: &Path, peers: &[u64]) -> NodeConfig {
+    let mut config = NodeConfig::new("127.0.0.1:0".parse().unwrap(), directory.join("data"));
+    // Nobody listens there; these nodes only have to be known.
+    let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    config.peers = peers
+        .iter()
+        .map(|peer| (NodeId::new(*peer).unwrap(), nowhere))
+        .collect();
+    config
+}
+
+/// Counts commands, in memory.
+struct Count(u64);
+
+impl StateMachine for Count {
+    fn applied(&self) -> EntryId {
+        ORIGIN
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+        let count = |_| {
+            self.0 += 1;
+            self.0.to_string().into()
+        };
+        Ok(batch.commands.iter().map(count).collect())
+    }
+
+    fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+        Ok(self.0.to_string().into())
+    }
+}
+
+/// A state machine in memory is rebuilt from the log, on the same files.
+#[test]
+fn a_state_machine_in_memory_comes_back_from_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let credentials = credentials(1);
+    for life in 1..=3_u64 {
+        let builder = Node::builder(config(directory.path(), &[]), credentials.clone());
+        let node = builder.start(Count(0)).unwrap();
+        let counted = block_on(async {
+            loop {
+                match node.propose("one".into()).await {
+                    Err(ProposeError::NotLeader { .. }) => {}
+                    outcome => break outcome.unwrap(),
+                }
+            }
+        });
+        assert_eq!(counted, life.to_string());
+        assert_eq!(
+            block_on(node.query(Bytes::new())).unwrap(),
+            life.to_string()
+        );
+        block_on(node.shutdown(Duration::from_secs(1))).unwrap();
+    }
+}
+
+/// Two nodes that disagree about the members could both lead: other members than the recorded ones are
+/// refused, more as well as fewer.
+#[test]
+fn other_members_than_the_recorded_ones_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let credentials = credentials(1);
+    let start = |peers: &[u64]| {
+        Node::builder(config(directory.path(), peers), credentials.clone()).start(Count(0))
+    };
+    drop(start(&[2, 3]).unwrap());
+    for peers in [&[][..], &[2], &[2, 3, 4], &[2, 4]] {
+        let error = start(peers).err().expect("other members");
+        assert!(matches!(error, StartError::OtherMembers { .. }), "{error}");
+        assert!(error.to_string().contains("nodes 1, 2, 3"), "{error}");
+    }
+    drop(start(&[1, 2, 3]).unwrap());
+}
+
+/// A port in use is noticed before any file is made, so that the mended start is a first start.
+#[test]
+fn a_port_in_use_leaves_no_files_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut config = config(directory.path(), &[]);
+    config.listen = socket.local_addr().unwrap();
+    let error = Node::builder(config, credentials(1))
+        .start_kv()
+        .err()
+        .expect("the port is in use");
+    assert!(matches!(error, StartError::Bind(_)), "{error}");
+    assert!(!directory.path().join("data").exists());
+}
+
+/// A client's certificate starts no node.
+#[test]
+fn only_a_node_starts_a_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = ClusterName::new("test").unwrap();
+    let ca = Ca::generate(&name, &CaOptions::default()).unwrap();
+    let client = ca
+        .issue(&Subject::client("c").unwrap(), &IssueOptions::default())
+        .unwrap();
+    let builder = Node::builder(config(directory.path(), &[]), client.credentials().unwrap());
+    let error = builder
+        .start(Count(0))
+        .err()
+        .expect("a client's certificate");
+    assert!(
+        error.to_string().contains("quorate certs issue --node"),
+        "{error}"
+    );
+}
+
+/// A service that panics takes the node down, loudly: one that no longer hears anybody is no node.
+#[test]
+fn a_service_that_panics_stops_the_node() {
+    struct Panics;
+    impl Service for Panics {
+        fn call(&mut self, _node: &NodeHandle, _call: IncomingCall) {}
+        fn leader_changed(&mut self, _node: &NodeHandle, _change: &LeaderChange) {
+            panic!("meant to be seen");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let builder = Node::builder(config(directory.path(), &[]), credentials(1)).service(Panics);
+    let node = builder.start(Count(0)).unwrap();
+    let fatal = block_on(node.stopped()).expect_err("it panicked");
+    assert!(
+        matches!(*fatal, Fatal::WorkerGone { worker: "service" }),
+        "{fatal}"
+    );
+}
+
+/// Proposals that a stop overtakes are told what is true: most of them that nothing happened.
+#[test]
+fn a_stop_answers_every_proposal() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::builder(config(directory.path(), &[]), credentials(1))
+        .start(Count(0))
+        .unwrap();
+    while block_on(node.propose("first".into())).is_err() {}
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    let raft = node.raft().clone();
+    let proposed = 2000;
+    for at in 0..proposed {
+        if at == proposed / 2 {
+            raft.stop();
+        }
+        let outcomes = Arc::clone(&outcomes);
+        raft.propose_then("x".into(), move |outcome| {
+            outcomes.lock().unwrap().push(outcome)
+        });
+    }
+    block_on(node.shutdown(Duration::from_secs(1))).unwrap();
+    let outcomes = outcomes.lock().unwrap();
+    assert_eq!(outcomes.len(), proposed, "everyone has exactly one answer");
+    let refused = |outcome: &&Result<Bytes, ProposeError>| {
+        matches!(outcome, Err(ProposeError::NotLeader { .. }))
+    };
+    let refused = outcomes.iter().filter(refused).count();
+    assert!(
+        refused >= proposed / 2,
+        "what came after the stop was refused, not unknown: {refused}"
+    );
+}
