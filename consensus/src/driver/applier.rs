@@ -14,8 +14,8 @@ use crate::entry::{Entry, Payload};
 use crate::error::{Fatal, ProposeError, ReadError};
 use crate::types::EntryId;
 
-/// How many bytes of entries one call of `apply` gets: enough to share a transaction, little enough
-/// that the first client does not wait long.
+/// How many bytes of entries one call of `apply` gets: enough to share what a call costs, little
+/// enough that the first client does not wait long.
 const APPLY_BATCH_BYTES_MAX: u64 = 4 << 20;
 
 /// What the driver asks of the applier.
@@ -36,7 +36,7 @@ pub struct Applier {
     pub(super) checkpoints: Checkpoints,
 }
 
-/// When the state machine is asked to make itself durable.
+/// When the state machine is asked to begin to make itself durable.
 pub(super) struct Checkpoints {
     pub(super) bytes: u64,
     pub(super) interval: Duration,
@@ -72,11 +72,12 @@ impl Checkpoints {
 }
 
 impl Applier {
-    /// Works until the driver stops, then makes the state durable. Blocks on the state machine: give it
-    /// a thread of its own, or, in a simulation, a task.
+    /// Works until the driver stops, then closes the state machine. Blocks on the state machine: give
+    /// it a thread of its own, or, in a simulation, a task.
     pub async fn run(mut self) {
         let alarm = Alarm::new("applier", self.inbox.clone());
         if let Err(error) = self.work().await {
+            tracing::error!(err = %error, "the state machine failed");
             let _ = self
                 .inbox
                 .try_send(Input::Failed(Fatal::StateMachine(error)));
@@ -91,10 +92,9 @@ impl Applier {
                 self.checkpoint()?;
             }
         }
-        if self.checkpoints.unsaved_since.is_some() {
-            self.checkpoint()?;
-        }
-        Ok(())
+        // Also when the driver stopped because of another part: what was applied is committed and
+        // durable in the log. And always, because an earlier checkpoint may still be going on.
+        self.state_machine.close()
     }
 
     fn turn(&mut self, first: ApplierJob) -> Result<(), StateMachineError> {
@@ -166,5 +166,104 @@ impl Work {
                 Payload::Empty => assert!(done.is_none(), "nobody proposes an empty entry"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+
+    use futures_lite::future::block_on;
+
+    use super::*;
+    use crate::entry::ORIGIN;
+    use crate::types::{LogIndex, Term};
+
+    /// Notes what it is asked to do; fails when it is told to "fail".
+    struct Noted(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Noted {
+        fn note(&self, what: &'static str) {
+            self.0.lock().unwrap().push(what);
+        }
+    }
+
+    impl StateMachine for Noted {
+        fn applied(&self) -> EntryId {
+            ORIGIN
+        }
+
+        fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+            self.note("apply");
+            if batch.commands.iter().any(|command| command.data == "fail") {
+                return Err(StateMachineError::new("told to fail"));
+            }
+            Ok(vec![Bytes::new(); batch.commands.len()])
+        }
+
+        fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+            self.note("query");
+            Ok(Bytes::new())
+        }
+
+        fn checkpoint(&mut self) -> Result<(), StateMachineError> {
+            self.note("checkpoint");
+            Ok(())
+        }
+
+        fn close(&mut self) -> Result<(), StateMachineError> {
+            self.note("close");
+            Ok(())
+        }
+    }
+
+    struct Standstill(Instant);
+
+    impl Clock for Standstill {
+        fn now(&self) -> Instant {
+            self.0
+        }
+
+        fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// What the state machine is asked to do when the driver hands over `commands` and stops.
+    fn asked(commands: &[&'static str], checkpoint_bytes: u64) -> Vec<&'static str> {
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let (sender, jobs) = async_channel::unbounded();
+        let (inbox, _driver) = async_channel::unbounded();
+        for (index, command) in (2..).zip(commands) {
+            let entry = Entry {
+                id: EntryId::new(Term::new(1), LogIndex::new(index)),
+                payload: Payload::Command(Bytes::from(*command)),
+            };
+            let job = ApplierJob::Apply(vec![(entry, None)]);
+            sender.try_send(job).unwrap();
+        }
+        drop(sender);
+        let applier = Applier {
+            state_machine: Box::new(Noted(Arc::clone(&noted))),
+            jobs,
+            inbox,
+            clock: Arc::new(Standstill(Instant::now())),
+            checkpoints: Checkpoints::new(checkpoint_bytes, Duration::from_secs(5)),
+        };
+        block_on(applier.run());
+        let noted = noted.lock().unwrap();
+        noted.clone()
+    }
+
+    /// An orderly stop closes the state machine, whether or not a checkpoint was due or is going on;
+    /// after an error of its own it is not asked again.
+    #[test]
+    fn an_orderly_stop_closes_the_state_machine() {
+        assert_eq!(asked(&[], 1 << 20), ["close"]);
+        assert_eq!(asked(&["a", "b"], 1 << 20), ["apply", "close"]);
+        assert_eq!(asked(&["a"], 1), ["apply", "checkpoint", "close"]);
+        assert_eq!(asked(&["fail"], 1), ["apply"]);
     }
 }

@@ -82,8 +82,9 @@ pub trait StateMachine: Send + 'static {
 
     /// Applies committed commands in order and returns one answer for each, in the same order.
     ///
-    /// The state must remember `batch.last` together with the effects (in one transaction, if it is
-    /// kept on disk), even when `batch.commands` is empty.
+    /// The state must remember `batch.last` together with the effects, even when `batch.commands` is
+    /// empty. Where it is kept on disk, what is there is always the state after some entry, never
+    /// half of a batch: effects and position go there in one transaction.
     ///
     /// A command that the state machine refuses is an answer like any other, equal on every member.
     ///
@@ -100,16 +101,30 @@ pub trait StateMachine: Send + 'static {
     fn query(&mut self, query: &[u8]) -> Result<Bytes, StateMachineError>;
 
     /// Called between batches when the log has grown by [`Config::checkpoint_bytes`] or
-    /// [`Config::checkpoint_interval`] has passed since the last call, and on an orderly stop: makes
-    /// all that was applied durable. A state machine in memory does nothing here.
+    /// [`Config::checkpoint_interval`] has passed since the last call: begins to make durable what
+    /// was applied. It may go on in the background after this has returned, and be left out while an
+    /// earlier one does: after a crash, the state is as at the last one that was completed, and what
+    /// came later is applied again from the log. A state machine in memory does nothing here.
     ///
     /// # Errors
     ///
-    /// [`StateMachineError`] stops the node.
+    /// [`StateMachineError`] stops the node. What fails in the background is reported by the next
+    /// call of any method, and is never tried again.
     ///
     /// [`Config::checkpoint_bytes`]: crate::Config::checkpoint_bytes
     /// [`Config::checkpoint_interval`]: crate::Config::checkpoint_interval
     fn checkpoint(&mut self) -> Result<(), StateMachineError> {
+        Ok(())
+    }
+
+    /// The last call, on an orderly stop: makes all that was applied durable before it returns, so
+    /// that nothing has to be applied again. It does not come after a crash, nor after an error of
+    /// this state machine. A state machine in memory does nothing here.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] is logged; the node has stopped already.
+    fn close(&mut self) -> Result<(), StateMachineError> {
         Ok(())
     }
 }
