@@ -17,4 +17,4 @@ pub use protocol::{
     EXPLANATION_BYTES_MAX, Needs, NodeStatus, Notice, PeerStatus, Refusal, Request, Response,
 };
 pub use service::{KvService, STATE_FILE};
-pub use store::{KV_CACHE_BYTES_DEFAULT, KvOptions, KvStore};
+pub use store::{KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore};

@@ -4,11 +4,19 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use quorate_consensus::NodeId;
+use quorate_consensus::{Command as LogCommand, LogIndex, NodeId, Term};
+use quorate_persist::begin_durable;
+use redb::ReadableTable;
 use tempfile::TempDir;
 
+mod flushing;
+
+use self::flushing::Gate;
+
 use super::*;
-use crate::kv::command::{KEY_BYTES_MAX, RANGE_LIMIT_MAX, VALUE_BYTES_MAX};
+use crate::kv::command::{
+    Command, Invalid, KEY_BYTES_MAX, Outcome, RANGE_LIMIT_MAX, VALUE_BYTES_MAX, Value,
+};
 
 fn identity() -> StoreIdentity {
     StoreIdentity {
@@ -262,16 +270,21 @@ fn only_the_owner_opens_it() {
 /// A value under another key, or changed on the disk, is an error and not an answer.
 #[test]
 fn a_damaged_value_is_not_answered() {
-    let (_directory, _path, mut store) = new_store();
+    let (_directory, path, mut store) = new_store();
     apply(&mut store, 2, &put(b"one", b"first"));
     apply(&mut store, 3, &put(b"two", b"second"));
-    let transaction = store.database.begin_write().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let opened = open_database(&path, KV_FILE, &identity(), 1 << 20).unwrap();
+    let transaction = begin_durable(&opened.database).unwrap();
     {
         let mut table = transaction.open_table(KV_TABLE).unwrap();
         let record = table.get(&b"one"[..]).unwrap().unwrap().value().to_vec();
         table.insert(&b"two"[..], &record[..]).unwrap();
     }
     transaction.commit().unwrap();
+    drop(opened);
+    let mut store = open(&path);
     assert!(get(&mut store, b"one").is_some());
     let query = Query::Get {
         key: Bytes::from_static(b"two"),
@@ -374,15 +387,33 @@ impl Model {
     }
 }
 
-/// Random commands in random batches, with checkpoints, restarts and crashes in between, after which
-/// the log is applied again from where the store says: outcomes, contents and digest are always
-/// those of a map that saw every command once.
+/// How the store under test is set up: with and without a thread of its own, and with an overlay so
+/// small that applying waits for the disk.
+fn options(seed: u64) -> KvOptions {
+    KvOptions {
+        background: seed % 3 > 0,
+        overlay_bytes_max: if seed.is_multiple_of(4) {
+            1 << 11
+        } else {
+            KV_OVERLAY_BYTES_DEFAULT
+        },
+        ..KvOptions::default()
+    }
+}
+
+/// Random commands in random batches, with checkpoints that take their time, restarts and crashes in
+/// between, after which the log is applied again from where the store says: outcomes, contents and
+/// digest are always those of a map that saw every command once.
 #[test]
 fn it_is_a_map_through_restarts_and_crashes() {
-    let (mut replayed, mut refused) = (0, 0);
+    let (mut replayed, mut refused, mut during) = (0, 0, 0);
     for seed in 1..=12 {
         let mut rng = Rng(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
-        let (directory, mut path, mut store) = new_store();
+        let options = options(seed);
+        let holds = options.background && options.overlay_bytes_max == KV_OVERLAY_BYTES_DEFAULT;
+        let (directory, mut path, store) = new_store();
+        drop(store);
+        let (mut gate, mut store) = Gate::open(&path, options);
         let (_other_directory, _, mut steady) = new_store();
         let mut log: Vec<Bytes> = Vec::new();
         let mut outcomes: Vec<Outcome> = Vec::new();
@@ -397,21 +428,33 @@ fn it_is_a_map_through_restarts_and_crashes() {
             steady
                 .apply(&batch(first as u64 + 2, &log[first..]))
                 .unwrap();
-            match rng.below(4) {
-                0 => store.checkpoint().unwrap(),
-                1 => {
+            match rng.below(8) {
+                0..3 => store.checkpoint().unwrap(),
+                3 => {
+                    gate.release();
                     drop(store);
-                    store = open(&path);
+                    (gate, store) = Gate::open(&path, options);
                 }
-                2 => {
-                    // What a killed process leaves: the file as it is, while it is open.
+                4 => {
+                    // What a killed process leaves: the file as it is, while it is open, and maybe
+                    // while it is being written.
                     let copy = directory.path().join(format!("kv{round}.redb"));
                     fs::copy(&path, &copy).unwrap();
                     path = copy;
+                    gate.release();
                     drop(store);
-                    store = open(&path);
+                    (gate, store) = Gate::open(&path, options);
                 }
-                _ => {}
+                5 => {
+                    gate.release();
+                    store.close().unwrap();
+                    let closed = store.applied();
+                    drop(store);
+                    (gate, store) = Gate::open(&path, options);
+                    assert_eq!(store.applied(), closed, "seed {seed}");
+                }
+                6 if holds => gate.hold(),
+                _ => gate.release(),
             }
             let applied = store.applied().index.value() as usize - 1;
             replayed += first - applied;
@@ -421,9 +464,15 @@ fn it_is_a_map_through_restarts_and_crashes() {
             for (again, outcome) in again.iter().zip(&outcomes[applied..]) {
                 assert_eq!(&Outcome::decode(again).unwrap(), outcome, "seed {seed}");
             }
+            during += usize::from(store.flusher.frozen().is_some());
             let start = rng.key();
             let (pairs, _) = range(&mut store, &start, None, 5);
             assert_eq!(pairs, model.range(&start, 5), "seed {seed}");
+            assert_eq!(
+                store.digest().unwrap(),
+                steady.digest().unwrap(),
+                "seed {seed}"
+            );
         }
         refused += outcomes
             .iter()
@@ -434,11 +483,6 @@ fn it_is_a_map_through_restarts_and_crashes() {
             model.range(b"", 100),
             "seed {seed}"
         );
-        assert_eq!(
-            store.digest().unwrap(),
-            steady.digest().unwrap(),
-            "seed {seed}"
-        );
         // The control: one more command and the digests differ.
         apply(&mut steady, log.len() as u64 + 2, &put(b"key0", b"more"));
         assert_ne!(
@@ -446,10 +490,11 @@ fn it_is_a_map_through_restarts_and_crashes() {
             steady.digest().unwrap(),
             "seed {seed}"
         );
+        gate.release();
     }
     assert!(
-        replayed > 100 && refused > 10,
-        "{replayed} replayed, {refused} refused"
+        replayed > 100 && refused > 10 && during > 40,
+        "{replayed} replayed, {refused} refused, {during} rounds during a flush"
     );
 }
 
@@ -468,6 +513,7 @@ fn a_checkpoint_outlives_the_process() {
 
     store.checkpoint().unwrap();
     apply(&mut store, 3, &put(b"k", b"w"));
+    store.wait().unwrap();
     let mut with = left("with.redb");
     assert_eq!(with.applied(), id(2));
     assert_eq!(get(&mut with, b"k").unwrap().revision, 2);

@@ -1,0 +1,129 @@
+//! How keys, values and the applied position stand in the file: `docs/disk.md`, byte for byte.
+
+use bytes::Bytes;
+use quorate_consensus::{EntryId, LogIndex, ORIGIN, Term};
+use quorate_persist::{Corruption, META_TABLE, Seal, StoreFault, begin_durable};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, Table, TableDefinition};
+
+use super::overlay::Overlay;
+use crate::kv::command::Value;
+
+pub(super) const KV_TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("kv");
+pub(super) const APPLIED: &str = "applied";
+
+/// Checksum, revision.
+const RECORD_HEADER_BYTES: usize = 4 + 8;
+
+/// The table as it was at the last flush that was known to have ended when it was opened, or later.
+pub(super) type KvTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+pub(super) fn open_table(database: &Database) -> Result<KvTable, StoreFault> {
+    Ok(database.begin_read()?.open_table(KV_TABLE)?)
+}
+
+/// Writes all of `overlay` and the position it reaches in one durable transaction, so that the file
+/// always holds the effects of a prefix of the log.
+pub(super) fn write_overlay(
+    database: &Database,
+    seal: &Seal,
+    overlay: &Overlay,
+) -> Result<(), StoreFault> {
+    let transaction = begin_durable(database)?;
+    {
+        let mut table = transaction.open_table(KV_TABLE)?;
+        for (key, value) in overlay.iter() {
+            match value {
+                Some(value) => insert(&mut table, seal, key, value)?,
+                None => drop(table.remove(&key[..])?),
+            }
+        }
+        let applied = applied_row(seal, overlay.applied());
+        transaction
+            .open_table(META_TABLE)?
+            .insert(APPLIED, applied.as_slice())?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn insert(
+    table: &mut Table<'_, &'static [u8], &'static [u8]>,
+    seal: &Seal,
+    key: &[u8],
+    value: &Value,
+) -> Result<(), StoreFault> {
+    let data = &value.data;
+    let revision = value.revision.to_le_bytes();
+    let checksum = record_checksum(seal, key, &revision, data);
+    let mut record = table.insert_reserve(key, RECORD_HEADER_BYTES + data.len())?;
+    let record = record.as_mut();
+    record[..4].copy_from_slice(&checksum.to_le_bytes());
+    record[4..RECORD_HEADER_BYTES].copy_from_slice(&revision);
+    record[RECORD_HEADER_BYTES..].copy_from_slice(data);
+    Ok(())
+}
+
+/// What stands under a key, checked but not yet copied.
+pub(super) struct Record<'a> {
+    pub(super) revision: u64,
+    pub(super) data: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn decode(seal: &Seal, key: &[u8], record: &'a [u8]) -> Result<Self, Corruption> {
+        let damaged = Corruption::RecordChecksum { table: "kv" };
+        let Some((checksum, rest)) = record.split_first_chunk::<4>() else {
+            return Err(damaged);
+        };
+        let Some((revision, data)) = rest.split_first_chunk::<8>() else {
+            return Err(damaged);
+        };
+        if record_checksum(seal, key, revision, data) != u32::from_le_bytes(*checksum) {
+            return Err(damaged);
+        }
+        let revision = u64::from_le_bytes(*revision);
+        Ok(Self { revision, data })
+    }
+
+    pub(super) fn to_value(&self) -> Value {
+        Value {
+            data: Bytes::copy_from_slice(self.data),
+            revision: self.revision,
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for Record<'a> {
+    fn from(value: &'a Value) -> Self {
+        Self {
+            revision: value.revision,
+            data: &value.data,
+        }
+    }
+}
+
+fn record_checksum(seal: &Seal, key: &[u8], revision: &[u8; 8], data: &[u8]) -> u32 {
+    // The length keeps a byte from moving between key and revision unnoticed.
+    let key_bytes = (key.len() as u32).to_le_bytes();
+    seal.checksum(&[b"v", &key_bytes, key, revision, data])
+}
+
+pub(super) fn applied_row(seal: &Seal, applied: EntryId) -> Vec<u8> {
+    let term = applied.term.value().to_le_bytes();
+    let index = applied.index.value().to_le_bytes();
+    seal.close_row(APPLIED, [term, index].concat())
+}
+
+pub(super) fn read_applied(database: &Database, seal: &Seal) -> Result<EntryId, StoreFault> {
+    let transaction = database.begin_read()?;
+    let row: [u8; 16] = seal.open_row(&transaction.open_table(META_TABLE)?, APPLIED)?;
+    let number = |at: usize| {
+        let bytes = row[at..at + 8].try_into();
+        u64::from_le_bytes(bytes.expect("eight bytes of sixteen"))
+    };
+    let applied = EntryId::new(Term::new(number(0)), LogIndex::new(number(8)));
+    if applied.index < ORIGIN.index || applied.term < ORIGIN.term {
+        return Err(Corruption::RowContent { row: APPLIED }.into());
+    }
+    Ok(applied)
+}
