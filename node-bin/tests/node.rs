@@ -1,4 +1,5 @@
 //! A node as an embedder meets it: what it refuses to start with, and how it ends.
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -170,7 +171,7 @@ fn a_stop_answers_every_proposal() {
         }
         let outcomes = Arc::clone(&outcomes);
         raft.propose_then("x".into(), move |outcome| {
-            outcomes.lock().unwrap().push(outcome)
+            outcomes.lock().unwrap().push(outcome);
         });
     }
     block_on(node.shutdown(Duration::from_secs(1))).unwrap();
