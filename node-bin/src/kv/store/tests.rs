@@ -391,7 +391,7 @@ impl Model {
 /// small that applying waits for the disk.
 fn options(seed: u64) -> KvOptions {
     KvOptions {
-        background: seed % 3 > 0,
+        background: !seed.is_multiple_of(3),
         overlay_bytes_max: if seed.is_multiple_of(4) {
             1 << 11
         } else {
