@@ -183,6 +183,7 @@ colour = "red"
 listen = "127.0.0.1"
 runtime = "green threads"
 election-timeout = "250"
+log = "inof"
 [peers]
 0 = "127.0.0.1:7002"
 2 = "127.0.0.1:99999"
@@ -193,16 +194,17 @@ election-timeout = "250"
         assert_eq!(failure.code, exit::CONFIG);
         let mut read = 0;
         for expected in [
-            "10 mistakes in the configuration",
+            "11 mistakes in the configuration",
             "n1.toml:1: node: a value of type string; expected this node's number",
             "n1.toml:2: data_dir: unknown key; did you mean `data-dir`?",
             "n1.toml:3: colour: unknown key; known are node, ",
             "n1.toml:4: listen: `127.0.0.1` has no port",
             "n1.toml:5: runtime: `green threads` is not one of ",
             "n1.toml:6: election-timeout: `250` is not a time",
-            "n1.toml:8: peers.0: `0` is not a node's number",
-            "n1.toml:9: peers.2: `127.0.0.1:99999` is not HOST:PORT",
-            "n1.toml:10: peers.3: a value of type integer",
+            "n1.toml:7: log: `inof` is no log filter: unknown level; use error, ",
+            "n1.toml:9: peers.0: `0` is not a node's number",
+            "n1.toml:10: peers.2: `127.0.0.1:99999` is not HOST:PORT",
+            "n1.toml:11: peers.3: a value of type integer",
             "cert or --cert is missing",
         ] {
             let Some(at) = failure.message[read..].find(expected) else {
@@ -240,6 +242,35 @@ election-timeout = "250"
         assert_eq!(reading.mistakes, []);
     }
 
+    /// One peer with two addresses is a mistake, within the flags and within the file, however its number
+    /// is written; a flag over the file is not.
+    #[test]
+    fn a_peer_given_twice() {
+        let mut reading = Reading::default();
+        let again = GOOD.replace("3 = \"localhost:7003\"", "02 = \"127.0.0.1:7009\"");
+        reading.file(Path::new("n1.toml"), &again);
+        reading.flags(&Flags {
+            peers: ["2=127.0.0.1:1", "3=127.0.0.1:2", "03=127.0.0.1:3"]
+                .map(str::to_owned)
+                .into(),
+            ..Flags::default()
+        });
+        let mistakes: Vec<&str> = reading
+            .mistakes
+            .iter()
+            .map(|(_, text)| text.as_str())
+            .collect();
+        assert_eq!(
+            mistakes,
+            [
+                "n1.toml:12: peers.02: node 2 is given twice, first as n1.toml:11: peers.2; give it once",
+                "--peer 03=127.0.0.1:3: node 3 is given twice, first as --peer 3=127.0.0.1:2; give it once",
+            ]
+        );
+        let settings = reading.settings().unwrap();
+        assert_eq!(settings.peers[&NodeId::new(2).unwrap()].port(), 1);
+    }
+
     /// Without a file, what is missing is a mistake of the command line and names the flag.
     #[test]
     fn missing_settings() {
@@ -258,6 +289,33 @@ election-timeout = "250"
             failure.message.contains("election timeout 10ms is outside"),
             "{failure}"
         );
+    }
+
+    /// Of the two times, the one that is wrong is named; one that cannot be judged without the other is
+    /// not blamed for it.
+    #[test]
+    fn the_wrong_time_is_named() {
+        for (timeout, heartbeat, blamed) in [
+            (Some("1ms"), Some("30ms"), "--election-timeout"),
+            (Some("1ms"), Some("0ms"), "--election-timeout"),
+            (Some("soon"), Some("200ms"), "--election-timeout"),
+            (Some("250ms"), Some("200ms"), "--heartbeat-interval"),
+            (None, Some("200ms"), "--heartbeat-interval"),
+            (Some("100ms"), None, "--election-timeout"),
+        ] {
+            let mut reading = Reading::default();
+            reading.file(Path::new("n1.toml"), &GOOD.replace("election-timeout", "#"));
+            reading.flags(&Flags {
+                election_timeout: timeout.map(str::to_owned),
+                heartbeat_interval: heartbeat.map(str::to_owned),
+                ..Flags::default()
+            });
+            reading.settings();
+            let [(_, mistake)] = &reading.mistakes[..] else {
+                panic!("{timeout:?}, {heartbeat:?}: {:?}", reading.mistakes);
+            };
+            assert!(mistake.starts_with(&format!("{blamed}: ")), "{mistake}");
+        }
     }
 
     /// A missing file and one that is not text are named; neither is a panic.

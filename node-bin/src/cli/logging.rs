@@ -27,13 +27,8 @@ pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result
         (None, Some(level)) => (VARIABLE, level),
         (None, None) => ("the default", default),
     };
-    let filter = parse(text).map_err(|error| {
-        Failure::new(
-            exit::USAGE,
-            format!("{origin}: `{text}` is no log filter: {error}"),
-        )
-        .help("use error, warn, info, debug or trace, or a list such as `info,quinn=debug`")
-    })?;
+    let filter =
+        parse(text).map_err(|error| Failure::new(exit::USAGE, format!("{origin}: {error}")))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -45,15 +40,27 @@ pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result
     started.map_err(|error| Failure::new(exit::SOFTWARE, format!("cannot start logging: {error}")))
 }
 
+/// Whether `text` can be a level, or what is wrong with it: for those who collect mistakes before they
+/// start anything.
+pub(crate) fn check(text: &str) -> Result<(), String> {
+    parse(text).map(drop)
+}
+
 /// `EnvFilter` takes an unknown word for the name of a target and then logs nothing at all: a
 /// misspelt level must not silence a node.
 fn parse(text: &str) -> Result<EnvFilter, String> {
-    let text = text.trim();
-    let level = text.parse::<LevelFilter>();
-    if text.is_empty() || (!text.contains(['=', ',', '[']) && level.is_err()) {
-        return Err("unknown level".into());
+    let wrong = |why: &str| {
+        format!(
+            "`{text}` is no log filter: {why}; use error, warn, info, debug or trace, or a list such as \
+             `info,quinn=debug`"
+        )
+    };
+    let trimmed = text.trim();
+    let level = trimmed.parse::<LevelFilter>();
+    if trimmed.is_empty() || (!trimmed.contains(['=', ',', '[']) && level.is_err()) {
+        return Err(wrong("unknown level"));
     }
-    EnvFilter::try_new(text).map_err(|error| error.to_string())
+    EnvFilter::try_new(trimmed).map_err(|error| wrong(&error.to_string()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::value::{address, folder, node_id, time};
 use super::{Flags, Settings};
 use crate::cli::runtime::Runtime;
-use crate::cli::{Failure, exit};
+use crate::cli::{Failure, exit, logging};
 
 /// A value as it was given.
 #[derive(Debug, Clone)]
@@ -57,6 +57,9 @@ const KEYS: &[Key] = &[
     text("heartbeat-interval", "a time, such as \"50ms\""),
 ];
 
+/// The shortest interval between heartbeats that the consensus crate allows.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(1);
+
 const PEERS: &str = "peers";
 const PEER_EXPECTS: &str = "a node's number and its address, such as 2 = \"127.0.0.1:7002\"";
 
@@ -64,6 +67,8 @@ const PEER_EXPECTS: &str = "a node's number and its address, such as 2 = \"127.0
 #[derive(Default)]
 pub(super) struct Reading {
     values: BTreeMap<&'static str, Given>,
+    /// By number, however it was written, so that `02` is the peer that `2` is. What is no number is
+    /// kept as it is, and becomes a mistake.
     peers: BTreeMap<String, Given>,
     /// Keys that were there but could not be used: they are wrong, not missing.
     unusable: BTreeSet<&'static str>,
@@ -91,6 +96,8 @@ impl Reading {
             let origin = format!("{name}:{line}: {written}");
             match value.get_ref() {
                 DeValue::Table(peers) if written == PEERS => {
+                    let mut peers: Vec<_> = peers.iter().collect();
+                    peers.sort_by_key(|(id, _)| id.span().start);
                     for (id, address) in peers {
                         let line = line_at(id.span().start);
                         let id = id.get_ref().as_ref();
@@ -143,10 +150,26 @@ impl Reading {
         match address {
             DeValue::String(text) => {
                 let text = text.clone().into_owned();
-                self.peers
-                    .insert(id.to_owned(), Given { origin, line, text });
+                self.add_peer(id, Given { origin, line, text });
             }
             other => self.mistake(line, wrong_type(&origin, other, PEER_EXPECTS)),
+        }
+    }
+
+    /// A flag overrides the file, but neither may contradict itself: the last of two addresses is as
+    /// likely the wrong one as the first.
+    fn add_peer(&mut self, id: &str, given: Given) {
+        let number = node_id(id).map_or_else(|_| id.to_owned(), |id| id.value().to_string());
+        let (line, again) = (given.line, given.origin.clone());
+        let Some(before) = self.peers.insert(number.clone(), given) else {
+            return;
+        };
+        if (before.line == NO_LINE) == (line == NO_LINE) {
+            let first = before.origin;
+            self.mistake(
+                line,
+                format!("{again}: node {number} is given twice, first as {first}; give it once"),
+            );
         }
     }
 
@@ -189,8 +212,7 @@ impl Reading {
             match peer.split_once('=') {
                 Some((id, address)) => {
                     let (line, text) = (NO_LINE, address.to_owned());
-                    self.peers
-                        .insert(id.to_owned(), Given { origin, line, text });
+                    self.add_peer(id, Given { origin, line, text });
                 }
                 None => self.mistake(
                     NO_LINE,
@@ -210,7 +232,7 @@ impl Reading {
             Runtime::named(text)
                 .ok_or_else(|| format!("`{text}` is not one of {}", Runtime::names()))
         });
-        let log = self.value("log", |text| Ok(text.to_owned()));
+        let log = self.value("log", |text| logging::check(text).map(|()| text.to_owned()));
         let log_format = self.value("log-format", |text| {
             clap::ValueEnum::from_str(text, false)
                 .map_err(|_| format!("`{text}` is neither human nor json"))
@@ -240,19 +262,38 @@ impl Reading {
         })
     }
 
-    /// The consensus crate owns the bounds; this only says where the numbers came from.
+    /// The consensus crate owns the bounds; this only says which of the two settings is to be mended.
     fn intervals(&mut self, election_timeout: Option<Duration>, heartbeat: Option<Duration>) {
+        let (timeout_key, heartbeat_key) = ("election-timeout", "heartbeat-interval");
         let mut config = Config::new(NodeId::new(1).expect("one is not zero"));
-        config.election_timeout = election_timeout.unwrap_or(config.election_timeout);
-        config.heartbeat_interval = heartbeat.unwrap_or(config.heartbeat_interval);
-        let (line, origin) = ["heartbeat-interval", "election-timeout"]
-            .into_iter()
-            .find_map(|key| self.values.get(key))
-            .map(|given| (given.line, given.origin.clone()))
-            .unwrap_or((NO_LINE, String::new()));
-        for mistake in config.mistakes() {
-            self.mistake(line, format!("{origin}: {mistake}"));
+        let usual_heartbeat = config.heartbeat_interval;
+        match election_timeout {
+            Some(timeout) => config.election_timeout = timeout,
+            // Given, but no time: what else is judged by it cannot be judged.
+            None if self.values.contains_key(timeout_key) => return,
+            None => {}
         }
+        // The shortest there is fits every timeout that is allowed, so what is wrong is the timeout.
+        config.heartbeat_interval = HEARTBEAT_MIN;
+        if let Some(mistake) = config.mistakes().into_iter().next() {
+            return self.blame(timeout_key, &mistake);
+        }
+        config.heartbeat_interval = heartbeat.unwrap_or(usual_heartbeat);
+        let to_mend = match heartbeat {
+            Some(_) => heartbeat_key,
+            None => timeout_key,
+        };
+        for mistake in config.mistakes() {
+            self.blame(to_mend, &mistake);
+        }
+    }
+
+    fn blame(&mut self, key: &str, mistake: &str) {
+        let (line, origin) = match self.values.get(key) {
+            Some(given) => (given.line, given.origin.clone()),
+            None => (NO_LINE, key.to_owned()),
+        };
+        self.mistake(line, format!("{origin}: {mistake}"));
     }
 
     fn required<T>(
