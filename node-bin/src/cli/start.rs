@@ -121,9 +121,37 @@ fn start_failure(error: &StartError) -> Failure {
             | OpenError::Missing { .. },
         ) => exit::CONFIG,
         StartError::Open(OpenError::Corrupt { .. }) => exit::DATA,
+        StartError::Open(_) | StartError::Log(_) | StartError::StateMachine(_) => exit::IO,
         StartError::Thread(_) => exit::OS,
-        // What else can go wrong here is reading a file.
-        _ => exit::IO,
+        // What has no code of its own yet needs a person: never "try again".
+        _ => exit::CONFIG,
     };
     Failure::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A data folder that is a file is called so; one that cannot be made says what the system said.
+    #[test]
+    fn a_data_folder_that_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let failure = |path: &std::path::Path| {
+            start_failure(&StartError::DataDir {
+                path: path.into(),
+                error: io::ErrorKind::AlreadyExists.into(),
+            })
+        };
+        let not_a_folder = failure(file.path());
+        assert_eq!(not_a_folder.code, exit::CANNOT_CREATE);
+        assert!(
+            not_a_folder.message.ends_with("is not a folder"),
+            "{not_a_folder}"
+        );
+        let folder = failure(file.path().parent().unwrap());
+        assert!(folder.message.contains("cannot use"), "{folder}");
+    }
 }
