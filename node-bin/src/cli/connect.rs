@@ -34,7 +34,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long = "node", value_name = "ID=HOST:PORT", global = true)]
     pub(crate) nodes: Vec<String>,
     /// How long an operation may take, such as 500ms or 5s [default: 5s; status: 2s]
-    #[arg(long, value_name = "TIME", value_parser = config::time, global = true)]
+    #[arg(long, value_name = "TIME", value_parser = patience, global = true)]
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -147,6 +147,15 @@ fn node(text: &str) -> Result<(NodeId, String), String> {
     Ok((config::node_id(id)?, address.to_owned()))
 }
 
+/// A time in which something can happen.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = config::time(text)?;
+    if time.is_zero() {
+        return Err("no operation is done in no time; give at least 1ms".into());
+    }
+    Ok(time)
+}
+
 fn connect_failure(error: &ConnectError) -> Failure {
     let code = match error {
         ConnectError::Bind(_) | ConnectError::NoRandomness(_) => exit::OS,
@@ -159,12 +168,16 @@ fn connect_failure(error: &ConnectError) -> Failure {
 /// What an error means to a script.
 pub(crate) fn failure(error: &ClientError) -> Failure {
     let code = match error {
-        ClientError::OutcomeUnknown { .. } | ClientError::TimedOut { .. } => exit::TEMPORARY,
+        ClientError::OutcomeUnknown { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
         ClientError::StillRefused { refusal, .. } => match refusal {
             Refusal::Stopping => exit::UNAVAILABLE,
             _ => exit::TEMPORARY,
         },
-        ClientError::NoLeader { .. } | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
+        ClientError::NoLeader { .. }
+        | ClientError::NoUsableNode { .. }
+        | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
         ClientError::Refused { refusal, .. } => match refusal {
             Refusal::NotAllowed { .. } => exit::NOT_ALLOWED,
             Refusal::TooLarge { .. } | Refusal::Malformed { .. } => exit::DATA,
@@ -179,6 +192,10 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         ClientError::NoLeader { .. } => failure.help(
             "check that a majority of the nodes runs and that --node and --cert are theirs; \
              `quorate status` shows what each says",
+        ),
+        ClientError::NoUsableNode { .. } => failure.help(
+            "waiting will not change it: check that --node names the nodes of this cluster, and that \
+             --cert has a certificate from its CA",
         ),
         ClientError::Refused {
             refusal: Refusal::NotAllowed { .. },
@@ -243,6 +260,15 @@ mod tests {
         }
     }
 
+    /// A time of nothing is refused, in whichever unit.
+    #[test]
+    fn no_time_is_no_timeout() {
+        assert_eq!(patience("1ms"), Ok(Duration::from_millis(1)));
+        for bad in ["0s", "0ms", "00m", "0"] {
+            assert!(patience(bad).is_err(), "{bad}");
+        }
+    }
+
     /// A script can tell "try again" from "ask for permission" from "nobody is there".
     #[test]
     fn errors_have_their_exit_codes() {
@@ -267,6 +293,8 @@ mod tests {
             (refused(too_large), 65),
             (refused(Refusal::malformed("?")), 65),
             (ClientError::UnknownNode { node }, 64),
+            (ClientError::NoUsableNode { tried: Vec::new() }, 69),
+            (ClientError::NobodyTookOver { node }, 75),
         ] {
             assert_eq!(failure(&error).code, code, "{error}");
         }

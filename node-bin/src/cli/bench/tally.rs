@@ -154,6 +154,7 @@ pub(super) fn kind(error: &ClientError) -> &'static str {
     match error {
         ClientError::OutcomeUnknown { .. } => "outcome unknown",
         ClientError::NoLeader { .. } => "no leader",
+        ClientError::NoUsableNode { .. } => "no usable node",
         ClientError::TimedOut { .. } => "timed out",
         ClientError::StillRefused { refusal, .. } => match refusal {
             Refusal::Overloaded => "overloaded",

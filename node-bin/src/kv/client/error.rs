@@ -72,6 +72,13 @@ pub enum ClientError {
         /// A leader that was named, but whose address was not given.
         unlisted: Option<NodeId>,
     },
+    /// Every node is out of reach for a reason that waiting does not remove, such as a certificate from
+    /// another CA. Nothing happened.
+    #[error("no node can be used; nothing was changed{}", list(tried, None))]
+    NoUsableNode {
+        /// Why each cannot be used, in order.
+        tried: Vec<Tried>,
+    },
     /// The operation was refused again and again until the time was up. Nothing happened.
     #[error("not done within {within:?}; nothing was changed: node {} said that {refusal}", .node.value())]
     StillRefused {
@@ -100,6 +107,15 @@ pub enum ClientError {
         node: NodeId,
         /// Why.
         refusal: Refusal,
+    },
+    /// Leadership was to be handed over, and nobody took over in time.
+    #[error(
+        "nobody took over from node {} in time, so that it may lead on; see who leads, and try again or \
+         name another node", .node.value()
+    )]
+    NobodyTookOver {
+        /// The leader that was to hand over.
+        node: NodeId,
     },
     /// The request breaks a limit and was not sent.
     #[error("{0}; nothing was sent")]

@@ -119,7 +119,7 @@ async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
             let Some(shared) = shared.upgrade() else {
                 return;
             };
-            if shared.is_hopeless() {
+            if shared.all_hopeless() {
                 shared.routing().give_up();
                 return;
             }

@@ -31,7 +31,7 @@ use retry::Operation;
 use shared::Shared;
 
 use super::command::{Answer, Command, Invalid, Outcome, Pair, Query, Value};
-use super::protocol::{NodeStatus, Request, Response};
+use super::protocol::{NodeStatus, Refusal, Request, Response};
 
 /// How long an operation may take, from the call to its answer, unless [`ClientConfig`] says otherwise:
 /// several elections at default settings.
@@ -187,8 +187,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`] when nobody took over; [`ClientError::OutcomeUnknown`] when that is not
-    /// known.
+    /// [`ClientError::NobodyTookOver`]; [`ClientError::OutcomeUnknown`] when that is not known.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
         let request = Request::TransferLeader { to };
         match self.shared.request(Operation::Transfer, &request).await {
@@ -201,6 +200,10 @@ impl Client {
                     _ => Err(ClientError::OutcomeUnknown { node, why }),
                 }
             }
+            Err(ClientError::Refused {
+                node,
+                refusal: Refusal::TimedOut,
+            }) => Err(ClientError::NobodyTookOver { node }),
             Err(error) => Err(error),
         }
     }

@@ -76,7 +76,7 @@ impl Shared {
                 return Err(self.failure(node, trouble));
             }
             let next = self.runtime.now() + retry::pause(attempt, self.draw());
-            if next >= deadline {
+            if next >= deadline || self.is_hopeless(node) {
                 let why = self.known_of(node);
                 return Err(ClientError::Unreachable { node, why });
             }
@@ -96,7 +96,7 @@ impl Shared {
                 if let Some(route) = routing.route() {
                     return Some(route);
                 }
-                if self.is_hopeless() {
+                if self.all_hopeless() {
                     return None;
                 }
                 let (found, start) = routing.begin_wait();
@@ -167,18 +167,24 @@ impl Shared {
                     refusal,
                 }
             }
+            _ if self.all_hopeless() => ClientError::NoUsableNode {
+                tried: self.tried(),
+            },
             _ => ClientError::NoLeader {
                 within,
-                tried: self
-                    .nodes()
-                    .map(|node| Tried {
-                        node,
-                        why: self.known_of(node),
-                    })
-                    .collect(),
+                tried: self.tried(),
                 unlisted: self.routing().unlisted(),
             },
         }
+    }
+
+    fn tried(&self) -> Vec<Tried> {
+        self.nodes()
+            .map(|node| Tried {
+                node,
+                why: self.known_of(node),
+            })
+            .collect()
     }
 
     fn failure(&self, node: NodeId, trouble: Trouble) -> ClientError {

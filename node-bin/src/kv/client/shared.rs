@@ -10,7 +10,9 @@ use async_channel::Sender;
 use quinn::Runtime;
 use quorate_certs::{Identity, Subject};
 use quorate_consensus::{MEMBERS_MAX, NodeId};
-use quorate_quic_transport::{CloseCode, Config, HandshakeError, Peer, PeerState, Transport};
+use quorate_quic_transport::{
+    CloseCode, Config, HandshakeError, Peer, PeerState, PeerStatus, Transport,
+};
 
 use super::ClientConfig;
 use super::error::ConnectError;
@@ -126,26 +128,28 @@ impl Shared {
 
     /// Whether every node is out of reach for a reason that waiting does not remove. The transport goes
     /// on trying, so that a later operation finds out when someone has removed it.
-    pub(super) fn is_hopeless(&self) -> bool {
-        let links = self.transport.peers();
-        links.iter().all(|link| {
-            !matches!(link.state, PeerState::Connected { .. })
-                && link.last_error.as_ref().is_some_and(is_final)
-        })
+    pub(super) fn all_hopeless(&self) -> bool {
+        self.transport.peers().iter().all(refuses_for_good)
+    }
+
+    /// The same of one node.
+    pub(super) fn is_hopeless(&self, node: NodeId) -> bool {
+        self.link(node).as_ref().is_some_and(refuses_for_good)
+    }
+
+    fn link(&self, node: NodeId) -> Option<PeerStatus> {
+        let (identity, _) = self.peers.get(&node)?;
+        let mut links = self.transport.peers().into_iter();
+        links.find(|link| link.identity == *identity)
     }
 
     /// What is known of a node that could not be asked, or did not help: the reason why there is no
     /// connection, or else the last thing it said.
     pub(super) fn known_of(&self, node: NodeId) -> String {
-        let Some((identity, _)) = self.peers.get(&node) else {
+        if !self.peers.contains_key(&node) {
             return "no address was given for it".into();
-        };
-        let link = self
-            .transport
-            .peers()
-            .into_iter()
-            .find(|link| link.identity == *identity);
-        if let Some(link) = link
+        }
+        if let Some(link) = self.link(node)
             && !matches!(link.state, PeerState::Connected { .. })
         {
             let closed = || link.last_close.map(|reason| reason.to_string());
@@ -198,6 +202,11 @@ fn local_address<'a>(mut nodes: impl Iterator<Item = &'a SocketAddr>) -> SocketA
     } else {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     }
+}
+
+fn refuses_for_good(link: &PeerStatus) -> bool {
+    !matches!(link.state, PeerState::Connected { .. })
+        && link.last_error.as_ref().is_some_and(is_final)
 }
 
 /// Whether the same would happen again until a person has changed something.

@@ -357,6 +357,20 @@ fn a_refusal_for_good_is_final() {
     assert_eq!(nodes[0].part().writes, 0);
 }
 
+/// A leader from which nobody took over is named, and not accused of lacking a majority.
+#[test]
+fn a_transfer_that_nobody_took() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    nodes[0].part().refusals = vec![Refusal::TimedOut];
+    let error = patiently(client.transfer_leader(Some(node(2)))).unwrap_err();
+    assert!(
+        matches!(error, ClientError::NobodyTookOver { node: from } if from == node(1)),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("it may lead on"), "{error}");
+}
+
 /// Without a leader, the error says of every node why it did not help, and names a leader whose address
 /// is missing.
 #[test]
@@ -380,7 +394,8 @@ fn no_leader_says_what_each_node_said() {
     assert!(!why[2].contains("leader"), "{why:?}");
 }
 
-/// When no node will ever accept us, the operation fails at once with the reasons, not at its deadline.
+/// When no node will ever accept us, every operation fails at once with the reasons, not at its deadline,
+/// and no time is mentioned that would suggest waiting.
 #[test]
 fn a_hopeless_search_ends_early() {
     let (stage, nodes) = Stage::three();
@@ -395,10 +410,17 @@ fn a_hopeless_search_ends_early() {
     config.request_timeout = 2 * PATIENCE;
     let client = Client::connect(config, stage.io.runtime()).unwrap();
     let error = patiently(client.put("k", "v")).unwrap_err();
-    let ClientError::NoLeader { within, tried, .. } = &error else {
+    let ClientError::NoUsableNode { tried } = &error else {
         panic!("{error:?}");
     };
-    assert!(*within < PATIENCE, "{error}");
+    assert!(error.to_string().starts_with("no node can be used;"));
+    for node in client.nodes() {
+        let error = patiently(client.status(node)).unwrap_err();
+        assert!(
+            matches!(&error, ClientError::Unreachable { why, .. } if why.contains("certificate")),
+            "{error:?}"
+        );
+    }
     assert!(
         tried.iter().all(|tried| tried.why.contains("certificate")),
         "{error}"
