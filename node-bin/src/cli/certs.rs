@@ -7,22 +7,23 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use quorate_certs::{
-    Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials, CredentialsError, FileError,
-    Identity, InspectError, IssueOptions, Name, Subject, VerifyError, inspect_file,
+    CERTIFICATE_FILE, Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials,
+    CredentialsError, FileError, Identity, InspectError, IssueOptions, Name, ROOTS_FILE, Subject,
+    VerifyError, inspect_file,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::credentials::file_code;
 use super::{Failure, exit};
 
-/// For the help of `quorate certs`: its verdicts have codes of their own, as monitoring wants them.
+/// For the help of `quorate certs`: the verdicts, for monitoring.
 pub(crate) const HELP: &str = "\
-Exit codes: 0 good | 2 file missing or unreadable | 3 expired | 5 not valid
+Exit codes: 0 good | 3 expired | 65 not valid | 66 file missing or unreadable
   others as in `quorate --help`";
 
-const UNREADABLE: u8 = 2;
-const EXPIRED: u8 = 3;
-const INVALID: u8 = 5;
+/// The certificate in a folder made by `quorate certs init`.
+const AUTHORITY_FILE: &str = "ca.crt";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = HELP)]
@@ -55,8 +56,8 @@ pub(crate) enum CertsCommand {
     },
     /// Show what certificates say, without verifying them
     Inspect {
-        /// PEM files
-        #[arg(required = true, value_name = "FILE")]
+        /// PEM files, or folders made by `certs issue` or `certs init`
+        #[arg(required = true, value_name = "PATH")]
         files: Vec<PathBuf>,
         /// Print one JSON array
         #[arg(long)]
@@ -185,14 +186,27 @@ struct Inspected<'a> {
     certificate: &'a CertificateInfo,
 }
 
-fn inspect(files: &[PathBuf], json: bool, out: &mut dyn Write) -> Result<(), CertsError> {
+/// What is meant by a path: the file, or the certificates in the folder that other flags take.
+fn certificate_files(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let authority = path.join(AUTHORITY_FILE);
+    if authority.exists() {
+        return vec![authority];
+    }
+    vec![path.join(CERTIFICATE_FILE), path.join(ROOTS_FILE)]
+}
+
+fn inspect(paths: &[PathBuf], json: bool, out: &mut dyn Write) -> Result<(), CertsError> {
     let mut found = Vec::new();
-    for file in files {
-        let certificates = inspect_file(file).map_err(|source| CertsError::Inspect {
+    for file in paths.iter().flat_map(|path| certificate_files(path)) {
+        let certificates = inspect_file(&file).map_err(|source| CertsError::Inspect {
             file: file.clone(),
             source,
         })?;
-        found.extend(certificates.into_iter().map(|info| (file, info)));
+        let of_file = certificates.into_iter().map(|info| (file.clone(), info));
+        found.extend(of_file);
     }
     if json {
         let list: Vec<_> = found
@@ -282,21 +296,13 @@ impl CertsError {
                         VerifyError::Expired { .. } | VerifyError::AuthorityExpired { .. },
                     ),
                 ..
-            } => EXPIRED,
+            } => exit::EXPIRED,
             Self::Ca(_)
             | Self::Inspect { .. }
             | Self::Credentials { .. }
-            | Self::OtherIdentity { .. } => INVALID,
+            | Self::OtherIdentity { .. } => exit::DATA,
             Self::Output(_) => exit::IO,
         }
-    }
-}
-
-fn file_code(error: &FileError) -> u8 {
-    match error {
-        FileError::Exists { .. } => exit::CANNOT_CREATE,
-        FileError::Exposed { .. } => exit::NOT_ALLOWED,
-        _ => UNREADABLE,
     }
 }
 
@@ -381,14 +387,50 @@ mod tests {
         let sink = &mut io::sink();
         let again = issue(&ca, &node, &n1, None, sink);
         assert_eq!(code(again), exit::CANNOT_CREATE);
-        assert_eq!(code(verify(&path("absent"), None, sink)), UNREADABLE);
+        let from_nowhere = issue(&path("absent"), &node, &path("n2"), None, sink);
+        assert_eq!(code(from_nowhere), exit::NO_INPUT);
+        let into_a_file = issue(&ca, &node, &n1.join("cert.pem"), None, sink);
+        assert_eq!(code(into_a_file), exit::CANNOT_CREATE);
+        assert_eq!(code(verify(&path("absent"), None, sink)), exit::NO_INPUT);
         let other = Identity::from_uri("spiffe://orders/node/2").unwrap();
-        assert_eq!(code(verify(&n1, Some(other), sink)), INVALID);
+        assert_eq!(code(verify(&n1, Some(other), sink)), exit::DATA);
+        let no_certificate = inspect(&[ca.join("ca.key")], false, sink);
+        assert_eq!(code(no_certificate), exit::DATA);
         let long = Some(Duration::from_secs(u64::MAX));
         assert_eq!(code(init(&cluster, &path("x"), long, sink)), exit::USAGE);
         let expired = CertsError::Ca(CaError::Expired {
             not_after: SystemTime::UNIX_EPOCH,
         });
-        assert_eq!(expired.exit_code(), EXPIRED);
+        assert_eq!(expired.exit_code(), exit::EXPIRED);
+    }
+
+    /// A folder stands for the certificates in it, as it does for every other flag; one without any names
+    /// the file that is missing.
+    #[test]
+    fn folders_are_inspected() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (ca, n1) = (path("ca"), path("n1"));
+        let sink = &mut io::sink();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        let mut json = Vec::new();
+        inspect(&[n1, ca], true, &mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        for (position, (file, is_ca)) in [
+            ("n1/cert.pem", false),
+            ("n1/ca.pem", true),
+            ("ca/ca.crt", true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let found = &json[position];
+            assert!(found["file"].as_str().unwrap().ends_with(file), "{found}");
+            assert_eq!(found["is_ca"], is_ca, "{found}");
+        }
+        let none = inspect(&[directory.path().into()], false, sink).unwrap_err();
+        assert_eq!(none.exit_code(), exit::NO_INPUT);
+        assert!(none.to_string().contains("cert.pem"), "{none}");
     }
 }

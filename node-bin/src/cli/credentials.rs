@@ -19,8 +19,18 @@ pub(crate) fn load(folder: &Path) -> Result<Credentials, Failure> {
 
 fn code(error: &CredentialsError) -> u8 {
     match error {
-        CredentialsError::File(FileError::Exposed { .. }) => exit::NOT_ALLOWED,
-        CredentialsError::File(FileError::Missing { .. } | FileError::Io { .. }) => exit::NO_INPUT,
+        CredentialsError::File(error) => file_code(error),
+        _ => exit::DATA,
+    }
+}
+
+/// What trouble with a file of a key or certificate means to a script, whichever command has it.
+pub(crate) fn file_code(error: &FileError) -> u8 {
+    match error {
+        FileError::Exposed { .. } => exit::NOT_ALLOWED,
+        FileError::Missing { .. } | FileError::Io { action: "read", .. } => exit::NO_INPUT,
+        FileError::Exists { .. } | FileError::Io { .. } => exit::CANNOT_CREATE,
+        // It is there and can be read, but is nothing of this kind.
         _ => exit::DATA,
     }
 }

@@ -5,6 +5,9 @@
 
 /// A well-formed question with a negative answer: no such key, or a compare-and-set that did not match.
 pub(crate) const NEGATIVE: u8 = 1;
+/// `quorate certs` found a certificate past its end: apart from other wrong data, because monitoring
+/// wants to know and the remedy is always the same.
+pub(crate) const EXPIRED: u8 = 3;
 /// The command line is wrong.
 pub(crate) const USAGE: u8 = 64;
 /// The data given is wrong, for example a value over the limit or a damaged certificate.
@@ -30,8 +33,8 @@ pub(crate) const CONFIG: u8 = 78;
 
 /// The same, for `--help`. A test holds the two together.
 pub(crate) const HELP: &str = "\
-Exit codes: 0 done | 1 no such key, not swapped | 64 wrong command line | 65 wrong data
-  66 no such file | 69 no leader, or in use | 70 defect | 71 system error
+Exit codes: 0 done | 1 no such key, not swapped | 3 expired (certs) | 64 wrong command line
+  65 wrong data | 66 no such file | 69 no leader, or in use | 70 defect | 71 system error
   73 cannot create | 74 I/O error | 75 try later, or outcome unknown | 77 not allowed
   78 wrong configuration or data directory";
 
@@ -44,6 +47,7 @@ mod tests {
     fn help_names_every_code() {
         let codes = [
             NEGATIVE,
+            EXPIRED,
             USAGE,
             DATA,
             NO_INPUT,
