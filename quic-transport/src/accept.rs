@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_channel::Sender;
-use quinn::{Endpoint, Incoming};
+use quinn::{ConnectionError, Endpoint, Incoming, TransportErrorCode};
 use quorate_certs::{Identity, Role};
 use tracing::{debug, warn};
 
@@ -85,16 +85,55 @@ async fn handshake(shared: Arc<Shared>, admitted: Admitted, failures: Arc<Failur
     let timeout = shared.config.timings.handshake_timeout;
     let outcome = within(&*shared.runtime, timeout, welcome(&shared, incoming, addr)).await;
     drop(handshake);
-    match outcome.unwrap_or(Err(HandshakeError::NoAnswer { addr })) {
+    let outcome = outcome.unwrap_or(Err(HandshakeError::NoAnswer { addr }.into()));
+    match outcome {
         Ok(welcomed) => {
             failures.forget(addr.ip());
             let link = Arc::clone(&welcomed.link);
             welcomed.run(Arc::clone(&shared)).await;
             shared.forget_client(&link);
         }
-        Err(err) => failures.report(addr, &err),
+        Err(Unwelcome::Failed(err)) => failures.report(addr, &err),
+        Err(Unwelcome::Left(err)) => debug!(%addr, %err, "the peer left during the handshake"),
     }
     drop(counted);
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+enum Unwelcome {
+    /// For an operator to look at.
+    Failed(HandshakeError),
+    /// The peer found nothing wrong, it merely ends: a command that was interrupted, a node that stops.
+    Left(HandshakeError),
+}
+
+impl Unwelcome {
+    /// Before the handshake is complete, an application that closes is not told apart from any other: it
+    /// sends APPLICATION_ERROR (RFC 9000 section 10.2.3). A verdict on us would be a TLS alert.
+    fn from_quic(addr: SocketAddr, err: &ConnectionError) -> Self {
+        let why = HandshakeError::from_quic(addr, err);
+        match err {
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
+            {
+                Self::Left(why)
+            }
+            _ => why.into(),
+        }
+    }
+}
+
+impl From<HandshakeError> for Unwelcome {
+    fn from(err: HandshakeError) -> Self {
+        match err {
+            HandshakeError::RefusedByPeer {
+                code: CloseCode::SHUTDOWN,
+                ..
+            } => Self::Left(err),
+            err => Self::Failed(err),
+        }
+    }
 }
 
 /// A connection that counts as soon as the peer reads this.
@@ -129,7 +168,7 @@ async fn welcome(
     shared: &Arc<Shared>,
     incoming: Incoming,
     addr: SocketAddr,
-) -> Result<Welcomed, HandshakeError> {
+) -> Result<Welcomed, Unwelcome> {
     let failed = |err: &dyn std::fmt::Display| HandshakeError::failed(addr, err);
     let (crypto, findings) = tls::server(&shared.credentials).map_err(|err| failed(&err))?;
     let config = quic::server_config(&shared.config, crypto, Arc::clone(&shared.quic));
@@ -140,13 +179,13 @@ async fn welcome(
     let (connection, verified) = match (quic, findings.take()) {
         (Ok(connection), Some(Finding::Accepted(verified))) => (connection, verified),
         (_, Some(Finding::Refused(why))) => {
-            return Err(HandshakeError::PeerCertificate { addr, why });
+            return Err(HandshakeError::PeerCertificate { addr, why }.into());
         }
-        (Err(err), _) => return Err(HandshakeError::from_quic(addr, &err)),
+        (Err(err), _) => return Err(Unwelcome::from_quic(addr, &err)),
         (Ok(connection), Some(Finding::WrongPeer(_)) | None) => {
             // rustls cannot get here, since nothing is resumed; but who is unverified stays out.
             connection.close(CloseCode::ID_MISMATCH.wire(), b"not verified");
-            return Err(failed(&"the handshake completed without a verdict"));
+            return Err(failed(&"the handshake completed without a verdict").into());
         }
     };
     let refuse = |refused: Refused| {
@@ -156,11 +195,11 @@ async fn welcome(
     let (send, mut receive) = connection
         .accept_bi()
         .await
-        .map_err(|err| HandshakeError::from_quic(addr, &err))?;
+        .map_err(|err| Unwelcome::from_quic(addr, &err))?;
     let hello = match Hello::read(&mut receive, addr).await {
         Ok(hello) => hello,
-        Err(HelloError::Refused(refused)) => return Err(refuse(refused)),
-        Err(HelloError::Lost(err)) => return Err(err),
+        Err(HelloError::Refused(refused)) => return Err(refuse(refused).into()),
+        Err(HelloError::Lost(err)) => return Err(err.into()),
     };
     let up = shared
         .judge(&hello, &verified, addr, false)
@@ -235,5 +274,54 @@ impl Failures {
 
     fn forget(&self, ip: IpAddr) {
         lock(&self.0).remove(&ip);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn::{ApplicationClose, ConnectionClose};
+
+    use super::*;
+
+    const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+    fn closed(error_code: TransportErrorCode) -> ConnectionError {
+        ConnectionError::ConnectionClosed(ConnectionClose {
+            error_code,
+            frame_type: None,
+            reason: Default::default(),
+        })
+    }
+
+    fn closed_by_application(code: CloseCode) -> ConnectionError {
+        ConnectionError::ApplicationClosed(ApplicationClose {
+            error_code: code.wire(),
+            reason: Default::default(),
+        })
+    }
+
+    /// A peer that merely ends during its handshake is no warning; one that refuses us, or vanishes, is.
+    #[test]
+    fn who_left_and_who_failed() {
+        let left = [
+            closed(TransportErrorCode::APPLICATION_ERROR),
+            closed_by_application(CloseCode::SHUTDOWN),
+        ];
+        for err in left {
+            let judged = Unwelcome::from_quic(ADDR, &err);
+            assert!(matches!(judged, Unwelcome::Left(_)), "{judged:?}");
+        }
+        let unknown_ca = TransportErrorCode::crypto(48);
+        let failed = [
+            closed(unknown_ca),
+            closed(TransportErrorCode::PROTOCOL_VIOLATION),
+            closed_by_application(CloseCode::WRONG_CLUSTER),
+            ConnectionError::TimedOut,
+            ConnectionError::Reset,
+        ];
+        for err in failed {
+            let judged = Unwelcome::from_quic(ADDR, &err);
+            assert!(matches!(judged, Unwelcome::Failed(_)), "{judged:?}");
+        }
     }
 }
