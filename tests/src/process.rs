@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Issued, Subject};
+use quorate::NodeId;
+use quorate::kv::{Client, ClientConfig};
+use quorate_certs::{Ca, CaOptions, ClusterName, Credentials, IssueOptions, Issued, Subject};
+use quorate_quic_transport::quinn::Runtime;
 
 /// How long anything here may take. Everything takes well under a second on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -88,14 +91,26 @@ impl Ended {
 /// Runs `quorate` with `args` to its end.
 #[track_caller]
 pub fn quorate<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ended {
+    quorate_reading(args, Vec::new())
+}
+
+/// Runs `quorate` with `args` to its end, and with `input` to read.
+#[track_caller]
+pub fn quorate_reading<A: AsRef<OsStr>>(
+    args: impl IntoIterator<Item = A>,
+    input: Vec<u8>,
+) -> Ended {
     let mut child = Command::new(executable())
         .args(args)
         .env_remove("QUORATE_LOG")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the executable runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    // It ends early with a command that does not read all of it, which is the command's right.
+    thread::spawn(move || stdin.write_all(&input));
     let out = drain(child.stdout.take().expect("piped"));
     let err = drain(child.stderr.take().expect("piped"));
     let status = wait(&mut child);
@@ -290,18 +305,55 @@ impl Cluster {
     /// Runs a client command with the certificate in the folder `cert`.
     #[track_caller]
     pub fn run_as(&self, cert: &str, args: &[&str]) -> Ended {
+        quorate(self.client_args(cert, args))
+    }
+
+    fn client_args(&self, cert: &str, args: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = args.iter().map(ToString::to_string).collect();
         all.push(format!("--cert={}", self.text(cert)));
         for (node, address) in &self.addresses {
             all.push(format!("--node={node}={address}"));
         }
-        quorate(all)
+        all
     }
 
     /// Runs a client command with the client's certificate.
     #[track_caller]
     pub fn run(&self, args: &[&str]) -> Ended {
         self.run_as("client", args)
+    }
+
+    /// The same with something to read.
+    #[track_caller]
+    pub fn run_reading(&self, args: &[&str], input: Vec<u8>) -> Ended {
+        quorate_reading(self.client_args("client", args), input)
+    }
+
+    /// Credentials of this cluster for `subject`.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be made.
+    #[must_use]
+    pub fn credentials(&self, subject: &Subject) -> Credentials {
+        let issued = issue(&self.ca, subject);
+        issued.credentials().expect("credentials")
+    }
+
+    /// A client in this process that knows all nodes, and whose I/O runs on `runtime`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn client(&self, runtime: Arc<dyn Runtime>) -> Client {
+        let credentials = self.credentials(&Subject::client("inside").expect("a name"));
+        let node = |(node, address): (&u64, &SocketAddr)| {
+            (NodeId::new(*node).expect("not zero"), *address)
+        };
+        let mut config = ClientConfig::new(self.addresses.iter().map(node).collect(), credentials);
+        config.request_timeout = DEADLINE;
+        Client::connect(config, runtime).expect("a client")
     }
 
     /// Asserts that the cluster takes a write, returns it, and that no node has panicked.

@@ -6,9 +6,11 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
+use quorate::kv::VALUE_BYTES_MAX;
 use quorate_certs::{IssueOptions, Subject};
 use quorate_tests::process::{Cluster, ca, eventually, issue, quorate};
 
+const NEGATIVE: i32 = 1;
 const USAGE: i32 = 64;
 const DATA: i32 = 65;
 const NO_INPUT: i32 = 66;
@@ -147,7 +149,14 @@ fn wrong_peers() {
         .write(&cluster.path("c2"))
         .unwrap();
     let ended = cluster.run_as("c2", &["kv", "get", "a", "--timeout", "2s"]);
-    ended.failed(UNAVAILABLE, &[]);
+    ended.failed(
+        UNAVAILABLE,
+        &[
+            "node 1",
+            "not from a CA of cluster c2",
+            "nothing was changed",
+        ],
+    );
     expired(&cluster, &client, "old");
     cluster
         .run_as("old", &["kv", "get", "a"])
@@ -157,10 +166,7 @@ fn wrong_peers() {
     let ended = cluster.run(&["transfer-leader", "--any"]);
     ended.failed(NOT_ALLOWED, &["admin"]);
     let ended = cluster.run_as("n3", &["kv", "put", "a", "b", "--timeout", "2s"]);
-    assert!(
-        ended.code == NOT_ALLOWED || ended.code == UNAVAILABLE,
-        "{ended:#?}"
-    );
+    ended.failed(NOT_ALLOWED, &["node 3", "quorate certs issue --client"]);
 
     cluster.start(3);
     cluster.takes_writes("after all");
@@ -174,8 +180,24 @@ fn wrong_data() {
     cluster
         .run(&["kv", "put", &key, "v"])
         .failed(DATA, &["1024"]);
-    let value = "v".repeat(100_000);
-    cluster.run(&["kv", "put", "large", &value]).succeeded();
+    let limit = VALUE_BYTES_MAX.to_string();
+    cluster
+        .run_reading(
+            &["kv", "put", "large", "-"],
+            vec![b'v'; VALUE_BYTES_MAX + 1],
+        )
+        .failed(DATA, &["standard input", &limit]);
+    let absent = cluster.run(&["kv", "get", "large"]);
+    assert_eq!(absent.code, NEGATIVE, "{absent:#?}");
+    cluster
+        .run_reading(&["kv", "put", "large", "-"], vec![b'v'; VALUE_BYTES_MAX])
+        .succeeded();
+    let found = cluster.run(&["kv", "get", "large", "--raw"]).succeeded();
+    assert!(
+        found.out == "v".repeat(VALUE_BYTES_MAX),
+        "{}",
+        found.out.len()
+    );
 
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut noise: u64 = 0x9E37_79B9_7F4A_7C15;
