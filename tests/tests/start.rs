@@ -1,0 +1,122 @@
+//! What `quorate start` offers besides a node: a choice of runtime, and a log that machines can read.
+
+use std::collections::BTreeSet;
+
+use quorate_tests::process::{Cluster, eventually, quorate};
+use serde_json::{Map, Value};
+
+/// A node starts, writes, reads and stops in order under every runtime that can be chosen, and a
+/// runtime that does not exist is refused with the names of those that do.
+#[test]
+fn under_every_runtime() {
+    let mut cluster = Cluster::new();
+    for runtime in ["async-std", "smol", "tokio", "bare"] {
+        let mut args = alone(&cluster);
+        args.push(format!("--runtime={runtime}"));
+        cluster.start_with(1, &args);
+        cluster.takes_writes(runtime);
+        assert_eq!(
+            cluster.signal(1, "TERM"),
+            0,
+            "{runtime}: {}",
+            cluster.log(1)
+        );
+    }
+    // One data folder, one node after the other: what the first has written, the last one has read.
+    assert_eq!(cluster.log(1).matches("made a new log").count(), 1);
+
+    let mut args = alone(&cluster);
+    args.push("--runtime=async-str".into());
+    quorate(args).failed(64, &["async-str", "async-std", "smol", "tokio", "bare"]);
+}
+
+/// A structured log is one JSON object a line, and says by name at which term and index what was
+/// committed and how far the node is.
+#[test]
+fn structured_logs_carry_the_numbers_of_raft() {
+    let mut cluster = Cluster::new();
+    let mut args = alone(&cluster);
+    args.push("--log=debug".into());
+    args.push("--log-format=json".into());
+    cluster.start_with(1, &args);
+    let put = cluster.run(&["kv", "put", "a", "b", "--json"]).succeeded();
+    let put: Value = serde_json::from_str(&put.out).unwrap();
+    let revision = put["revision"].as_u64().unwrap();
+    // The event is written before the answer, but by another thread than the one that answers.
+    let mut committed = None;
+    assert!(
+        eventually(|| {
+            let mut events = events(&cluster.log(1)).into_iter();
+            committed =
+                events.find(|event| says(event, "committed") && number(event, "index") == revision);
+            committed.is_some()
+        }),
+        "no event for index {revision}: {}",
+        cluster.log(1)
+    );
+    let committed = committed.unwrap();
+    assert_eq!(committed["level"], "DEBUG");
+    assert_eq!(number(&committed, "commit"), revision);
+    assert_eq!(number(&committed, "first"), revision);
+    assert_eq!(number(&committed, "entries"), 1);
+    assert_eq!(number(&committed, "applied"), revision - 1);
+
+    assert_eq!(cluster.signal(1, "TERM"), 0);
+    let events = events(&cluster.log(1));
+    let led: Vec<_> = events
+        .iter()
+        .filter(|event| says(event, "leader changed"))
+        .collect();
+    let [led] = led[..] else {
+        panic!("not one change of leader: {led:#?}");
+    };
+    assert_eq!(led["level"], "INFO");
+    assert_eq!(number(led, "term"), number(&committed, "term"));
+    assert_eq!(number(led, "leader"), 1);
+    assert_eq!(led["role"], "leader");
+    assert!(number(led, "applied") <= number(led, "commit"));
+    assert!(number(led, "commit") < revision);
+
+    // Whatever is committed is committed once, in order, and from start to end without a gap.
+    let mut indexes = BTreeSet::new();
+    for event in events.iter().filter(|event| says(event, "committed")) {
+        for index in number(event, "first")..=number(event, "index") {
+            assert!(indexes.insert(index), "index {index} was committed twice");
+        }
+    }
+    let (first, last) = (indexes.first().unwrap(), indexes.last().unwrap());
+    assert_eq!(last - first + 1, indexes.len() as u64);
+}
+
+/// The arguments of node 1 as a cluster of one.
+fn alone(cluster: &Cluster) -> Vec<String> {
+    let mut args = cluster.start_args(1);
+    args.retain(|arg| !arg.starts_with("--peer="));
+    args
+}
+
+/// Every line of `log` as an object. The last line may still be half written, and then is left out.
+fn events(log: &str) -> Vec<Map<String, Value>> {
+    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+    whole
+        .lines()
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in `{line}`"))
+        })
+        .collect()
+}
+
+fn says(event: &Map<String, Value>, message: &str) -> bool {
+    event.get("message").and_then(Value::as_str) == Some(message)
+}
+
+/// A field that is a number, or a number as text: types of Raft are displayed.
+#[track_caller]
+fn number(event: &Map<String, Value>, field: &str) -> u64 {
+    match event.get(field) {
+        Some(Value::Number(number)) => number.as_u64(),
+        Some(Value::String(text)) => text.parse().ok(),
+        _ => None,
+    }
+    .unwrap_or_else(|| panic!("`{field}` is no number in {event:?}"))
+}
