@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, WriteTransaction};
@@ -289,9 +290,7 @@ fn random() -> io::Result<u128> {
 }
 
 /// Makes a file that only its user can read.
-#[cfg(unix)]
 fn open_private(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -300,24 +299,7 @@ fn open_private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Makes a file. Its permissions are inherited from the directory.
-#[cfg(not(unix))]
-fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-}
-
 /// Makes the names in the directory of `path` survive a power loss; syncing the file does not.
-#[cfg(unix)]
 fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory(path))?.sync_all()
-}
-
-/// Directories cannot be synced here; the file system's journal orders their changes.
-#[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> io::Result<()> {
-    Ok(())
 }

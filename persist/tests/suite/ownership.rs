@@ -136,7 +136,6 @@ fn a_failed_create_leaves_nothing() {
 }
 
 /// Only the user who runs the node can read the file.
-#[cfg(unix)]
 #[test]
 fn a_file_is_private() {
     use std::os::unix::fs::PermissionsExt;
