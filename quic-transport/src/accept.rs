@@ -170,7 +170,8 @@ async fn welcome(
     addr: SocketAddr,
 ) -> Result<Welcomed, Unwelcome> {
     let failed = |err: &dyn std::fmt::Display| HandshakeError::failed(addr, err);
-    let (crypto, findings) = tls::server(&shared.credentials).map_err(|err| failed(&err))?;
+    let (crypto, findings) =
+        tls::server(&shared.credentials, &shared.config.environment).map_err(|err| failed(&err))?;
     let config = quic::server_config(&shared.config, crypto, Arc::clone(&shared.quic));
     let connecting = incoming
         .accept_with(Arc::new(config))

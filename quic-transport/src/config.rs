@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
+    environment::{Environment, System},
     hello::Admit,
     message::{Lane, WireLane},
 };
@@ -169,6 +170,8 @@ pub struct Config {
     /// Ask the kernel for socket buffers of this size. Default 4 MiB; one warning when the kernel
     /// grants less.
     pub socket_buffer_bytes: usize,
+    /// Where randomness, cryptography, the time of day and sockets come from. Default: [`System`].
+    pub environment: Arc<dyn Environment>,
 }
 
 /// Longest service name that fits a hello comfortably.
@@ -181,8 +184,18 @@ impl Config {
     /// When the system has no randomness to give, since no secret could then be made.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
+        Self::new_in(Arc::new(System), listen)
+    }
+
+    /// As [`Config::new`], elsewhere than on the operating system.
+    ///
+    /// # Panics
+    /// When `environment` has no randomness to give.
+    #[must_use]
+    pub fn new_in(environment: Arc<dyn Environment>, listen: SocketAddr) -> Self {
         let mut random = [0u8; 56];
-        getrandom::fill(&mut random).expect("the system provides randomness");
+        let filled = environment.fill(&mut random);
+        filled.expect("the environment provides randomness");
         let (secret, rest) = random.split_first_chunk::<32>().expect("56 bytes hold 32");
         let (store_id, rest) = rest.split_first_chunk::<16>().expect("24 bytes hold 16");
         let seed = rest.first_chunk::<8>().expect("8 bytes are left");
@@ -201,6 +214,7 @@ impl Config {
             timings: Timings::default(),
             admit: None,
             socket_buffer_bytes: 4 << 20,
+            environment,
         }
     }
 

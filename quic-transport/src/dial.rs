@@ -176,8 +176,12 @@ async fn connect(
         .identity
         .server_name()
         .expect("only nodes are in the address book");
-    let (crypto, findings) =
-        tls::client(&shared.credentials, &link.identity).map_err(|err| failed(&err))?;
+    let (crypto, findings) = tls::client(
+        &shared.credentials,
+        &shared.config.environment,
+        &link.identity,
+    )
+    .map_err(|err| failed(&err))?;
     let mut config = quinn::ClientConfig::new(crypto);
     config
         .transport_config(Arc::clone(&shared.quic))

@@ -67,6 +67,7 @@ mod close;
 mod config;
 mod connection;
 mod dial;
+mod environment;
 mod frame;
 mod hello;
 mod inbox;
@@ -88,11 +89,15 @@ mod transport;
 pub use call::{CallError, IncomingCall, NotSent, Refusal, Reply};
 pub use close::{CloseCode, CloseReason, HandshakeError, Refused};
 pub use config::{Config, ConfigError, Instance, Limits, Timings};
+pub use environment::{Environment, System};
 pub use hello::{Admit, PeerUp};
 pub use inbox::{Inbound, Inbox};
 pub use message::{DecodeError, Lane, Message, Received};
 pub use peer::{Peer, PeerState, PeerStatus, QueueDepth, Rejected};
 pub use transport::{BindError, Transport};
+
+/// The TLS implementation whose cryptography an [`Environment`] chooses.
+pub use rustls;
 
 /// The QUIC implementation whose `Runtime` and socket traits appear in this crate's API.
 pub use quinn;

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::{
     config::{Config, Timings},
+    environment::TimeOfDay,
     message::WireLane,
     rng::Rng,
 };
@@ -61,6 +62,7 @@ pub(crate) fn server_config(
     // Few, known peers: tokens for later visits would only be a way to skip Retry.
     tokens.sent(0).log(Arc::new(quinn::NoneTokenLog));
     server
+        .time_source(Arc::new(TimeOfDay(Arc::clone(&config.environment))))
         .transport_config(transport)
         .migration(false)
         .max_incoming(config.limits.handshakes_max)

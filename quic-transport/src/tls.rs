@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quorate_certs::{Credentials, Identity, VerifyError, provider};
+use quorate_certs::{Credentials, Identity, VerifyError};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::{
@@ -18,7 +18,10 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::signal::lock;
+use crate::{
+    environment::{Environment, TimeOfDay},
+    signal::lock,
+};
 
 /// Generation of the framing. Versions of messages are agreed in the hello instead.
 pub(crate) const ALPN: &[u8] = b"quorate/1";
@@ -195,10 +198,12 @@ fn handshake(credentials: &Credentials, wanted: Option<Identity>) -> (Arc<Handsh
 /// would copy the client's chain from the ticket and skip the verifier (rustls server/tls13.rs).
 pub(crate) fn server(
     credentials: &Credentials,
+    environment: &Arc<dyn Environment>,
 ) -> Result<(Arc<QuicServerConfig>, Findings), rustls::Error> {
     let (handshake, findings) = handshake(credentials, None);
     let verifier: Arc<dyn ClientCertVerifier> = Arc::<Handshake>::clone(&handshake);
-    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+    let time = Arc::new(TimeOfDay(Arc::clone(environment)));
+    let mut config = rustls::ServerConfig::builder_with_details(environment.crypto(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(handshake);
@@ -213,11 +218,13 @@ pub(crate) fn server(
 /// For one dial to `wanted`.
 pub(crate) fn client(
     credentials: &Credentials,
+    environment: &Arc<dyn Environment>,
     wanted: &Identity,
 ) -> Result<(Arc<QuicClientConfig>, Findings), rustls::Error> {
     let (handshake, findings) = handshake(credentials, Some(wanted.clone()));
     let verifier: Arc<dyn ServerCertVerifier> = Arc::<Handshake>::clone(&handshake);
-    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+    let time = Arc::new(TimeOfDay(Arc::clone(environment)));
+    let mut config = rustls::ClientConfig::builder_with_details(environment.crypto(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)

@@ -104,8 +104,10 @@ impl Transport {
         config.validate()?;
         let addr = config.listen;
         let failed = |err| BindError::Socket { addr, err };
-        let socket = quic::bind(addr, config.socket_buffer_bytes).map_err(failed)?;
-        let socket = runtime.wrap_udp_socket(socket).map_err(failed)?;
+        let socket = config
+            .environment
+            .bind(addr, config.socket_buffer_bytes, &*runtime)
+            .map_err(failed)?;
         Self::bind_with_socket(config, credentials, runtime, socket)
     }
 
@@ -127,7 +129,8 @@ impl Transport {
         let local_addr = socket.local_addr().map_err(failed)?;
         let rng = Arc::new(Rng::new(config.seed));
         let transport = quic::transport_config(&config.timings);
-        let (crypto, _) = tls::server(&credentials).map_err(|err| BindError::Tls { err })?;
+        let (crypto, _) =
+            tls::server(&credentials, &config.environment).map_err(|err| BindError::Tls { err })?;
         let accepts = config.accept && credentials.identity().role() == Role::Node;
         // Handshakes bring their own copy with their own verifier; this one lets them begin.
         let server = accepts.then(|| quic::server_config(&config, crypto, Arc::clone(&transport)));
