@@ -52,7 +52,7 @@ pub enum Command {
     },
 }
 
-/// What a command did. The revision is the command's index in the log.
+/// What a command did. The revision is the command's index in the log: where it took effect.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The key has the value.
@@ -76,6 +76,8 @@ pub enum Outcome {
     NotSwapped {
         /// Its value, or `None` if it is absent.
         current: Option<Bytes>,
+        /// The revision of the comparison.
+        revision: u64,
     },
     /// The command makes no sense; nothing changed.
     Refused(Invalid),
@@ -100,11 +102,17 @@ pub enum Query {
     },
 }
 
-/// The answer to a [`Query`].
+/// The answer to a [`Query`]. The revision is the index in the log up to which the state that gave the
+/// answer had been applied: the answer is that of the moment right after that entry.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// To `Get`: the value, or `None` if the key is absent.
-    Value(Option<Value>),
+    /// To `Get`.
+    Value {
+        /// The value, or `None` if the key is absent.
+        value: Option<Value>,
+        /// The revision of the state.
+        revision: u64,
+    },
     /// To `Range`.
     Page {
         /// The first pairs of the range: as many as the limit and [`RANGE_BYTES_MAX`] allow.
@@ -112,6 +120,8 @@ pub enum Answer {
         /// Whether the range goes on after them. Its next key is not before the last one here with a
         /// zero byte appended.
         more: bool,
+        /// The revision of the state.
+        revision: u64,
     },
     /// The query makes no sense.
     Refused(Invalid),
@@ -312,8 +322,9 @@ impl fmt::Debug for Outcome {
             Self::Written { revision } => write!(f, "Written({revision})"),
             Self::Deleted { existed, revision } => write!(f, "Deleted({existed}, {revision})"),
             Self::Swapped { revision } => write!(f, "Swapped({revision})"),
-            Self::NotSwapped { current } => {
-                write!(f, "NotSwapped({:?})", current.as_ref().map(Size))
+            Self::NotSwapped { current, revision } => {
+                let current = current.as_ref().map(Size);
+                write!(f, "NotSwapped({current:?}, {revision})")
             }
             Self::Refused(invalid) => write!(f, "Refused({invalid:?})"),
         }

@@ -224,7 +224,10 @@ impl KvStore {
         self.settle()?;
         let query = Query::decode(query).and_then(|query| query.validate().map(|()| query));
         match query {
-            Ok(Query::Get { key }) => Ok(Answer::Value(self.below().find(&self.active, &key)?)),
+            Ok(Query::Get { key }) => Ok(Answer::Value {
+                value: self.below().find(&self.active, &key)?,
+                revision: self.revision(),
+            }),
             Ok(Query::Range { start, end, limit }) => self.page(&start, end.as_deref(), limit),
             Err(invalid) => Ok(Answer::Refused(invalid)),
         }
@@ -247,7 +250,16 @@ impl KvStore {
             });
             ControlFlow::Continue(())
         })?;
-        Ok(Answer::Page { pairs, more })
+        Ok(Answer::Page {
+            pairs,
+            more,
+            revision: self.revision(),
+        })
+    }
+
+    /// Up to where the state has been applied.
+    fn revision(&self) -> u64 {
+        self.active.applied().index.value()
     }
 
     fn is_full(&self) -> bool {

@@ -107,7 +107,7 @@ impl Client {
     /// Any; nothing happened.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, ClientError> {
         match self.read(Query::Get { key: key.into() }).await? {
-            (_, Answer::Value(value)) => Ok(value),
+            (_, Answer::Value { value, .. }) => Ok(value),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
     }
@@ -142,7 +142,7 @@ impl Client {
         };
         match self.write(command).await? {
             (_, Outcome::Swapped { revision }) => Ok(Swap::Swapped { revision }),
-            (_, Outcome::NotSwapped { current }) => Ok(Swap::NotSwapped { current }),
+            (_, Outcome::NotSwapped { current, .. }) => Ok(Swap::NotSwapped { current }),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
     }
@@ -165,9 +165,29 @@ impl Client {
             limit,
         };
         match self.read(query).await? {
-            (_, Answer::Page { pairs, more }) => Ok(Page { pairs, more }),
+            (_, Answer::Page { pairs, more, .. }) => Ok(Page { pairs, more }),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
+    }
+
+    /// Carries out `command` and returns what it did and at which revision: what [`put`](Self::put),
+    /// [`delete`](Self::delete) and [`compare_and_set`](Self::compare_and_set) make simpler.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OutcomeUnknown`] when it may have happened; with any other, nothing happened.
+    pub async fn execute(&self, command: Command) -> Result<Outcome, ClientError> {
+        self.write(command).await.map(|(_, outcome)| outcome)
+    }
+
+    /// Answers `query` as of no earlier than this call, and says as of which revision: what
+    /// [`get`](Self::get) and [`range`](Self::range) make simpler.
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn query(&self, query: Query) -> Result<Answer, ClientError> {
+        self.read(query).await.map(|(_, answer)| answer)
     }
 
     /// How `node` itself says it is doing.

@@ -58,7 +58,7 @@ pub(super) fn apply_command(
         }) => {
             let current = below.find(active, &key)?.map(|value| value.data);
             if current != expected {
-                return Ok(Outcome::NotSwapped { current });
+                return Ok(Outcome::NotSwapped { current, revision });
             }
             if current.is_some() || value.is_some() {
                 active.set(key, value.map(written));

@@ -76,7 +76,7 @@ fn ask(store: &mut KvStore, query: &Query) -> Answer {
 fn get(store: &mut KvStore, key: &[u8]) -> Option<Value> {
     let key = Bytes::copy_from_slice(key);
     match ask(store, &Query::Get { key }) {
-        Answer::Value(value) => value,
+        Answer::Value { value, .. } => value,
         other => panic!("{other:?}"),
     }
 }
@@ -88,7 +88,7 @@ fn range(store: &mut KvStore, start: &[u8], end: Option<&[u8]>, limit: u32) -> (
         limit,
     };
     match ask(store, &query) {
-        Answer::Page { pairs, more } => (pairs, more),
+        Answer::Page { pairs, more, .. } => (pairs, more),
         other => panic!("{other:?}"),
     }
 }
@@ -106,21 +106,25 @@ fn commands_do_what_they_say() {
     let delete = Command::Delete {
         key: Bytes::from_static(b"k"),
     };
-    let current = |value: &'static [u8]| Outcome::NotSwapped {
+    let current = |value: &'static [u8], revision| Outcome::NotSwapped {
         current: Some(Bytes::from_static(value)),
+        revision,
     };
     let steps = [
         (
             swap(Some(b"x"), Some(b"y")),
-            Outcome::NotSwapped { current: None },
+            Outcome::NotSwapped {
+                current: None,
+                revision: 2,
+            },
         ),
         (swap(None, Some(b"1")), Outcome::Swapped { revision: 3 }),
-        (swap(None, Some(b"2")), current(b"1")),
+        (swap(None, Some(b"2")), current(b"1", 4)),
         (
             swap(Some(b"1"), Some(b"")),
             Outcome::Swapped { revision: 5 },
         ),
-        (swap(None, None), current(b"")),
+        (swap(None, None), current(b"", 6)),
         (swap(Some(b""), None), Outcome::Swapped { revision: 7 }),
         (swap(None, None), Outcome::Swapped { revision: 8 }),
         (put(b"k", b"v"), Outcome::Written { revision: 9 }),
@@ -146,6 +150,46 @@ fn commands_do_what_they_say() {
     let value = get(&mut store, b"k").unwrap();
     assert_eq!((&value.data[..], value.revision), (&b"w"[..], 12));
     assert_eq!(get(&mut store, b"other"), None);
+}
+
+/// An answer names the last entry that it takes into account, whatever that entry did.
+#[test]
+fn answers_say_as_of_when() {
+    let (_directory, _path, mut store) = new_store();
+    let get = Query::Get {
+        key: Bytes::from_static(b"k"),
+    };
+    let all = Query::Range {
+        start: Bytes::new(),
+        end: None,
+        limit: 1,
+    };
+    apply(&mut store, 2, &put(b"k", b"v"));
+    // An entry without a command, and one that changes another key.
+    let empty = Batch {
+        commands: Vec::new(),
+        last: id(3),
+    };
+    store.apply(&empty).unwrap();
+    for revision in [3, 4] {
+        match ask(&mut store, &get) {
+            Answer::Value {
+                value: Some(value),
+                revision: of_answer,
+            } => assert_eq!((value.revision, of_answer), (2, revision)),
+            other => panic!("{other:?}"),
+        }
+        match ask(&mut store, &all) {
+            Answer::Page {
+                revision: of_answer,
+                ..
+            } => assert_eq!(of_answer, revision),
+            other => panic!("{other:?}"),
+        }
+        if revision == 3 {
+            apply(&mut store, 4, &put(b"other", b"w"));
+        }
+    }
 }
 
 /// What makes no sense is answered, in the log and in queries, and changes nothing but the index.
@@ -365,7 +409,7 @@ impl Model {
             }) => {
                 let current = self.0.get(&key).map(|value| value.data.clone());
                 if current != expected {
-                    return Outcome::NotSwapped { current };
+                    return Outcome::NotSwapped { current, revision };
                 }
                 match value {
                     Some(value) => write(&mut self.0, key, value),
