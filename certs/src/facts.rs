@@ -176,7 +176,7 @@ mod tests {
 
     /// No changed or cut certificate makes the reader panic, even without a signature check before.
     #[test]
-    fn damaged_certificates_do_not_panic() {
+    fn j24_damaged_certificates_do_not_panic() {
         let ca = Ca::generate(&ClusterName::new("c1").unwrap(), &CaOptions::default()).unwrap();
         let issued = ca
             .issue(&Subject::node(1).unwrap(), &IssueOptions::default())

@@ -123,7 +123,7 @@ fn existing_files_are_kept() {
 
 /// A key that others may read is not used, and the message has the command that mends it.
 #[test]
-fn exposed_keys_are_refused() {
+fn j23_exposed_keys_are_refused() {
     let (directory, ca, _) = written();
     let key = directory.path().join("key.pem");
     for exposed in [0o640, 0o604, 0o644, 0o660, 0o610, 0o601] {
@@ -165,7 +165,7 @@ fn missing_files_are_named() {
 
 /// A key and a certificate from two issues do not go together, nor a CA's key with another's name.
 #[test]
-fn mismatched_keys_are_refused() {
+fn j23_mismatched_keys_are_refused() {
     let (directory, ca, _) = written();
     fs::write(directory.path().join("key.pem"), ca.node(1).key_pem()).unwrap();
     let error = Credentials::load(directory.path()).unwrap_err();

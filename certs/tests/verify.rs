@@ -64,7 +64,7 @@ fn the_unchanged_forgery_is_accepted() {
 
 /// No certificate, and more than a chain can have.
 #[test]
-fn chain_length_is_bounded() {
+fn i14_chain_length_is_bounded() {
     let ca = TestCa::new("c1");
     assert_eq!(trust(&ca).verify(&[], now()), Err(VerifyError::Empty));
     let long = vec![chain(&ca.node(1)).remove(0); CHAIN_CERTIFICATES_MAX + 1];
@@ -78,7 +78,7 @@ fn chain_length_is_bounded() {
 
 /// A CA of another cluster is unknown here, although its node has the same id (alert unknown_ca).
 #[test]
-fn another_clusters_ca_is_unknown() {
+fn j8_another_clusters_ca_is_unknown() {
     let (ours, theirs) = (TestCa::new("c1"), TestCa::new("c2"));
     let error = trust(&ours)
         .verify(&chain(&theirs.node(1)), now())
@@ -92,7 +92,7 @@ fn another_clusters_ca_is_unknown() {
 
 /// Two CAs made under one name are told apart by key, and the message says what happened.
 #[test]
-fn same_ca_name_with_another_key_is_refused() {
+fn j3_same_ca_name_with_another_key_is_refused() {
     let (ours, theirs) = (TestCa::new("c1"), TestCa::new("c1"));
     let error = trust(&ours)
         .verify(&chain(&theirs.node(1)), now())
@@ -114,7 +114,7 @@ fn several_roots_are_trusted_together() {
 
 /// A trusted CA does not make another cluster's identity ours (alert access_denied).
 #[test]
-fn another_clusters_identity_is_refused() {
+fn j8_another_clusters_identity_is_refused() {
     let (ours, theirs) = (TestCa::new("c1"), TestCa::new("c2"));
     let roots = [
         ours.ca.certificate().clone(),
@@ -129,7 +129,7 @@ fn another_clusters_identity_is_refused() {
 
 /// A CA can not name nodes of another cluster, because its certificate constrains DNS names.
 #[test]
-fn a_ca_is_confined_to_its_clusters_names() {
+fn j20_a_ca_is_confined_to_its_clusters_names() {
     let ca = TestCa::new("c2");
     let trust = Trust::new(cluster("c1"), [ca.ca.certificate().clone()]).unwrap();
     let error = trust.verify(&ca.forge(|_| {}), now()).unwrap_err();
@@ -138,7 +138,7 @@ fn a_ca_is_confined_to_its_clusters_names() {
 
 /// Expired and not yet valid are told apart, with the dates (alert certificate_expired for both).
 #[test]
-fn validity_is_checked() {
+fn j4_j5_validity_is_checked() {
     let ca = TestCa::new("c1");
     let start = SystemTime::now() - 100 * HOUR;
     let options = IssueOptions {
@@ -187,7 +187,7 @@ fn an_expired_ca_is_refused() {
 
 /// A CA's own certificate is nobody's identity, nor is a leaf that says it may sign others.
 #[test]
-fn a_ca_is_not_a_peer() {
+fn j13_a_ca_is_not_a_peer() {
     let ca = TestCa::new("c1");
     let own = [ca.ca.certificate().clone()];
     assert_eq!(trust(&ca).verify(&own, now()), Err(VerifyError::CaAsLeaf));
@@ -207,7 +207,7 @@ fn a_ca_is_not_a_peer() {
 
 /// A node can not issue: a certificate signed by a node's certificate is refused.
 #[test]
-fn a_leaf_can_not_issue() {
+fn j14_a_leaf_can_not_issue() {
     let ca = TestCa::new("c1");
     let node = ca.node(1);
     let key = rcgen::KeyPair::from_pem(node.key_pem()).unwrap();
@@ -287,7 +287,7 @@ fn unreadable_names_are_refused() {
 
 /// A node must be good for both directions, a client for one; signing handshakes is a must.
 #[test]
-fn usages_must_fit_the_role() {
+fn j12_usages_must_fit_the_role() {
     let ca = TestCa::new("c1");
     let verify = |edit: &dyn Fn(&mut rcgen::CertificateParams)| {
         trust(&ca).verify(&ca.forge(edit), now()).unwrap_err()
@@ -312,7 +312,7 @@ fn usages_must_fit_the_role() {
 
 /// A node's DNS name is its own and nobody else's; a client has none (alert access_denied).
 #[test]
-fn dns_names_must_agree_with_the_identity() {
+fn j20_dns_names_must_agree_with_the_identity() {
     let ca = TestCa::new("c1");
     let verify = |names: Vec<rcgen::SanType>| {
         let chain = ca.forge(|params| params.subject_alt_names = names);
@@ -364,7 +364,7 @@ fn roots_must_be_cas() {
 
 /// Not one changed byte of a certificate is accepted, and none makes the verifier panic.
 #[test]
-fn damaged_certificates_are_refused() {
+fn j24_damaged_certificates_are_refused() {
     let ca = TestCa::new("c1");
     let trust = trust(&ca);
     let good = chain(&ca.node(1)).remove(0).to_vec();
@@ -390,7 +390,7 @@ fn damaged_certificates_are_refused() {
 
 /// Times far outside of what a certificate can say are refused, not overflowed.
 #[test]
-fn absurd_clocks_are_harmless() {
+fn c1_absurd_clocks_are_harmless() {
     let ca = TestCa::new("c1");
     let node = chain(&ca.node(1));
     for seconds in [0, 1, u64::from(u32::MAX), i64::MAX as u64, u64::MAX] {

@@ -84,7 +84,7 @@ fn a_state_machine_in_memory_comes_back_from_the_log() {
 /// Two nodes that disagree about the members could both lead: other members than the recorded ones are
 /// refused, more as well as fewer.
 #[test]
-fn other_members_than_the_recorded_ones_are_refused() {
+fn e9_other_members_than_the_recorded_ones_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let credentials = credentials(1);
     let start = |peers: &[u64]| {
@@ -156,7 +156,7 @@ fn a_service_that_panics_stops_the_node() {
 
 /// Proposals that a stop overtakes are told what is true: most of them that nothing happened.
 #[test]
-fn a_stop_answers_every_proposal() {
+fn k8_a_stop_answers_every_proposal() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::builder(config(directory.path(), &[]), credentials(1))
         .start(Count(0))

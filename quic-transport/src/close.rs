@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_from_a_peer_cannot_forge_log_lines() {
+    fn i15_words_from_a_peer_cannot_forge_log_lines() {
         assert_eq!(printable(b"a\nERROR \x1b[2J\xff"), "a?ERROR ?[2J\u{fffd}");
         assert!(printable(&[b'x'; 5000]).len() <= REASON_BYTES_MAX);
     }

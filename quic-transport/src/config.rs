@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_printed() {
+    fn i15_secrets_are_not_printed() {
         let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.secret = [0xab; 32];
         assert!(!format!("{config:?}").contains("171, 171"));

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_limit_is_refused_before_its_bytes_arrive() {
+    fn i1_a_length_beyond_the_limit_is_refused_before_its_bytes_arrive() {
         let mut decoder = Decoder::new(1000);
         decoder.feed(&u32::MAX.to_le_bytes());
         assert!(matches!(
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_never_a_panic() {
+    fn i2_garbage_is_an_error_and_never_a_panic() {
         // A cheap generator is enough: the decoder has few branches and all are reached.
         let mut seed = 1u64;
         for _ in 0..20_000 {

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_checked_before_its_length_is_believed() {
+    fn i1_a_prefix_is_checked_before_its_length_is_believed() {
         let good = [b'Q', b'R', b'T', b'E', 1, 1, 10, 0];
         assert_eq!(body_length(good), Ok(10));
         let mut bad = good;

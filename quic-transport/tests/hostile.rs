@@ -193,7 +193,7 @@ fn a_second_implementation_is_understood() {
 }
 
 #[test]
-fn broken_frames_close_that_connection_with_their_code_and_nothing_else() {
+fn i1_i2_i4_broken_frames_close_that_connection_with_their_code_and_nothing_else() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let mut scene = scene(runtime);
@@ -245,7 +245,7 @@ fn broken_frames_close_that_connection_with_their_code_and_nothing_else() {
 }
 
 #[test]
-fn a_lane_opened_twice_or_cut_inside_a_frame_ends_the_connection() {
+fn i2_a_lane_opened_twice_or_cut_inside_a_frame_ends_the_connection() {
     on_io_thread(|runtime| {
         let mut scene = scene(runtime);
         let (raw, hello) = scene.attacker(3, runtime);
@@ -269,7 +269,7 @@ fn a_lane_opened_twice_or_cut_inside_a_frame_ends_the_connection() {
 }
 
 #[test]
-fn a_hello_must_agree_with_the_certificate() {
+fn e7_i5_j6_j22_a_hello_must_agree_with_the_certificate() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let mut scene = scene(runtime);
@@ -337,7 +337,7 @@ fn nothing_sent_before_the_welcome_is_delivered() {
 }
 
 #[test]
-fn random_bytes_on_every_lane_never_disturb_anyone_else() {
+fn i2_random_bytes_on_every_lane_never_disturb_anyone_else() {
     on_io_thread(|runtime| {
         let mut scene = scene(runtime);
         let mut seed = 3u64;

@@ -81,7 +81,7 @@ fn appends_arrive_in_order_and_whole() {
 }
 
 #[test]
-fn a_backlog_of_megabytes_does_not_hold_up_control_messages() {
+fn d14_a_backlog_of_megabytes_does_not_hold_up_control_messages() {
     on_io_thread(|runtime| {
         let limits = Limits {
             inbox_messages_max: 1,

@@ -36,7 +36,7 @@ fn assert_words(text: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_certificate_of_another_ca_is_refused_with_a_reason_on_both_ends() {
+fn j3_a_certificate_of_another_ca_is_refused_with_a_reason_on_both_ends() {
     Warnings::collect();
     on_io_thread(|runtime| {
         // Two CAs of one name: the classic accident.
@@ -64,7 +64,7 @@ fn a_certificate_of_another_ca_is_refused_with_a_reason_on_both_ends() {
 }
 
 #[test]
-fn another_cluster_of_the_same_ca_files_is_refused() {
+fn e7_j8_another_cluster_of_the_same_ca_files_is_refused() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let (ours, theirs) = (Cluster::new(), Cluster::named("c2"));
@@ -94,7 +94,7 @@ fn another_cluster_of_the_same_ca_files_is_refused() {
 }
 
 #[test]
-fn an_expired_certificate_is_refused_with_a_reason_on_both_ends() {
+fn j4_an_expired_certificate_is_refused_with_a_reason_on_both_ends() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
@@ -121,7 +121,7 @@ fn an_expired_certificate_is_refused_with_a_reason_on_both_ends() {
 }
 
 #[test]
-fn another_node_at_the_address_is_named() {
+fn d15_j6_another_node_at_the_address_is_named() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
@@ -165,7 +165,7 @@ fn two_processes_with_one_identity_are_told_apart() {
 }
 
 #[test]
-fn another_service_or_version_is_refused_with_both_sides_named() {
+fn k3_another_service_or_version_is_refused_with_both_sides_named() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
@@ -215,7 +215,7 @@ fn another_service_or_version_is_refused_with_both_sides_named() {
 }
 
 #[test]
-fn an_older_copy_of_a_store_is_refused() {
+fn b11_e4_an_older_copy_of_a_store_is_refused() {
     Warnings::collect();
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
@@ -248,7 +248,7 @@ fn an_older_copy_of_a_store_is_refused() {
 }
 
 #[test]
-fn the_service_has_the_last_word() {
+fn f5_j7_the_service_has_the_last_word() {
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
         let members_only = |peer: &PeerUp| match peer.identity.node_id() {

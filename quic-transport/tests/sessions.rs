@@ -79,7 +79,7 @@ fn dial_at_once(seed: u64, runtime: &Arc<dyn Runtime>) {
 }
 
 #[test]
-fn two_dials_at_once_end_with_one_connection_and_lose_nothing() {
+fn d12_two_dials_at_once_end_with_one_connection_and_lose_nothing() {
     on_each_runtime(|runtime| {
         for seed in 1..=25 {
             dial_at_once(seed, runtime);

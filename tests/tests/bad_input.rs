@@ -37,7 +37,7 @@ fn wrong_command_lines() {
 
 /// Files that are missing, no TOML, or contradict the certificate are named, with the line.
 #[test]
-fn wrong_configurations() {
+fn k6_wrong_configurations() {
     let cluster = Cluster::new();
     let start = |config: &str| quorate(["start", "--config", &cluster.text(config)]);
     start("nowhere.toml").failed(NO_INPUT, &["nowhere.toml", "--config"]);
@@ -67,7 +67,7 @@ fn wrong_configurations() {
 
 /// Credentials that are missing, exposed, expired, or not a node's do not start a node.
 #[test]
-fn wrong_credentials_to_start_with() {
+fn j23_wrong_credentials_to_start_with() {
     let cluster = Cluster::new();
     let start_as = |folder: &str| quorate(with(&cluster, 1, "--cert", &cluster.text(folder)));
     start_as("nowhere").failed(NO_INPUT, &["nowhere", "quorate certs issue"]);
@@ -88,7 +88,7 @@ fn wrong_credentials_to_start_with() {
 /// A port or a data directory that is taken, and the data of another node or cluster, stop a node
 /// before it says anything to anyone.
 #[test]
-fn what_belongs_to_others() {
+fn b17_e8_what_belongs_to_others() {
     let mut cluster = Cluster::started();
     let address = cluster.address(1).to_string();
 
@@ -118,7 +118,7 @@ fn what_belongs_to_others() {
 
 /// Strangers and impostors are refused with a reason, and the cluster goes on.
 #[test]
-fn wrong_peers() {
+fn j3_j4_j8_j10_j11_wrong_peers() {
     let mut cluster = Cluster::started();
     assert_eq!(cluster.signal(3, "KILL"), 137);
 

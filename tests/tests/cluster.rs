@@ -53,17 +53,17 @@ async fn three_nodes_survive_the_loss_of_their_leader() {
 }
 
 #[test]
-fn on_async_std() {
+fn k12_on_async_std() {
     async_std::task::block_on(three_nodes_survive_the_loss_of_their_leader());
 }
 
 #[test]
-fn on_smol() {
+fn k12_on_smol() {
     smol::block_on(three_nodes_survive_the_loss_of_their_leader());
 }
 
 #[test]
-fn on_tokio() {
+fn k12_on_tokio() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .build()
@@ -94,7 +94,7 @@ fn a_single_node_serves_and_recovers() {
 
 /// Without a majority nothing is written and nothing is read; with it back, both go on.
 #[test]
-fn a_minority_commits_nothing_and_serves_no_read() {
+fn h4_a_minority_commits_nothing_and_serves_no_read() {
     futures_lite::future::block_on(async {
         let mut cluster = Cluster::start(3);
         let patient = cluster.client(Duration::from_secs(20));
@@ -128,7 +128,7 @@ fn a_minority_commits_nothing_and_serves_no_read() {
 
 /// An orderly shutdown hands leadership over, so that writes go on almost at once.
 #[test]
-fn an_orderly_shutdown_hands_leadership_over() {
+fn k8_an_orderly_shutdown_hands_leadership_over() {
     futures_lite::future::block_on(async {
         let mut cluster = Cluster::start(3);
         let client = cluster.client(Duration::from_secs(20));
@@ -151,7 +151,7 @@ fn an_orderly_shutdown_hands_leadership_over() {
 
 /// A node that lost its data folder is kept out by the others, and they go on without it.
 #[test]
-fn a_node_without_its_log_is_kept_out() {
+fn e1_a_node_without_its_log_is_kept_out() {
     futures_lite::future::block_on(async {
         let mut cluster = Cluster::start(3);
         let client = cluster.client(Duration::from_secs(20));

@@ -31,7 +31,7 @@ const FAR_TERM: Term = Term::new(1_000_000);
 /// A client's certificate opens no lane for consensus, and what it says there or on the call lane is
 /// not heard; the same words from a member's certificate are.
 #[test]
-fn a_client_cannot_speak_as_a_node() {
+fn h13_j9_a_client_cannot_speak_as_a_node() {
     let scene = Scene::start(&[1, 2]);
     let before = scene.at_rest(&[1, 2]);
     let client = scene.credentials(&Subject::client("tester").unwrap());
@@ -87,7 +87,7 @@ fn a_client_cannot_speak_as_a_node() {
 /// A member that sends what nobody can decode, kinds that nobody knows and frames over the limits of
 /// their lanes disturbs no write: the others keep their leader, and close its connection as documented.
 #[test]
-fn garbage_from_a_member_disturbs_no_write() {
+fn i1_i2_i4_j10_garbage_from_a_member_disturbs_no_write() {
     let scene = Scene::start(&[1, 2]);
     let before = scene.at_rest(&[1, 2]);
     let member = scene.credentials(&Subject::node(3).unwrap());
@@ -157,7 +157,7 @@ fn garbage_from_a_member_disturbs_no_write() {
 /// A second process with node 3's certificate and another data folder is refused with the reason, while
 /// the genuine node 3 keeps its place.
 #[test]
-fn another_process_with_a_members_certificate_is_kept_out() {
+fn e1_another_process_with_a_members_certificate_is_kept_out() {
     let mut scene = Scene::start(&[1, 2, 3]);
     // Whoever comes first is taken for genuine: so the genuine one has to be known.
     for node in [1, 2] {

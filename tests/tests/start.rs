@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 /// A node starts, writes, reads and stops in order under every runtime that can be chosen, and a
 /// runtime that does not exist is refused with the names of those that do.
 #[test]
-fn under_every_runtime() {
+fn k12_under_every_runtime() {
     let mut cluster = Cluster::new();
     for runtime in ["async-std", "smol", "tokio", "bare"] {
         let mut args = alone(&cluster);

@@ -175,7 +175,7 @@ election-timeout = "500ms"
 
     /// Every mistake is reported at once, each with its line, its key and what is expected.
     #[test]
-    fn all_mistakes_at_once() {
+    fn k6_all_mistakes_at_once() {
         let failure = from_file(
             r#"node = "one"
 data_dir = "x"
@@ -245,7 +245,7 @@ log = "inof"
     /// One peer with two addresses is a mistake, within the flags and within the file, however its number
     /// is written; a flag over the file is not.
     #[test]
-    fn a_peer_given_twice() {
+    fn k6_a_peer_given_twice() {
         let mut reading = Reading::default();
         let again = GOOD.replace("3 = \"localhost:7003\"", "02 = \"127.0.0.1:7009\"");
         reading.file(Path::new("n1.toml"), &again);
@@ -283,7 +283,7 @@ log = "inof"
 
     /// Timing that cannot work is refused with the consensus crate's own bounds.
     #[test]
-    fn timing_out_of_range() {
+    fn k6_timing_out_of_range() {
         let failure = from_file(&GOOD.replace("\"500ms\"", "\"10ms\"")).unwrap_err();
         assert!(
             failure.message.contains("election timeout 10ms is outside"),

@@ -71,7 +71,7 @@ mod tests {
 
     /// Text stays text; what could move a cursor, or is no text at all, is escaped.
     #[test]
-    fn a_terminal_sees_no_control_characters() {
+    fn i15_a_terminal_sees_no_control_characters() {
         assert_eq!(printable("grün\n\tja".as_bytes()), "grün\n\tja");
         assert_eq!(printable(b"\x1b[2J"), "\\x1b[2J");
         assert_eq!(printable(b"\xff\x00a"), "\\xff\\x00a");

@@ -382,7 +382,7 @@ mod tests {
     /// A command comes back from its encoding; cut short, prolonged or of another version, it is
     /// refused.
     #[test]
-    fn decoding_is_strict() {
+    fn i2_decoding_is_strict() {
         for command in commands() {
             let encoded = command.encode();
             assert_eq!(Command::decode(&encoded), Ok(command));
@@ -399,7 +399,7 @@ mod tests {
 
     /// A length that promises more than there is costs an error, not memory.
     #[test]
-    fn a_lying_length_is_refused() {
+    fn i1_a_lying_length_is_refused() {
         let length = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
         for variant in [0, 1, 2] {
             let lie = [&[VERSION, variant], &length[..]].concat();
@@ -458,7 +458,7 @@ mod tests {
 
     /// What ends in a log shows no user data.
     #[test]
-    fn debug_forms_show_sizes_only() {
+    fn i15_debug_forms_show_sizes_only() {
         let pair = Pair {
             key: Bytes::from_static(b"secret"),
             value: Value {

@@ -278,7 +278,7 @@ mod tests {
 
     /// Clients read and write, admins do everything, nodes nothing.
     #[test]
-    fn roles_decide_what_may_be_asked() {
+    fn j9_j10_j11_roles_decide_what_may_be_asked() {
         let transfer = Request::TransferLeader { to: None };
         assert!(Request::Status.needs().allows(Caller::Client));
         assert!(Request::Status.needs().allows(Caller::Admin));

@@ -65,7 +65,7 @@ mod tests {
 
     /// A member is let in as often as it likes with its store, and never with another; a stranger never.
     #[test]
-    fn a_member_without_its_log_is_kept_out() {
+    fn e1_a_member_without_its_log_is_kept_out() {
         let admission = Admission::new(Membership::new([id(1), id(2)], []).unwrap());
         assert!(admission.check(id(2), 7).is_ok());
         assert!(admission.check(id(2), 7).is_ok());

@@ -105,7 +105,7 @@ fn check(left: &Disk, run: &Run, states: &[State]) -> Result<(), String> {
 /// and the step under way wholly or not at all. So it does when the power fails again while it is
 /// being opened.
 #[test]
-fn nothing_acknowledged_is_lost_at_any_crash_point() {
+fn a1_a2_nothing_acknowledged_is_lost_at_any_crash_point() {
     let (content, states) = (new_disk(), states());
     let whole = Disk::holding(content.clone());
     assert_eq!(run(&whole).acked, states.len() - 1);
@@ -129,7 +129,7 @@ fn nothing_acknowledged_is_lost_at_any_crash_point() {
 
 /// The control: the same check finds a disk whose syncs do nothing.
 #[test]
-fn the_check_finds_a_disk_that_does_not_sync() {
+fn a16_the_check_finds_a_disk_that_does_not_sync() {
     let (content, states) = (new_disk(), states());
     let operations = {
         let whole = Disk::holding(content.clone());

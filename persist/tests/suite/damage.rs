@@ -44,7 +44,7 @@ fn closed_file() -> (Vec<u8>, State) {
 
 /// One flipped bit anywhere in a closed file: refused, or everything is as it was written.
 #[test]
-fn a_flipped_bit_never_becomes_data() {
+fn b5_a_flipped_bit_never_becomes_data() {
     const FLIPS: u64 = 3_000;
     let (content, state) = closed_file();
     let used: Vec<usize> = (0..content.len())
@@ -181,7 +181,7 @@ fn the_document_describes_the_rows() {
 
 /// A row that is right elsewhere, a gap, a missing start, a falling term: each is refused by name.
 #[test]
-fn entries_out_of_place_are_refused() {
+fn b9_g12_entries_out_of_place_are_refused() {
     let index = LogIndex::new;
     let moved = |from: u64, to: u64| {
         corruption(move |_, log| {
@@ -274,7 +274,7 @@ fn impossible_single_rows_are_refused() {
 
 /// A newer format is named as such, another kind of file as damage.
 #[test]
-fn other_formats_are_refused() {
+fn k4_other_formats_are_refused() {
     let with = |row: Vec<u8>| {
         open_changed(|meta, _| drop(meta.insert("identity", row.as_slice()).unwrap())).map(drop)
     };
@@ -306,7 +306,7 @@ fn other_formats_are_refused() {
 
 /// Damage that appears while the store is open is found when the entry is read.
 #[test]
-fn damage_under_a_running_store_is_found() {
+fn b6_damage_under_a_running_store_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
     Store::create(&path, &identity(), &membership()).unwrap();

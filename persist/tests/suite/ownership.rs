@@ -22,7 +22,7 @@ fn open_as(path: &Path, cluster: &str, id: u64) -> Result<(), OpenError> {
 /// Another node, another cluster, a second process and a missing file are each refused by name, and
 /// the text says which path, what was found and what to do.
 #[test]
-fn only_the_owner_opens_a_file() {
+fn b17_e8_only_the_owner_opens_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
     let refused = |error: OpenError, words: &[&str]| {
@@ -63,7 +63,7 @@ fn only_the_owner_opens_a_file() {
 
 /// Files that are no database, or half of one, are refused as damaged.
 #[test]
-fn something_else_is_not_opened() {
+fn b4_something_else_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
     create(&path).unwrap();
@@ -89,7 +89,7 @@ fn something_else_is_not_opened() {
 
 /// An existing file is never replaced, whatever it is.
 #[test]
-fn create_leaves_an_existing_file_alone() {
+fn e9_create_leaves_an_existing_file_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
     assert!(!exists(&path).unwrap());
@@ -101,7 +101,7 @@ fn create_leaves_an_existing_file_alone() {
 
 /// What a crashed create left is removed by the next one, and nothing else is.
 #[test]
-fn create_cleans_up_after_a_crashed_one() {
+fn a11_create_cleans_up_after_a_crashed_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
     let stale = directory.path().join("log.redb.creating-0123");
@@ -119,7 +119,7 @@ fn create_cleans_up_after_a_crashed_one() {
 
 /// A create that fails leaves nothing behind.
 #[test]
-fn a_failed_create_leaves_nothing() {
+fn a11_a_failed_create_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
     for cluster in [String::new(), "x".repeat(256)] {

@@ -104,7 +104,7 @@ mod tests {
     /// Every pair of operation and trouble has the verdict that follows from one rule: a write goes out
     /// again only after a definite "nothing happened", a read unless it is pointless.
     #[test]
-    fn the_whole_table() {
+    fn h3_the_whole_table() {
         use Verdict::{Fail, Retry, Unknown};
         let refused = Trouble::Refused;
         let not_leader = refused(Refusal::NotLeader { leader: None });

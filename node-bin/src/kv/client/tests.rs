@@ -231,7 +231,7 @@ fn follows_a_hint() {
 /// When a new leader is announced, a write that the former one swallowed is reported as unknown at once,
 /// and goes to nobody else.
 #[test]
-fn a_write_to_a_dead_leader_is_unknown_and_not_repeated() {
+fn h3_a_write_to_a_dead_leader_is_unknown_and_not_repeated() {
     let (stage, nodes) = Stage::three();
     let client = stage.client(&nodes, PATIENCE);
     patiently(client.get("k")).unwrap();
@@ -292,7 +292,7 @@ fn stale_announcements_end_nothing() {
 
 /// A connection that breaks under a write leaves its outcome unknown.
 #[test]
-fn a_broken_connection_leaves_a_write_unknown() {
+fn h3_a_broken_connection_leaves_a_write_unknown() {
     let (stage, nodes) = Stage::three();
     let client = stage.client(&nodes, PATIENCE);
     nodes[0].part().silent = false;

@@ -449,7 +449,7 @@ fn options(seed: u64) -> KvOptions {
 /// between, after which the log is applied again from where the store says: outcomes, contents and
 /// digest are always those of a map that saw every command once.
 #[test]
-fn it_is_a_map_through_restarts_and_crashes() {
+fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
     let (mut replayed, mut refused, mut during) = (0, 0, 0);
     for seed in 1..=12 {
         let mut rng = Rng(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));

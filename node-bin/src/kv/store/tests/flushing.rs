@@ -169,7 +169,7 @@ fn memory_is_bounded_by_waiting_for_the_disk() {
 /// A process that is killed while it writes a checkpoint leaves the one before it, or, when it was
 /// just done, the new one: never anything in between.
 #[test]
-fn a_crash_during_a_flush_leaves_a_prefix_of_the_log() {
+fn a9_a_crash_during_a_flush_leaves_a_prefix_of_the_log() {
     let (directory, path, gate, mut store) = held_store(KvOptions::default());
     let commands = |value: &'static [u8]| -> Vec<Bytes> {
         let key = |number: u32| number.wrapping_mul(0x9E37_79B9).to_be_bytes();
