@@ -1,5 +1,6 @@
 //! A certificate authority: makes itself, keeps itself in two files, and issues identities.
 
+mod chance;
 mod open;
 mod template;
 
@@ -11,6 +12,7 @@ use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKC
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use self::chance::Chance;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::{ClusterName, Identity, Role, Subject};
@@ -104,6 +106,7 @@ pub struct Ca {
     certificate: CertificateDer<'static>,
     certificate_pem: String,
     not_after: SystemTime,
+    chance: Chance,
 }
 
 impl Ca {
@@ -117,13 +120,38 @@ impl Ca {
             CaAlgorithm::EcdsaP384 => &PKCS_ECDSA_P384_SHA384,
             CaAlgorithm::Ed25519 => &PKCS_ED25519,
         };
+        let key = KeyPair::generate_for(algorithm).map_err(CaError::signing)?;
+        Self::found(cluster, options, key, Chance::System)
+    }
+
+    /// As [`Ca::generate`], with everything random derived from `seed`: the same calls make the same
+    /// keys and certificates. Its key is Ed25519, whatever `options` say, since ECDSA signatures are
+    /// random.
+    ///
+    /// For simulations that must repeat. Who knows the seed has every key.
+    pub fn from_seed(
+        cluster: &ClusterName,
+        options: &CaOptions,
+        seed: [u8; 32],
+    ) -> Result<Self, CaError> {
+        let chance = Chance::seeded(seed);
+        let key = chance.ed25519()?;
+        Self::found(cluster, options, key, chance)
+    }
+
+    fn found(
+        cluster: &ClusterName,
+        options: &CaOptions,
+        key: KeyPair,
+        chance: Chance,
+    ) -> Result<Self, CaError> {
+        let key = Zeroizing::new(key);
         let (_, not_after) = validity(options.now, options.life)?;
-        let key = Zeroizing::new(KeyPair::generate_for(algorithm).map_err(CaError::signing)?);
         let params = template::authority(
             cluster,
             options.generation,
             dates(options.now, not_after)?,
-            serial()?,
+            chance.serial()?,
         );
         let certificate = params.self_signed(&*key).map_err(CaError::signing)?;
         Ok(Self {
@@ -133,6 +161,7 @@ impl Ca {
             certificate_pem: certificate.pem(),
             certificate: certificate.into(),
             not_after,
+            chance,
         })
     }
 
@@ -209,8 +238,9 @@ impl Ca {
                 not_after: self.not_after,
             });
         }
-        let key = Zeroizing::new(KeyPair::generate_for(&PKCS_ED25519).map_err(CaError::signing)?);
-        let params = template::leaf(&identity, dates(now, not_after)?, serial()?)?;
+        let key = Zeroizing::new(self.chance.ed25519()?);
+        let serial = self.chance.serial()?;
+        let params = template::leaf(&identity, dates(now, not_after)?, serial)?;
         // Name and key identifier are taken from the certificate itself, so that they are what
         // peers compare with, whoever made it.
         let issuer =
@@ -260,19 +290,6 @@ fn dates(now: SystemTime, not_after: SystemTime) -> Result<template::Dates, CaEr
             .ok_or(CaError::BadTime)?,
         not_after: offset_date_time(not_after).ok_or(CaError::BadTime)?,
     })
-}
-
-/// A positive serial of exactly 16 bytes with 126 random bits. rcgen's default is a hash of the
-/// public key: two certificates of one key would share it, and be revoked together.
-fn serial() -> Result<[u8; 16], CaError> {
-    use ring::rand::SecureRandom as _;
-    let mut serial = [0; 16];
-    ring::rand::SystemRandom::new()
-        .fill(&mut serial)
-        .map_err(|_| CaError::NoRandomness)?;
-    // Top bit clear: positive. Next bit set: no leading zero byte, so the length is fixed.
-    serial[0] = (serial[0] & 0x3f) | 0x40;
-    Ok(serial)
 }
 
 /// Why a CA could not be made, opened, or could not issue.

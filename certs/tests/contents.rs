@@ -49,6 +49,31 @@ fn no_rcgen_default_survives() {
     assert_eq!(usage.to_string(), "Digital Signature");
 }
 
+/// A CA from a seed makes the same keys and certificates again, each different from the one before, and
+/// others from another seed.
+#[test]
+fn a_seed_repeats() {
+    let now = SystemTime::UNIX_EPOCH + 24 * 365 * HOUR * 50;
+    let make = |seed: u8| {
+        let options = CaOptions {
+            now,
+            ..CaOptions::default()
+        };
+        let ca = Ca::from_seed(&cluster("c1"), &options, [seed; 32]).unwrap();
+        let options = IssueOptions { life: None, now };
+        [1, 1, 2].map(|id| {
+            let issued = ca.issue(&Subject::node(id).unwrap(), &options).unwrap();
+            issued.credentials().unwrap();
+            let certificate = issued.certificate_pem().to_owned();
+            (issued.key_pem().to_owned(), certificate)
+        })
+    };
+    let first = make(7);
+    assert_eq!(first, make(7));
+    assert_ne!(first[0], first[1], "one subject, two certificates");
+    assert!(make(8).iter().all(|other| !first.contains(other)));
+}
+
 /// A node's certificate works in both directions and names its server; a client's and an admin's do
 /// neither.
 #[test]

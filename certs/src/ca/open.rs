@@ -8,6 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use super::chance::Chance;
 use super::{CA_CERTIFICATE_FILE, CA_KEY_FILE, Ca, CaError, template};
 use crate::facts::Facts;
 use crate::files::{self, Secrecy};
@@ -42,6 +43,7 @@ pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
         certificate: certificate_der,
         certificate_pem,
         not_after: facts.not_after,
+        chance: Chance::System,
     })
 }
 
