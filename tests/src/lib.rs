@@ -2,6 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod level;
+pub mod params;
+pub mod plan;
 pub mod process;
 pub mod raw;
+pub mod rng;
 pub mod wait;

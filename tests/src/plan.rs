@@ -1,0 +1,339 @@
+//! What a run is made of: parameters and faults, drawn up front from the seed, as data.
+//!
+//! A plan can be printed, saved, replayed and shrunk. Every fault ends by itself, so that any of them
+//! can be left out without leaving another one open.
+//!
+//! To add a fault: a variant of [`Fault`], a line in [`PALETTE`], and an arm where each level injects it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::level::Level;
+use crate::params::Params;
+use crate::rng::Rng;
+
+/// Everything that decides a run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Decides what the plan leaves open: each delay, each loss, each client's next step.
+    pub seed: u64,
+    /// The cluster, its surroundings and its clients.
+    pub params: Params,
+    /// What goes wrong, in order of time.
+    pub faults: Vec<PlannedFault>,
+}
+
+/// A fault and its time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedFault {
+    /// When it begins, in milliseconds since the start.
+    pub at_ms: u64,
+    /// How long it lasts. Those that are over at once ignore it.
+    pub lasts_ms: u64,
+    /// What goes wrong.
+    pub fault: Fault,
+}
+
+/// Something that goes wrong. Nodes are counted from one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A process ends between two instructions, and is started again at the end.
+    Kill {
+        /// Whose.
+        node: u64,
+        /// Whether the write it had begun got to the disk, though nobody was told.
+        written: bool,
+    },
+    /// All processes end at once.
+    KillAll {
+        /// Whether the writes they had begun got to the disks.
+        written: bool,
+    },
+    /// A process is told to stop, and is started again at the end.
+    Stop {
+        /// Whose.
+        node: u64,
+    },
+    /// A process is frozen (SIGSTOP, a virtual machine on the move).
+    Pause {
+        /// Whose.
+        node: u64,
+    },
+    /// Nothing that is written becomes durable.
+    StallDisk {
+        /// Whose disk.
+        node: u64,
+    },
+    /// The next write fails, so that the node stops; it is started again at the end.
+    FailDisk {
+        /// Whose disk.
+        node: u64,
+    },
+    /// The state machine applies nothing.
+    StallMachine {
+        /// Whose.
+        node: u64,
+    },
+    /// A clock goes forward in one step.
+    ClockJump {
+        /// Whose.
+        node: u64,
+        /// By how much.
+        by_ms: u64,
+    },
+    /// A clock runs fast or slow.
+    ClockRate {
+        /// Whose.
+        node: u64,
+        /// Of the true rate; 1000 is right.
+        permille: u64,
+    },
+    /// Nothing passes between these nodes and the others.
+    Partition {
+        /// One side.
+        side: Vec<u64>,
+        /// Whether senders are told, as after a refused connection, or messages just vanish.
+        noticed: bool,
+    },
+    /// Nothing passes in one direction.
+    CutOneWay {
+        /// From this node,
+        from: u64,
+        /// to this one.
+        to: u64,
+    },
+    /// Only one node is in touch with all others, who hear nothing of each other.
+    Bridge {
+        /// The one.
+        node: u64,
+    },
+    /// A direction loses messages and delays them.
+    Degrade {
+        /// From this node,
+        from: u64,
+        /// to this one.
+        to: u64,
+        /// How many of a thousand messages are lost.
+        loss_permille: u64,
+        /// How much longer the others take at most.
+        delay_ms: u64,
+    },
+    /// Whoever leads is asked to hand over.
+    Transfer {
+        /// To this node, or to whom it likes.
+        to: Option<u64>,
+    },
+    /// A node calls an election for no reason.
+    Campaign {
+        /// Which.
+        node: u64,
+    },
+    /// A process ends, and its disk is empty when it comes back.
+    Wipe {
+        /// Whose.
+        node: u64,
+    },
+    /// A process ends, and its disk is as it was some time ago when it comes back.
+    RestoreImage {
+        /// Whose.
+        node: u64,
+    },
+}
+
+/// A kind of fault: what a run is given, or spared.
+struct Kind {
+    draw: fn(&mut Rng, &Params) -> Fault,
+    /// On which levels it is drawn, and how often compared with others.
+    weight: fn(Level) -> u64,
+    lasts_max_ms: u64,
+}
+
+const fn often(_: Level) -> u64 {
+    4
+}
+
+const fn seldom(_: Level) -> u64 {
+    1
+}
+
+/// The kinds of faults that are drawn.
+const PALETTE: &[Kind] = &[
+    Kind {
+        draw: |rng, params| Fault::Kill {
+            node: params.some_node(rng),
+            written: rng.chance(50),
+        },
+        weight: often,
+        lasts_max_ms: 3_000,
+    },
+    Kind {
+        draw: |rng, _| Fault::KillAll {
+            written: rng.chance(50),
+        },
+        weight: seldom,
+        lasts_max_ms: 1_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::Stop {
+            node: params.some_node(rng),
+        },
+        weight: seldom,
+        lasts_max_ms: 1_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::Pause {
+            node: params.some_node(rng),
+        },
+        weight: often,
+        lasts_max_ms: 5_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::StallDisk {
+            node: params.some_node(rng),
+        },
+        weight: often,
+        lasts_max_ms: 3_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::FailDisk {
+            node: params.some_node(rng),
+        },
+        weight: seldom,
+        lasts_max_ms: 2_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::StallMachine {
+            node: params.some_node(rng),
+        },
+        weight: seldom,
+        lasts_max_ms: 3_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::ClockJump {
+            node: params.some_node(rng),
+            by_ms: rng.within(1..5_000),
+        },
+        weight: seldom,
+        lasts_max_ms: 1,
+    },
+    Kind {
+        draw: |rng, params| Fault::ClockRate {
+            node: params.some_node(rng),
+            permille: *rng.pick(&[500, 900, 990, 1010, 1100, 2000]),
+        },
+        weight: seldom,
+        lasts_max_ms: 10_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::Partition {
+            side: params.some_side(rng),
+            noticed: rng.chance(50),
+        },
+        weight: often,
+        lasts_max_ms: 6_000,
+    },
+    Kind {
+        draw: |rng, params| {
+            let (from, to) = params.some_link(rng);
+            Fault::CutOneWay { from, to }
+        },
+        weight: often,
+        lasts_max_ms: 6_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::Bridge {
+            node: params.some_node(rng),
+        },
+        weight: seldom,
+        lasts_max_ms: 6_000,
+    },
+    Kind {
+        draw: |rng, params| {
+            let (from, to) = params.some_link(rng);
+            Fault::Degrade {
+                from,
+                to,
+                loss_permille: *rng.pick(&[0, 50, 300, 800]),
+                delay_ms: *rng.pick(&[0, 20, 300, 3_000]),
+            }
+        },
+        weight: often,
+        lasts_max_ms: 6_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::Transfer {
+            to: rng.chance(70).then(|| params.some_node(rng)),
+        },
+        weight: seldom,
+        lasts_max_ms: 1,
+    },
+    Kind {
+        draw: |rng, params| Fault::Campaign {
+            node: params.some_node(rng),
+        },
+        weight: seldom,
+        lasts_max_ms: 1,
+    },
+];
+
+/// Of a hundred runs, so many are without any fault: what fails then is no fault's doing.
+const CALM_PERCENT: u64 = 10;
+/// And so many with faults of one kind only, which no other kind can mask.
+const SINGLE_PERCENT: u64 = 10;
+
+impl Plan {
+    /// The plan of `seed` at `level`.
+    #[must_use]
+    pub fn draw(level: Level, seed: u64) -> Self {
+        let mut rng = Rng::stream(seed, "plan");
+        let params = Params::draw(level, &mut rng);
+        let kinds = draw_kinds(&mut rng, level);
+        let faults = draw_faults(&mut rng, level, &params, &kinds);
+        Self {
+            seed,
+            params,
+            faults,
+        }
+    }
+}
+
+/// The kinds of one run. Leaving out half of them at random finds what all of them together hide
+/// (swarm testing: Groce and others, 2012).
+fn draw_kinds(rng: &mut Rng, level: Level) -> Vec<&'static Kind> {
+    let here: Vec<&Kind> = PALETTE
+        .iter()
+        .filter(|kind| (kind.weight)(level) > 0)
+        .collect();
+    match rng.within(0..100) {
+        draw if draw < CALM_PERCENT => Vec::new(),
+        draw if draw < CALM_PERCENT + SINGLE_PERCENT => vec![*rng.pick(&here)],
+        _ => here.into_iter().filter(|_| rng.chance(50)).collect(),
+    }
+}
+
+fn draw_faults(rng: &mut Rng, level: Level, params: &Params, kinds: &[&Kind]) -> Vec<PlannedFault> {
+    let weights: u64 = kinds.iter().map(|kind| (kind.weight)(level)).sum();
+    let mut faults = Vec::new();
+    if weights == 0 {
+        return faults;
+    }
+    let gap_max_ms = *rng.pick(&[400, 1_500, 4_000, 10_000]);
+    let mut at_ms = rng.within(0..2_000);
+    while at_ms < params.chaos_ms {
+        let mut draw = rng.within(0..weights);
+        let kind = kinds.iter().find(|kind| {
+            let weight = (kind.weight)(level);
+            let found = draw < weight;
+            draw = draw.saturating_sub(weight);
+            found
+        });
+        let kind = kind.expect("the weights add up");
+        faults.push(PlannedFault {
+            at_ms,
+            lasts_ms: rng.within(1..kind.lasts_max_ms + 1),
+            fault: (kind.draw)(rng, params),
+        });
+        at_ms += rng.within(1..gap_max_ms);
+    }
+    faults
+}
