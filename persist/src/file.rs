@@ -1,15 +1,17 @@
 //! How a database file comes into being and is opened again: all or nothing, and only by its owner.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, WriteTransaction};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageBackend, StorageError,
+    WriteTransaction,
+};
 
+use crate::backend::AnyBackend;
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
-use crate::growing_file::GrowingFile;
+use crate::files::Files;
 use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
 use crate::schema::{META_TABLE, Seal};
 
@@ -30,16 +32,6 @@ pub struct OpenedDatabase {
     pub store_id: u128,
 }
 
-/// Whether there is anything at `path`.
-///
-/// # Errors
-///
-/// When the operating system cannot tell. That is not the same as "no": a node that takes one for
-/// the other would start empty.
-pub fn exists(path: &Path) -> io::Result<bool> {
-    path.try_exists()
-}
-
 /// Makes the file at `path`, owned by `identity` and readable by its user only, with what `fill`
 /// writes, and returns its store id. When this returns, the file survives a power loss; when it
 /// fails or the machine crashes, there is nothing at `path`.
@@ -52,32 +44,62 @@ pub fn exists(path: &Path) -> io::Result<bool> {
 /// [`CreateError`]; an existing file is never touched. Of two that create the same file at the same
 /// time, at most one succeeds.
 pub fn create_database(
+    files: &dyn Files,
     path: &Path,
     kind: FileKind,
     identity: &StoreIdentity,
     fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
 ) -> Result<u128, CreateError> {
-    let io = |source| CreateError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    if exists(path).map_err(io)? {
-        return Err(CreateError::Exists {
+    let id = publish_new(files, path, |backend| {
+        let mut id = [0; 16];
+        files.random(&mut id).map_err(|source| CreateError::Io {
             path: path.to_owned(),
-        });
-    }
-    remove_stale(path).map_err(io)?;
-    let temporary = temporary_name(path).map_err(io)?;
-    let file = open_private(&temporary).map_err(io)?;
-    let made = make_file(file, path, kind, identity, fill)
-        .and_then(|id| publish(&temporary, path).map(|()| id));
-    // After success this removes the second name, after a failure the only one. If it fails, the
-    // next create removes it.
-    let _ = fs::remove_file(&temporary);
-    let id = made?;
-    sync_directory(path).map_err(io)?;
+            source,
+        })?;
+        let id = u128::from_le_bytes(id);
+        create_database_on(backend, path, kind, identity, id, fill)?;
+        Ok(id)
+    })?;
     tracing::info!(path = %path.display(), store = %format_args!("{id:032x}"), "file created");
     Ok(id)
+}
+
+/// Makes a small file at `path`, readable by its user only, with `content`: all of it or nothing,
+/// as [`create_database`].
+///
+/// # Errors
+///
+/// As [`create_database`].
+pub fn create_file(files: &dyn Files, path: &Path, content: &[u8]) -> Result<(), CreateError> {
+    publish_new(files, path, |backend| {
+        let write = || {
+            backend.set_len(content.len() as u64)?;
+            backend.write(0, content)?;
+            backend.sync_data()?;
+            backend.close()
+        };
+        write().map_err(|source| CreateError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    })
+}
+
+/// What is in the file at `path`, up to `bytes_max` of it.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::NotFound`] when there is none.
+pub fn read_file(files: &dyn Files, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let backend = files.open(path).map_err(|error| match error {
+        DatabaseError::Storage(StorageError::Io(error)) => error,
+        error => io::Error::other(error),
+    })?;
+    let bytes = backend.len()?.min(bytes_max);
+    let mut content = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+    backend.read(0, &mut content)?;
+    backend.close()?;
+    Ok(content)
 }
 
 /// As [`create_database`], on any storage and with a given store id, which must be random wherever
@@ -117,16 +139,16 @@ pub fn create_database_on(
 ///
 /// [`OpenError`] says what was found, what was expected and what to do.
 pub fn open_database(
+    files: &dyn Files,
     path: &Path,
     kind: FileKind,
     identity: &StoreIdentity,
     cache_bytes: usize,
 ) -> Result<OpenedDatabase, OpenError> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.map_err(|source| OpenError::from_redb(path.to_owned(), source.into()))?;
-    let backend = GrowingFile::new(file)
+    let backend = files
+        .open(path)
         .map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
-    open_database_on(backend, path, kind, identity, cache_bytes)
+    open_database_on(AnyBackend(backend), path, kind, identity, cache_bytes)
 }
 
 /// As [`open_database`], on any storage. `name` stands for the path in errors.
@@ -189,26 +211,55 @@ fn read_identity(database: &Database) -> Result<Vec<u8>, StoreFault> {
     Ok(row.value().to_vec())
 }
 
-fn make_file(
-    file: File,
+/// Gives a file that `make` has written its name once it is complete and durable.
+fn publish_new<T>(
+    files: &dyn Files,
     path: &Path,
-    kind: FileKind,
-    identity: &StoreIdentity,
-    fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
-) -> Result<u128, CreateError> {
+    make: impl FnOnce(AnyBackend) -> Result<T, CreateError>,
+) -> Result<T, CreateError> {
     let io = |source| CreateError::Io {
         path: path.to_owned(),
         source,
     };
-    let handle = file.try_clone().map_err(io)?;
-    let backend = GrowingFile::new(file).map_err(|error| CreateError::Database {
-        path: path.to_owned(),
-        source: Box::new(error.into()),
+    if files.exists(path).map_err(io)? {
+        return Err(CreateError::Exists {
+            path: path.to_owned(),
+        });
+    }
+    remove_stale(files, path).map_err(io)?;
+    let temporary = temporary_name(files, path).map_err(io)?;
+    let made = make_under(files, &temporary, path, make)
+        .and_then(|made| publish(files, &temporary, path).map(|()| made));
+    // After success this removes the second name, after a failure the only one. If it fails, the
+    // next create removes it.
+    let _ = files.remove(&temporary);
+    let made = made?;
+    files.sync_directory(directory(path)).map_err(io)?;
+    Ok(made)
+}
+
+fn make_under<T>(
+    files: &dyn Files,
+    temporary: &Path,
+    path: &Path,
+    make: impl FnOnce(AnyBackend) -> Result<T, CreateError>,
+) -> Result<T, CreateError> {
+    let backend = files.create(temporary).map_err(|error| match error {
+        DatabaseError::Storage(StorageError::Io(source)) => CreateError::Io {
+            path: path.to_owned(),
+            source,
+        },
+        error => CreateError::Database {
+            path: path.to_owned(),
+            source: Box::new(error.into()),
+        },
     })?;
-    let id = random().map_err(io)?;
-    create_database_on(backend, path, kind, identity, id, fill)?;
-    handle.sync_all().map_err(io)?;
-    Ok(id)
+    let made = make(AnyBackend(backend))?;
+    files.sync(temporary).map_err(|source| CreateError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(made)
 }
 
 fn write_first(
@@ -231,9 +282,9 @@ fn write_first(
 }
 
 /// Gives the finished file its name, without replacing another.
-fn publish(temporary: &Path, path: &Path) -> Result<(), CreateError> {
+fn publish(files: &dyn Files, temporary: &Path, path: &Path) -> Result<(), CreateError> {
     let path_owned = || path.to_owned();
-    match fs::hard_link(temporary, path) {
+    match files.link(temporary, path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(CreateError::Exists { path: path_owned() })
@@ -245,9 +296,11 @@ fn publish(temporary: &Path, path: &Path) -> Result<(), CreateError> {
     }
 }
 
-fn temporary_name(path: &Path) -> io::Result<PathBuf> {
+fn temporary_name(files: &dyn Files, path: &Path) -> io::Result<PathBuf> {
+    let mut random = [0; 16];
+    files.random(&mut random)?;
     let mut name = prefix(path)?;
-    name.push(format!("{:032x}", random()?));
+    name.push(format!("{:032x}", u128::from_le_bytes(random)));
     Ok(path.with_file_name(name))
 }
 
@@ -262,15 +315,14 @@ fn prefix(path: &Path) -> io::Result<OsString> {
 
 /// Removes what a crash during an earlier create left. A create that is running at the same time
 /// loses its file by this and fails, which is what the later of two must do anyway.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     let prefix = prefix(path)?;
-    for entry in fs::read_dir(directory(path))? {
-        let name = entry?.file_name();
+    for name in files.names(directory(path))? {
         if name
             .as_encoded_bytes()
             .starts_with(prefix.as_encoded_bytes())
         {
-            fs::remove_file(directory(path).join(name))?;
+            files.remove(&directory(path).join(name))?;
         }
     }
     Ok(())
@@ -281,25 +333,4 @@ fn directory(path: &Path) -> &Path {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     }
-}
-
-fn random() -> io::Result<u128> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(u128::from_le_bytes(bytes))
-}
-
-/// Makes a file that only its user can read.
-fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Makes the names in the directory of `path` survive a power loss; syncing the file does not.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(directory(path))?.sync_all()
 }

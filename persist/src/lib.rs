@@ -27,8 +27,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod backend;
 mod error;
 mod file;
+mod files;
 mod growing_file;
 mod identity;
 mod recover;
@@ -38,9 +40,10 @@ mod store;
 
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
-    OpenedDatabase, begin_durable, create_database, create_database_on, exists, open_database,
-    open_database_on,
+    OpenedDatabase, begin_durable, create_database, create_database_on, create_file, open_database,
+    open_database_on, read_file,
 };
+pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
 pub use schema::{META_TABLE, Seal};
 pub use store::{CACHE_BYTES_DEFAULT, FORMAT, Opened, Options, Store};

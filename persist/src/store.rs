@@ -9,6 +9,7 @@ use redb::{Database, ReadableDatabase, StorageBackend, Table, WriteTransaction};
 
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::file::{self, OpenedDatabase};
+use crate::files::{Files, OsFiles};
 use crate::identity::{FileKind, StoreIdentity};
 use crate::recover::{Contents, recover};
 use crate::schema::{
@@ -87,7 +88,21 @@ impl Store {
         identity: &StoreIdentity,
         membership: &Membership,
     ) -> Result<(), CreateError> {
-        file::create_database(path, LOG_FILE, identity, |transaction, seal| {
+        Self::create_in(&OsFiles, path, identity, membership)
+    }
+
+    /// As [`Store::create`], elsewhere than on the operating system's files.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::create`].
+    pub fn create_in(
+        files: &dyn Files,
+        path: &Path,
+        identity: &StoreIdentity,
+        membership: &Membership,
+    ) -> Result<(), CreateError> {
+        file::create_database(files, path, LOG_FILE, identity, |transaction, seal| {
             fill_founding(transaction, seal, membership)
         })?;
         Ok(())
@@ -123,7 +138,21 @@ impl Store {
         identity: &StoreIdentity,
         options: Options,
     ) -> Result<Opened, OpenError> {
-        let opened = file::open_database(path, LOG_FILE, identity, options.cache_bytes)?;
+        Self::open_in(&OsFiles, path, identity, options)
+    }
+
+    /// As [`Store::open`], elsewhere than on the operating system's files.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open_in(
+        files: &dyn Files,
+        path: &Path,
+        identity: &StoreIdentity,
+        options: Options,
+    ) -> Result<Opened, OpenError> {
+        let opened = file::open_database(files, path, LOG_FILE, identity, options.cache_bytes)?;
         Self::start(opened, path)
     }
 

@@ -1,7 +1,9 @@
 //! The server side of the key-value store: who may ask what, and how an answer comes about.
 
 use bytes::Bytes;
-use quorate_consensus::{LeaderChange, NodeId, ProposeError, ReadError, TransferError};
+use quorate_consensus::{
+    LeaderChange, NodeId, ProposeError, ReadError, StateMachine, TransferError,
+};
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
 
@@ -169,20 +171,14 @@ fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus
         voters: status.membership.voters().collect(),
         learners: status.membership.learners().collect(),
         peers: links.iter().filter_map(peer).collect(),
-        log_bytes: file_bytes(node, LOG_FILE),
-        state_bytes: file_bytes(node, STATE_FILE),
+        log_bytes: node.file_bytes(LOG_FILE),
+        state_bytes: node.file_bytes(STATE_FILE),
         certificate_not_after: not_after
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").into(),
     }
-}
-
-fn file_bytes(node: &NodeHandle, name: &str) -> Option<u64> {
-    std::fs::metadata(node.data_dir().join(name))
-        .ok()
-        .map(|metadata| metadata.len())
 }
 
 /// The name of the state's file in a node's data folder.
@@ -195,6 +191,20 @@ impl NodeBuilder {
     ///
     /// As [`NodeBuilder::start`], and when the state's file cannot be used.
     pub fn start_kv(self) -> Result<Node, StartError> {
+        self.start_kv_with(KvOptions::default(), |store| store)
+    }
+
+    /// As [`start_kv`](Self::start_kv), with `options` for the store and what `around` makes of it as
+    /// the state machine: to watch what is applied.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_kv`](Self::start_kv).
+    pub fn start_kv_with<M: StateMachine>(
+        self,
+        options: KvOptions,
+        around: impl FnOnce(KvStore) -> M,
+    ) -> Result<Node, StartError> {
         let owner = self.store_identity()?;
         self.check_port()?;
         let path = self.prepare_data_dir()?.join(STATE_FILE);
@@ -202,10 +212,11 @@ impl NodeBuilder {
             path: path.clone(),
             error,
         };
-        if !quorate_persist::exists(&path).map_err(data_dir)? {
-            KvStore::create(&path, &owner)?;
+        let files = self.kept_on();
+        if !files.exists(&path).map_err(data_dir)? {
+            KvStore::create_in(files, &path, &owner)?;
         }
-        let store = KvStore::open(&path, &owner, KvOptions::default())?;
-        self.service(KvService).start(store)
+        let store = KvStore::open_in(files, &path, &owner, options)?;
+        self.service(KvService).start(around(store))
     }
 }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_consensus::{Batch, EntryId, ORIGIN, StateMachine, StateMachineError};
 use quorate_persist::{
-    CreateError, FileKind, META_TABLE, OpenError, OpenedDatabase, Seal, StoreFault, StoreIdentity,
-    create_database, open_database,
+    CreateError, FileKind, Files, META_TABLE, OpenError, OpenedDatabase, OsFiles, Seal, StoreFault,
+    StoreIdentity, create_database, open_database,
 };
 use redb::{Database, StorageError};
 
@@ -105,7 +105,20 @@ impl KvStore {
     ///
     /// [`CreateError`]; an existing file is never touched.
     pub fn create(path: &Path, identity: &StoreIdentity) -> Result<(), CreateError> {
-        create_database(path, KV_FILE, identity, |transaction, seal| {
+        Self::create_in(&OsFiles, path, identity)
+    }
+
+    /// As [`KvStore::create`], elsewhere than on the operating system's files.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvStore::create`].
+    pub fn create_in(
+        files: &dyn Files,
+        path: &Path,
+        identity: &StoreIdentity,
+    ) -> Result<(), CreateError> {
+        create_database(files, path, KV_FILE, identity, |transaction, seal| {
             transaction.open_table(KV_TABLE)?;
             let mut meta = transaction.open_table(META_TABLE)?;
             meta.insert(APPLIED, applied_row(seal, ORIGIN).as_slice())?;
@@ -125,17 +138,32 @@ impl KvStore {
         identity: &StoreIdentity,
         options: KvOptions,
     ) -> Result<Self, OpenError> {
-        Self::open_around(path, identity, options, |write| write)
+        Self::open_in(&OsFiles, path, identity, options)
+    }
+
+    /// As [`KvStore::open`], elsewhere than on the operating system's files.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvStore::open`].
+    pub fn open_in(
+        files: &dyn Files,
+        path: &Path,
+        identity: &StoreIdentity,
+        options: KvOptions,
+    ) -> Result<Self, OpenError> {
+        Self::open_around(files, path, identity, options, |write| write)
     }
 
     /// As [`open`](Self::open), with `around` between the flusher and the file.
     fn open_around(
+        files: &dyn Files,
         path: &Path,
         identity: &StoreIdentity,
         options: KvOptions,
         around: impl FnOnce(Write) -> Write,
     ) -> Result<Self, OpenError> {
-        let opened = open_database(path, KV_FILE, identity, options.cache_bytes)?;
+        let opened = open_database(files, path, KV_FILE, identity, options.cache_bytes)?;
         let store = Self::assemble(opened, options, around).map_err(|fault| fault.at_open(path))?;
         tracing::info!(
             path = %path.display(), applied = %store.applied(), "key-value store opened"

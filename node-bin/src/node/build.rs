@@ -1,21 +1,20 @@
 //! Opens the files of a node and starts its threads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::UdpSocket;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use quinn::Runtime;
 use quorate_certs::{Credentials, Identity, Subject};
 use quorate_consensus::{
-    Clock, EntryId, Membership, NodeId, ORIGIN, Parts, RaftNode, Running, StateMachine, assemble,
-    read_tail,
+    Clock, EntryId, LogStore, Membership, NodeId, ORIGIN, Parts, RaftNode, Recovered, Running,
+    StateMachine, assemble, read_tail,
 };
-use quorate_persist::{Opened, Options, Store, StoreIdentity};
+use quorate_persist::{Files, Opened, Options, OsFiles, Store, StoreIdentity};
 use quorate_quic_transport::{
-    BindError, Config as TransportConfig, Inbox, Instance, Peer, Transport, runtime::IoThread,
+    BindError, Config as TransportConfig, Environment, Inbox, Instance, Peer, System, Transport,
+    runtime::IoThread,
 };
 use tracing::{info, warn};
 
@@ -36,7 +35,13 @@ pub struct NodeBuilder {
     credentials: Credentials,
     service: Box<dyn Service>,
     runtime: Option<Arc<dyn Runtime>>,
+    environment: Arc<dyn Environment>,
+    files: Arc<dyn Files>,
+    around_log: Box<AroundLog>,
 }
+
+/// Puts something around the log of a node that starts.
+type AroundLog = dyn FnOnce(Instance, &Recovered, Box<dyn LogStore>) -> Box<dyn LogStore> + Send;
 
 impl NodeBuilder {
     pub(super) fn new(config: NodeConfig, credentials: Credentials) -> Self {
@@ -45,6 +50,9 @@ impl NodeBuilder {
             credentials,
             service: Box::new(NoService),
             runtime: None,
+            environment: Arc::new(System),
+            files: Arc::new(OsFiles),
+            around_log: Box::new(|_, _, log| log),
         }
     }
 
@@ -63,6 +71,39 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes randomness, cryptography, the time of day and sockets from `environment` instead of from
+    /// the operating system. For simulations.
+    #[must_use]
+    pub fn environment(mut self, environment: Arc<dyn Environment>) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Keeps every file on `files` instead of on the operating system's. For simulations.
+    #[must_use]
+    pub fn files(mut self, files: Arc<dyn Files>) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// Puts what `around` makes between consensus and the durable log, once the log has been opened:
+    /// to watch what is made durable, or to fail. It gets to know which start of which store this is,
+    /// and what the store held.
+    #[must_use]
+    pub fn around_log(
+        mut self,
+        around: impl FnOnce(Instance, &Recovered, Box<dyn LogStore>) -> Box<dyn LogStore>
+        + Send
+        + 'static,
+    ) -> Self {
+        self.around_log = Box::new(around);
+        self
+    }
+
+    pub(crate) fn kept_on(&self) -> &dyn Files {
+        &*self.files
+    }
+
     /// The folder of the node's files, made if missing, with no access for others.
     ///
     /// # Errors
@@ -70,14 +111,11 @@ impl NodeBuilder {
     /// [`StartError::DataDir`].
     pub fn prepare_data_dir(&self) -> Result<&Path, StartError> {
         let path = &self.config.data_dir;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| StartError::DataDir {
-                path: path.clone(),
-                error,
-            })?;
+        let made = self.files.make_directory(path);
+        made.map_err(|error| StartError::DataDir {
+            path: path.clone(),
+            error,
+        })?;
         Ok(path)
     }
 
@@ -109,7 +147,8 @@ impl NodeBuilder {
         let owner = self.store_identity()?;
         self.check_port()?;
         let directory = self.prepare_data_dir()?.to_path_buf();
-        let secret = secret::load_or_create(&directory).map_err(|error| StartError::DataDir {
+        let secret = secret::load_or_create(&*self.files, &directory);
+        let secret = secret.map_err(|error| StartError::DataDir {
             path: directory.clone(),
             error,
         })?;
@@ -122,6 +161,8 @@ impl NodeBuilder {
         let (transport, inbox) = self.bind(&runtime, &opened, secret)?;
         let peers = self.connect(&transport, &opened.recovered.membership);
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
+        let instance = instance(&opened);
+        let log = (self.around_log)(instance, &opened.recovered, Box::new(opened.store));
         // Changes of leader are rare, and the service takes them at once.
         let (changes_sender, changes) = async_channel::unbounded();
         let Running {
@@ -133,7 +174,7 @@ impl NodeBuilder {
             core,
             Parts {
                 transport: Box::new(PeerTransport(peers)),
-                store: Box::new(opened.store),
+                store: log,
                 state_machine: Box::new(state_machine),
                 clock: Arc::clone(&clock),
                 observer: Box::new(move |change| {
@@ -151,6 +192,7 @@ impl NodeBuilder {
                 data_dir: directory,
                 started: clock.now(),
                 runtime: Arc::clone(&runtime),
+                files: self.files,
             }),
             transport,
         };
@@ -174,7 +216,7 @@ impl NodeBuilder {
             handle.raft.campaign();
         }
         info!(
-            node = %owner.node, cluster = owner.cluster, boot = opened.boot,
+            node = %owner.node, cluster = owner.cluster, boot = instance.boot,
             listen = %handle.local_addr(), "started"
         );
         Ok(Node {
@@ -223,12 +265,10 @@ impl NodeBuilder {
         opened: &Opened,
         secret: [u8; 32],
     ) -> Result<(Transport, Inbox), StartError> {
-        let mut config = TransportConfig::new(self.config.listen);
+        let environment = Arc::clone(&self.environment);
+        let mut config = TransportConfig::new_in(environment, self.config.listen);
         config.service = "quorate".into();
-        config.instance = Instance {
-            store_id: opened.store_id,
-            boot: opened.boot,
-        };
+        config.instance = instance(opened);
         config.secret = secret;
         config.admit = Some(Arc::new(Admission::new(
             opened.recovered.membership.clone(),
@@ -259,14 +299,14 @@ impl NodeBuilder {
             path: directory.to_path_buf(),
             error,
         };
-        if !quorate_persist::exists(&path).map_err(data_dir)? {
+        if !self.files.exists(&path).map_err(data_dir)? {
             if applied > ORIGIN {
                 return Err(StartError::LogLost {
                     path: directory.to_path_buf(),
                 });
             }
             let members = Membership::new(self.configured(owner.node), [])?;
-            Store::create(&path, owner, &members)?;
+            Store::create_in(&*self.files, &path, owner, &members)?;
             info!(node = %owner.node, cluster = owner.cluster, %members, "made a new log");
             if members.voters().len() == 1 {
                 warn!(node = %owner.node, "founded a cluster of one: no peers are configured");
@@ -275,7 +315,7 @@ impl NodeBuilder {
         let options = Options {
             cache_bytes: self.config.log_cache_bytes,
         };
-        let opened = Store::open(&path, owner, options)?;
+        let opened = Store::open_in(&*self.files, &path, owner, options)?;
         self.check_members(directory, owner.node, &opened.recovered.membership)?;
         Ok(opened)
     }
@@ -315,5 +355,12 @@ impl NodeBuilder {
             (node, peer)
         };
         others.map(dial).collect()
+    }
+}
+
+fn instance(opened: &Opened) -> Instance {
+    Instance {
+        store_id: opened.store_id,
+        boot: opened.boot,
     }
 }

@@ -53,6 +53,7 @@ struct Facts {
     data_dir: PathBuf,
     started: Instant,
     runtime: Arc<dyn Runtime>,
+    files: Arc<dyn quorate_persist::Files>,
 }
 
 impl NodeHandle {
@@ -86,6 +87,15 @@ impl NodeHandle {
         &self.facts.data_dir
     }
 
+    /// How many bytes the file `name` in that folder has, when that can be told.
+    #[must_use]
+    pub(crate) fn file_bytes(&self, name: &str) -> Option<u64> {
+        self.facts
+            .files
+            .length(&self.facts.data_dir.join(name))
+            .ok()
+    }
+
     /// Runs `task` on the node's I/O thread. It must not block.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.facts.runtime.spawn(Box::pin(task));
@@ -94,7 +104,8 @@ impl NodeHandle {
     /// For how long the node has been running.
     #[must_use]
     pub fn uptime(&self) -> Duration {
-        self.facts.started.elapsed()
+        let now = self.facts.runtime.now();
+        now.saturating_duration_since(self.facts.started)
     }
 
     /// Consensus: propose, query, transfer, with callbacks besides futures.

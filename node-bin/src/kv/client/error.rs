@@ -44,7 +44,7 @@ pub enum ConnectError {
     Bind(#[from] BindError),
     /// The system gave no randomness.
     #[error("the system gave no random bytes: {0}")]
-    NoRandomness(#[from] getrandom::Error),
+    NoRandomness(#[source] std::io::Error),
 }
 
 /// Why an operation did not succeed.

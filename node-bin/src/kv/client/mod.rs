@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_certs::Credentials;
 use quorate_consensus::NodeId;
+use quorate_quic_transport::{Environment, System};
 
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
 use retry::Operation;
@@ -47,6 +48,9 @@ pub struct ClientConfig {
     /// How long one operation may take, with all its repetitions. Default [`REQUEST_TIMEOUT`]. Too small:
     /// operations fail while a leader is being elected. Too large: a caller waits long for bad news.
     pub request_timeout: Duration,
+    /// Where randomness, cryptography, the time of day and sockets come from. Default: the operating
+    /// system.
+    pub environment: Arc<dyn Environment>,
 }
 
 impl ClientConfig {
@@ -57,6 +61,7 @@ impl ClientConfig {
             endpoints,
             credentials,
             request_timeout: REQUEST_TIMEOUT,
+            environment: Arc::new(System),
         }
     }
 }

@@ -42,6 +42,7 @@ impl Shared {
             endpoints,
             credentials,
             request_timeout,
+            environment,
         } = config;
         let endpoints = check(&endpoints)?;
         if let Some(node) = credentials.identity().node_id() {
@@ -54,7 +55,7 @@ impl Shared {
             Config {
                 listen: local,
                 accept: false,
-                ..Config::new(local)
+                ..Config::new_in(Arc::clone(&environment), local)
             },
             credentials,
             Arc::clone(&runtime),
@@ -68,6 +69,10 @@ impl Shared {
                 .expect("a peer in the address book has a handle");
             peers.insert(node, (identity, peer));
         }
+        let mut seed = [0; 8];
+        environment
+            .fill(&mut seed)
+            .map_err(ConnectError::NoRandomness)?;
         let (jobs, jobs_of_keeper) = async_channel::bounded(keeper::JOBS_MAX);
         let shared = Arc::new(Self {
             routing: Mutex::new(Routing::new(peers.keys().copied())),
@@ -77,7 +82,7 @@ impl Shared {
             runtime,
             jobs,
             within: request_timeout,
-            seed: AtomicU64::new(getrandom::u64()?),
+            seed: AtomicU64::new(u64::from_le_bytes(seed)),
         });
         let keeper = keeper::run(
             Arc::downgrade(&shared),

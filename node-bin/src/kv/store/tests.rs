@@ -319,7 +319,7 @@ fn a_damaged_value_is_not_answered() {
     apply(&mut store, 3, &put(b"two", b"second"));
     store.close().unwrap();
     drop(store);
-    let opened = open_database(&path, KV_FILE, &identity(), 1 << 20).unwrap();
+    let opened = open_database(&OsFiles, &path, KV_FILE, &identity(), 1 << 20).unwrap();
     let transaction = begin_durable(&opened.database).unwrap();
     {
         let mut table = transaction.open_table(KV_TABLE).unwrap();

@@ -22,7 +22,7 @@ impl Gate {
     pub(super) fn open(path: &Path, options: KvOptions) -> (Self, KvStore) {
         let shared = Arc::new((Mutex::new(Way::Free), Condvar::new()));
         let seen = Arc::clone(&shared);
-        let store = KvStore::open_around(path, &identity(), options, |mut write| {
+        let store = KvStore::open_around(&OsFiles, path, &identity(), options, |mut write| {
             Box::new(move |overlay| {
                 let (way, changed) = &*seen;
                 let way = changed
