@@ -8,7 +8,7 @@ mod seams;
 mod worker;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
@@ -142,8 +142,8 @@ pub struct Driver {
 #[derive(Default)]
 struct Waiting {
     tokens: u64,
-    proposals: HashMap<ProposalToken, Done<Bytes, ProposeError>>,
-    queries: HashMap<ReadToken, (Bytes, Done<Bytes, ReadError>)>,
+    proposals: BTreeMap<ProposalToken, Done<Bytes, ProposeError>>,
+    queries: BTreeMap<ReadToken, (Bytes, Done<Bytes, ReadError>)>,
     transfers: Vec<Done<NodeId, TransferError>>,
 }
 
