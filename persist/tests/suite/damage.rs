@@ -24,7 +24,7 @@ fn open(content: Vec<u8>) -> Result<Opened, OpenError> {
 }
 
 /// A file with entries 2 to 30, closed in order, and what it holds.
-fn closed_file() -> (Vec<u8>, State) {
+pub(crate) fn closed_file() -> (Vec<u8>, State) {
     let disk = Disk::default();
     let name = Path::new("disk");
     Store::create_on(disk.clone(), name, &identity(), STORE_ID, &membership()).unwrap();

@@ -1,4 +1,4 @@
-//! A disk in memory that loses what was not synced.
+//! A disk in memory that loses what was not synced, and fails when it is told to.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::StorageBackend;
 
-const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
 /// Numbers from a seed (xorshift64*), so that a failure can be run again.
 pub(crate) struct Rng(u64);
@@ -40,9 +40,30 @@ struct Inner {
     versions: BTreeMap<usize, Vec<Vec<u8>>>,
     durable_length: usize,
     operations: u64,
-    fail_at: Option<u64>,
+    syncs: u64,
+    reads: u64,
+    fail_at: Option<(u64, Failure)>,
+    failed: Option<Operation>,
+    fail_read_at: Option<u64>,
     dead: bool,
     sync_lies: bool,
+}
+
+/// What changes a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Operation {
+    Write,
+    SetLength,
+    Sync,
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failure {
+    /// It may have its effect, and nothing works after it.
+    PowerLoss,
+    /// It has no effect; all others work.
+    Once(io::ErrorKind),
 }
 
 impl Disk {
@@ -57,13 +78,22 @@ impl Disk {
 
     /// The same content on another disk, whose power fails at operation `fail_at`.
     pub(crate) fn failing_at(content: &[u8], fail_at: u64, sync_lies: bool) -> Self {
-        let disk = Self::holding(content.to_vec());
-        {
-            let mut inner = disk.lock();
-            inner.fail_at = Some(fail_at);
-            inner.sync_lies = sync_lies;
-        }
+        let disk = Self::with_failure(content, fail_at, Failure::PowerLoss);
+        disk.lock().sync_lies = sync_lies;
         disk
+    }
+
+    /// The same content on another disk, whose operation `at` fails like this.
+    pub(crate) fn with_failure(content: &[u8], at: u64, failure: Failure) -> Self {
+        let disk = Self::holding(content.to_vec());
+        disk.lock().fail_at = Some((at, failure));
+        disk
+    }
+
+    /// From now on, the read after `count` others fails, once.
+    pub(crate) fn fail_read_after(&self, count: u64) {
+        let mut inner = self.lock();
+        inner.fail_read_at = Some(inner.reads + count + 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -81,18 +111,51 @@ impl Disk {
         self.lock().operations
     }
 
+    /// How many of them were syncs.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.lock().syncs
+    }
+
+    /// How many reads there were.
+    pub(crate) fn reads(&self) -> u64 {
+        self.lock().reads
+    }
+
+    /// What failed, once something has.
+    pub(crate) fn failed(&self) -> Option<Operation> {
+        self.lock().failed
+    }
+
     /// What a power loss leaves: of every sector any of its contents since the last sync, and the
     /// old length or the new one.
     pub(crate) fn after_power_loss(&self, rng: &mut Rng) -> Vec<u8> {
+        self.lost(rng, |versions, rng| {
+            versions[rng.below(versions.len())].clone()
+        })
+    }
+
+    /// The same on a disk whose sectors can tear: each is the beginning of one of its contents and
+    /// the end of another.
+    pub(crate) fn after_torn_power_loss(&self, rng: &mut Rng) -> Vec<u8> {
+        self.lost(rng, |versions, rng| {
+            let mut sector = versions[rng.below(versions.len())].clone();
+            let end = &versions[rng.below(versions.len())];
+            let from = rng.below(SECTOR + 1);
+            sector[from..].copy_from_slice(&end[from..]);
+            sector
+        })
+    }
+
+    fn lost(&self, rng: &mut Rng, survivor: impl Fn(&[Vec<u8>], &mut Rng) -> Vec<u8>) -> Vec<u8> {
         let inner = self.lock();
         let mut content = inner.content.clone();
         let length = [inner.content.len(), inner.durable_length][rng.below(2)];
         content.resize(content.len().max(length).next_multiple_of(SECTOR), 0);
         for (&sector, versions) in &inner.versions {
-            let survivor = &versions[rng.below(versions.len())];
+            let survivor = survivor(versions, rng);
             let start = sector * SECTOR;
             if start + SECTOR <= content.len() {
-                content[start..start + SECTOR].copy_from_slice(survivor);
+                content[start..start + SECTOR].copy_from_slice(&survivor);
             }
         }
         content.truncate(length);
@@ -102,13 +165,21 @@ impl Disk {
 
 impl Inner {
     /// Counts an operation that changes something; says whether the power fails during it.
-    fn operation(&mut self) -> io::Result<bool> {
+    fn operation(&mut self, operation: Operation) -> io::Result<bool> {
         if self.dead {
             return Err(power_failed());
         }
         self.operations += 1;
-        self.dead = self.fail_at == Some(self.operations);
-        Ok(self.dead)
+        self.syncs += u64::from(operation == Operation::Sync);
+        let Some((_, failure)) = self.fail_at.filter(|(at, _)| *at == self.operations) else {
+            return Ok(false);
+        };
+        self.failed = Some(operation);
+        match failure {
+            Failure::PowerLoss => self.dead = true,
+            Failure::Once(kind) => return Err(kind.into()),
+        }
+        Ok(true)
     }
 
     fn sector(&self, sector: usize) -> Vec<u8> {
@@ -145,9 +216,13 @@ impl StorageBackend for Disk {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         if inner.dead {
             return Err(power_failed());
+        }
+        inner.reads += 1;
+        if inner.fail_read_at == Some(inner.reads) {
+            return Err(io::Error::other("the sector cannot be read"));
         }
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let bytes = start
@@ -160,7 +235,7 @@ impl StorageBackend for Disk {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut inner = self.lock();
-        let fails = inner.operation()?;
+        let fails = inner.operation(Operation::SetLength)?;
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let old = inner.content.len();
         if length > 1 << 30 {
@@ -172,7 +247,7 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.lock();
-        if inner.operation()? {
+        if inner.operation(Operation::Sync)? {
             return Err(power_failed());
         }
         if !inner.sync_lies {
@@ -184,7 +259,7 @@ impl StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut inner = self.lock();
-        let fails = inner.operation()?;
+        let fails = inner.operation(Operation::Write)?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start + data.len();
         if end > inner.content.len() {

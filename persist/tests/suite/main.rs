@@ -5,7 +5,9 @@
 mod crash;
 mod damage;
 mod disk;
+mod faults;
 mod log;
+mod media;
 mod ownership;
 
 use bytes::Bytes;

@@ -1,0 +1,178 @@
+//! Damage by the sector: files cut short, sectors in the wrong place, and what a crash and a flipped
+//! bit do together. The controls show what redb alone would do.
+
+use quorate_consensus::LogStore;
+use quorate_persist::{Corruption, OpenError};
+use redb::{Database, ReadableDatabase, TableDefinition};
+
+use crate::State;
+use crate::crash::{new_disk, open, script};
+use crate::damage::closed_file;
+use crate::disk::{Disk, Rng, SECTOR};
+
+const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
+
+/// What a start on `content` finds: nothing, because it is refused, or a state.
+fn found(content: Vec<u8>) -> Option<State> {
+    let opened = open(&Disk::holding(content)).ok()?;
+    State::of(&opened).ok()
+}
+
+/// A file that was cut short, by a byte as well as by half, is refused as damaged.
+#[test]
+fn b4_a_file_cut_short_is_refused() {
+    let (content, state) = closed_file();
+    assert_eq!(found(content.clone()), Some(state), "the control");
+    let whole = content.len();
+    let pages = (0..whole).step_by(4096);
+    for length in pages.chain([1, whole / 2, whole - SECTOR, whole - 1]) {
+        let error = open(&Disk::holding(content[..length].to_vec())).unwrap_err();
+        assert!(
+            matches!(error, OpenError::Corrupt { .. }),
+            "{length} of {whole} bytes: {error:?}"
+        );
+    }
+    let nothing = open(&Disk::holding(Vec::new())).unwrap_err();
+    let OpenError::Corrupt { what, .. } = nothing else {
+        panic!("{nothing}")
+    };
+    assert_eq!(what, Corruption::NotADatabase);
+}
+
+/// The control of `b5`: redb as it comes serves rows of damaged files as if nothing were wrong.
+#[test]
+fn b5_control_redb_alone_serves_damaged_rows() {
+    let rows = |content: Vec<u8>| -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+        let database = Database::builder().create_with_backend(Disk::holding(content))?;
+        let log = database.begin_read()?.open_table(LOG)?;
+        log.range(0..)?
+            .map(|row| {
+                let (index, row) = row?;
+                Ok((index.value(), row.value().to_vec()))
+            })
+            .collect()
+    };
+    let (content, _) = closed_file();
+    let whole = rows(content.clone()).unwrap();
+    let wrong = (0..content.len())
+        .step_by(97)
+        .filter(|at| {
+            let mut damaged = content.clone();
+            damaged[*at] ^= 1;
+            // Some damage makes it panic, which is at least no wrong data.
+            let found = std::panic::catch_unwind(|| rows(damaged));
+            matches!(found, Ok(Ok(found)) if found != whole)
+        })
+        .count();
+    assert!(wrong > 0);
+}
+
+/// Files after a crash: before and after the last step of the script, with everything on the disk.
+fn unclosed_files() -> (Vec<u8>, Vec<u8>) {
+    let disk = Disk::holding(new_disk());
+    let mut opened = open(&disk).unwrap();
+    let script = script();
+    let (last, first) = script.split_last().unwrap();
+    for batch in first {
+        opened.store.append(batch).unwrap();
+    }
+    let before = disk.content();
+    opened.store.append(last).unwrap();
+    (before, disk.content())
+}
+
+/// The bytes in which two files differ, and their neighbours in the sector.
+fn changed(before: &[u8], after: &[u8]) -> Vec<usize> {
+    (0..after.len())
+        .filter(|at| {
+            let sector = at / SECTOR * SECTOR..(at / SECTOR + 1) * SECTOR;
+            before.get(sector.clone()) != after.get(sector)
+        })
+        .collect()
+}
+
+/// A flipped bit where the last commit wrote, found after a crash, is never mistaken for a commit that
+/// was under way: the file is refused, or holds that commit.
+#[test]
+fn b7_a_flipped_bit_after_a_crash_takes_no_commit_back() {
+    const FLIPS: usize = 3_000;
+    let (before, after) = unclosed_files();
+    let state = found(after.clone()).unwrap();
+    assert_ne!(found(before.clone()), Some(state.clone()));
+    let places = changed(&before, &after);
+    let mut refused = 0;
+    for seed in 0..FLIPS {
+        let mut rng = Rng::new(seed as u64);
+        let at = places[rng.below(places.len())];
+        let mut damaged = after.clone();
+        damaged[at] ^= 1 << rng.below(8);
+        match found(damaged) {
+            None => refused += 1,
+            Some(found) => assert_eq!(found, state, "flip {seed} at {at}"),
+        }
+    }
+    assert!(refused > FLIPS / 10, "{refused} of {FLIPS} refused");
+}
+
+/// The control of `b7`: with one phase, redb's default, the same damage silently takes commits back.
+#[test]
+fn b7_control_one_phase_takes_commits_back() {
+    let disk = Disk::default();
+    let database = Database::builder()
+        .create_with_backend(disk.clone())
+        .unwrap();
+    let commit = |index: u64| {
+        let transaction = database.begin_write().unwrap();
+        let mut log = transaction.open_table(LOG).unwrap();
+        log.insert(index, &[7; 300][..]).unwrap();
+        drop(log);
+        transaction.commit().unwrap();
+        disk.content()
+    };
+    let before = (1..=20).fold(Vec::new(), |_, index| commit(index));
+    let after = commit(21);
+    let places = changed(&before, &after);
+    let taken_back = (0..3_000)
+        .filter(|seed| {
+            let mut rng = Rng::new(*seed);
+            let mut damaged = after.clone();
+            damaged[places[rng.below(places.len())]] ^= 1 << rng.below(8);
+            let opened = Database::builder()
+                .set_check_integrity_on_open(true)
+                .create_with_backend(Disk::holding(damaged));
+            let Ok(database) = opened else { return false };
+            let log = database.begin_read().unwrap().open_table(LOG).unwrap();
+            log.get(20).unwrap().is_some() && log.get(21).unwrap().is_none()
+        })
+        .count();
+    assert!(taken_back > 0);
+}
+
+/// Two sectors in each other's place, or one where another belongs: refused, or of no consequence.
+#[test]
+fn b9_misplaced_sectors_never_become_data() {
+    const MOVES: u64 = 2_000;
+    let (content, state) = closed_file();
+    let used: Vec<usize> = (0..content.len() / SECTOR)
+        .filter(|sector| {
+            let start = sector * SECTOR;
+            content[start..start + SECTOR].iter().any(|byte| *byte != 0)
+        })
+        .collect();
+    let mut refused = 0;
+    for seed in 0..MOVES {
+        let mut rng = Rng::new(seed);
+        let mut from = || used[rng.below(used.len())] * SECTOR;
+        let (one, two) = (from(), from());
+        let mut damaged = content.clone();
+        damaged[one..one + SECTOR].copy_from_slice(&content[two..two + SECTOR]);
+        if seed % 2 == 0 {
+            damaged[two..two + SECTOR].copy_from_slice(&content[one..one + SECTOR]);
+        }
+        match found(damaged) {
+            None => refused += 1,
+            Some(found) => assert_eq!(found, state, "move {seed}: {one} and {two}"),
+        }
+    }
+    assert!(refused > MOVES / 10, "{refused} of {MOVES} refused");
+}
