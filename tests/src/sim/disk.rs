@@ -1,0 +1,491 @@
+//! A disk that keeps what POSIX promises and, when the power fails, nothing more.
+//!
+//! Of a file that was not synced, each sector that was written since survives in any of the forms it
+//! had, or torn; a name survives in whichever way once it was changed and its directory not synced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_persist::Files;
+use redb::{DatabaseError, StorageBackend};
+
+use super::chance;
+use super::engine::Engine;
+use crate::rng::Rng;
+
+const SECTOR_BYTES: usize = 512;
+
+/// How a disk fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// Nothing works any more (EIO).
+    Broken,
+    /// Nothing more fits (ENOSPC); reading works.
+    Full,
+    /// A file ends before its end.
+    ShortRead,
+}
+
+/// The disk of one host. Clones are the same disk.
+#[derive(Clone)]
+pub(super) struct Disk(Arc<Mutex<State>>);
+
+#[derive(Clone)]
+struct State {
+    files: BTreeMap<u64, Content>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    directories: BTreeSet<PathBuf>,
+    next_file: u64,
+    /// Counts processes: handles of an earlier one do nothing.
+    life: u64,
+    operations: u64,
+    /// From which operation on it fails, and how.
+    failing: Option<(u64, Failure)>,
+    /// How many of the next synced sectors are lost though they were promised.
+    losing: u64,
+    rng: Rng,
+    syncs: u64,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    durable_length: usize,
+    /// What each sector written since the last sync held before, oldest first.
+    unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+}
+
+impl Disk {
+    pub(super) fn new(seed: u64, host: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            files: BTreeMap::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            directories: BTreeSet::new(),
+            next_file: 0,
+            life: 0,
+            operations: 0,
+            failing: None,
+            losing: 0,
+            rng: Rng::stream(seed ^ host.rotate_left(32), "disk"),
+            syncs: 0,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files, for one process. `engine` is told who waits for the disk.
+    pub(super) fn mount(&self, engine: Option<Engine>) -> Arc<dyn Files> {
+        Arc::new(Mounted {
+            disk: self.clone(),
+            life: self.state().life,
+            engine,
+        })
+    }
+
+    /// The process that used the disk has ended: nothing it does any more has an effect.
+    pub(super) fn cut_off(&self) {
+        let mut state = self.state();
+        state.life += 1;
+        state.failing = None;
+        state.losing = 0;
+    }
+
+    /// The power has failed.
+    pub(super) fn lose_power(&self) {
+        self.state().lose_power();
+    }
+
+    /// What would be there if the power failed now and everything unsynced were lost.
+    pub(super) fn durable_image(&self) -> Self {
+        let mut state = self.state().clone();
+        state.failing = None;
+        state.keep(0);
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Nothing is left on it.
+    pub(super) fn wipe(&self) {
+        let mut state = self.state();
+        state.files.clear();
+        state.names.clear();
+        state.durable_names.clear();
+        state.directories.clear();
+    }
+
+    /// A copy of what is durable, to be restored later.
+    pub(super) fn restore(&self, image: &Self) {
+        let image = image.state().clone();
+        let mut state = self.state();
+        state.files = image.files;
+        state.names = image.names;
+        state.durable_names = image.durable_names;
+        state.directories = image.directories;
+        state.next_file = state.next_file.max(image.next_file);
+    }
+
+    /// Fails from the `after`-th operation from now on until the process ends.
+    pub(super) fn fail(&self, after: u64, how: Failure) {
+        let mut state = self.state();
+        state.failing = Some((state.operations + after, how));
+    }
+
+    /// Loses `sectors` of what is synced next, without a word.
+    pub(super) fn lose_sectors(&self, sectors: u64) {
+        self.state().losing = sectors;
+    }
+
+    /// Turns one bit of what is stored; false when nothing is.
+    pub(super) fn flip_bit(&self) -> bool {
+        let mut state = self.state();
+        let state = &mut *state;
+        let total: usize = state
+            .files
+            .values()
+            .map(|content| content.bytes.len())
+            .sum();
+        if total == 0 {
+            return false;
+        }
+        let mut at = state.rng.within(0..total as u64) as usize;
+        for content in state.files.values_mut() {
+            if at < content.bytes.len() {
+                content.bytes[at] ^= 1 << state.rng.within(0..8);
+                return true;
+            }
+            at -= content.bytes.len();
+        }
+        unreachable!("the byte lies in one of the files")
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+}
+
+impl State {
+    fn lose_power(&mut self) {
+        // Everything, nothing and anything between are different kinds of trouble.
+        let keep_percent = *self.rng.pick(&[0, 10, 50, 50, 90, 100]);
+        self.keep(keep_percent);
+    }
+
+    /// Keeps so many of a hundred unsynced sectors, lengths and names, and syncs what is left.
+    fn keep(&mut self, percent: u64) {
+        let changed: BTreeSet<PathBuf> = self
+            .names
+            .keys()
+            .chain(self.durable_names.keys())
+            .cloned()
+            .collect();
+        for path in changed {
+            let (live, durable) = (self.names.get(&path), self.durable_names.get(&path));
+            if live == durable || self.rng.chance(percent) {
+                continue;
+            }
+            match durable.copied() {
+                Some(file) => self.names.insert(path, file),
+                None => self.names.remove(&path),
+            };
+        }
+        self.durable_names = self.names.clone();
+        let kept: BTreeSet<u64> = self.names.values().copied().collect();
+        self.files.retain(|file, _| kept.contains(file));
+        for content in self.files.values_mut() {
+            content.keep(percent, &mut self.rng);
+        }
+    }
+
+    fn operate(&mut self, life: u64, writes: bool) -> io::Result<()> {
+        if life != self.life {
+            return Err(io::Error::other("the process has ended"));
+        }
+        self.operations += 1;
+        match self.failing {
+            Some((from, Failure::Broken)) if self.operations >= from => {
+                Err(io::Error::from_raw_os_error(5))
+            }
+            Some((from, Failure::Full)) if self.operations >= from && writes => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            Some((from, Failure::ShortRead)) if self.operations >= from && !writes => {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn file(&self, path: &Path) -> io::Result<u64> {
+        let file = self.names.get(path).copied();
+        file.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn content(&mut self, file: u64) -> io::Result<&mut Content> {
+        let content = self.files.get_mut(&file);
+        content.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Content {
+    /// Puts aside what the sectors from `first` to `last` hold, before they are written.
+    fn save(&mut self, first: usize, last: usize) {
+        for sector in first..=last {
+            let from = (sector * SECTOR_BYTES).min(self.bytes.len());
+            let to = (from + SECTOR_BYTES).min(self.bytes.len());
+            let before = self.bytes[from..to].to_vec();
+            self.unsynced.entry(sector).or_default().push(before);
+        }
+    }
+
+    fn sync(&mut self) {
+        self.unsynced.clear();
+        self.durable_length = self.bytes.len();
+    }
+
+    fn keep(&mut self, percent: u64, rng: &mut Rng) {
+        let cut_from = match rng.chance(percent) {
+            true => usize::MAX,
+            false => {
+                let live = self.bytes.len();
+                self.bytes.resize(self.durable_length, 0);
+                live / SECTOR_BYTES
+            }
+        };
+        for (sector, versions) in std::mem::take(&mut self.unsynced) {
+            // What was cut off comes back with the old length.
+            if sector < cut_from && rng.chance(percent) {
+                continue;
+            }
+            let version = match percent {
+                // Not one write since the last sync survives.
+                0 => &versions[0],
+                _ => rng.pick(&versions),
+            };
+            let torn = percent > 0 && rng.chance(10);
+            self.revert(
+                sector,
+                version,
+                torn.then(|| rng.within(0..SECTOR_BYTES as u64)),
+            );
+        }
+        self.sync();
+    }
+
+    /// Puts `version` back, or only what comes after byte `torn` of it.
+    fn revert(&mut self, sector: usize, version: &[u8], torn: Option<u64>) {
+        let from = (sector * SECTOR_BYTES).min(self.bytes.len());
+        let to = (from + SECTOR_BYTES).min(self.bytes.len());
+        let skip = torn.map_or(0, |byte| byte as usize).min(to - from);
+        let mut whole = version.to_vec();
+        whole.resize(to - from, 0);
+        self.bytes[from + skip..to].copy_from_slice(&whole[skip..]);
+    }
+}
+
+/// The files of one process.
+#[derive(Clone)]
+struct Mounted {
+    disk: Disk,
+    life: u64,
+    engine: Option<Engine>,
+}
+
+impl fmt::Debug for Mounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mounted(life {})", self.life)
+    }
+}
+
+impl Mounted {
+    fn reads(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.disk.state();
+        state.operate(self.life, false)?;
+        Ok(state)
+    }
+
+    fn writes(&self) -> io::Result<MutexGuard<'_, State>> {
+        if let Some(engine) = &self.engine {
+            engine.note_disk_use();
+        }
+        let mut state = self.disk.state();
+        state.operate(self.life, true)?;
+        Ok(state)
+    }
+
+    fn handle(&self, file: u64) -> Box<dyn StorageBackend> {
+        Box::new(Handle {
+            mounted: self.clone(),
+            file,
+        })
+    }
+}
+
+impl Files for Mounted {
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        self.writes()?.directories.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.reads()?.names.contains_key(path))
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        let mut state = self.reads()?;
+        let file = state.file(path)?;
+        Ok(state.content(file)?.bytes.len() as u64)
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let state = self.reads()?;
+        let inside = state
+            .names
+            .keys()
+            .filter(|path| path.parent() == Some(directory));
+        Ok(inside
+            .filter_map(|path| path.file_name().map(ToOwned::to_owned))
+            .collect())
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+        let mut state = self.writes()?;
+        if state.names.contains_key(path) {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+        }
+        state.next_file += 1;
+        let file = state.next_file;
+        state.files.insert(file, Content::default());
+        state.names.insert(path.to_owned(), file);
+        drop(state);
+        Ok(self.handle(file))
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+        let file = self.reads()?.file(path)?;
+        Ok(self.handle(file))
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.writes()?;
+        let file = state.file(path)?;
+        state.content(file)?.sync();
+        Ok(())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.writes()?;
+        if state.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = state.file(from)?;
+        state.names.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.writes()?;
+        let removed = state.names.remove(path);
+        removed
+            .map(drop)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        let mut state = self.writes()?;
+        let state = &mut *state;
+        let inside = |path: &Path| path.parent() == Some(directory);
+        state.durable_names.retain(|path, _| !inside(path));
+        let now = state.names.iter().filter(|(path, _)| inside(path));
+        state
+            .durable_names
+            .extend(now.map(|(path, file)| (path.clone(), *file)));
+        Ok(())
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        chance::fill(bytes);
+        Ok(())
+    }
+}
+
+struct Handle {
+    mounted: Mounted,
+    file: u64,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({} of {:?})", self.file, self.mounted)
+    }
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        let mut state = self.mounted.reads()?;
+        Ok(state.content(self.file)?.bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut state = self.mounted.reads()?;
+        let from = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = &state.content(self.file)?.bytes;
+        let found = bytes.get(from..from + out.len());
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.mounted.writes()?;
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let content = state.content(self.file)?;
+        if len < content.bytes.len() {
+            content.save(len / SECTOR_BYTES, (content.bytes.len() - 1) / SECTOR_BYTES);
+        }
+        content.bytes.resize(len, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.mounted.writes()?;
+        state.syncs += 1;
+        let lost = state.losing;
+        state.losing = 0;
+        let mut rng = state.rng.clone();
+        let content = state.content(self.file)?;
+        for _ in 0..lost {
+            let sectors: Vec<usize> = content.unsynced.keys().copied().collect();
+            if sectors.is_empty() {
+                break;
+            }
+            let sector = *rng.pick(&sectors);
+            let versions = content.unsynced.remove(&sector).expect("it was just there");
+            content.revert(sector, &versions[0], None);
+        }
+        content.sync();
+        state.rng = rng;
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.mounted.writes()?;
+        let from = usize::try_from(offset).map_err(io::Error::other)?;
+        let to = from + data.len();
+        let content = state.content(self.file)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        content.save(from / SECTOR_BYTES, (to - 1) / SECTOR_BYTES);
+        if to > content.bytes.len() {
+            content.bytes.resize(to, 0);
+        }
+        content.bytes[from..to].copy_from_slice(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! A cluster of real nodes and real clients in a world where everything follows from a seed.
+
+mod checks;
+mod faults;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use quorate::kv::{Client, ClientConfig, KvOptions};
+use quorate::{LogIndex, Node, NodeConfig, NodeId, Role, StartError, Status, Term};
+
+pub use self::faults::Image;
+use super::book::SharedBook;
+use super::chance;
+use super::disk::Disk;
+use super::engine::{Engine, HostId};
+use super::network::{Network, address};
+use super::pki;
+use super::runtime::Process;
+use super::watch::{WatchedState, around};
+use crate::level;
+use crate::params::Params;
+
+/// The largest cluster.
+pub const NODES_MAX: u64 = 9;
+/// The most clients.
+pub const CLIENTS_MAX: u64 = 8;
+
+/// Where the tasks of the world itself run: on a host that never fails.
+const OUTSIDE: HostId = HostId(0);
+const CLIENT_HOSTS: u16 = 100;
+const NODE_PORT: u16 = 7_000;
+
+/// How often the world looks at what it cannot be told of, in simulated time.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// How long an orderly stop of a node may take to say goodbye.
+const SHUTDOWN_WITHIN: Duration = Duration::from_millis(200);
+/// When a node that was told to stop must have ended and every task of it: pauses in the meantime, and
+/// connections that drain on slow links, are part of it.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// The host of the node `node`.
+#[must_use]
+pub fn node_host(node: u64) -> HostId {
+    HostId(u16::try_from(node).expect("few nodes"))
+}
+
+/// The host of the client `client`, counted from one.
+#[must_use]
+pub fn client_host(client: u64) -> HostId {
+    HostId(CLIENT_HOSTS + u16::try_from(client).expect("few clients"))
+}
+
+fn node_id(node: u64) -> NodeId {
+    NodeId::new(node).expect("nodes are counted from one")
+}
+
+/// Everything there is: hosts, network, disks, and the book of what was promised.
+pub struct World {
+    pub(super) engine: Engine,
+    pub(super) network: Network,
+    pub(super) book: SharedBook,
+    params: Params,
+    seed: u64,
+    disks: BTreeMap<u64, Disk>,
+    running: BTreeMap<u64, Running>,
+    stopping: BTreeMap<u64, Stopping>,
+    /// Nodes that will not come back: their disks are damaged, and they have noticed.
+    lost: BTreeSet<u64>,
+    /// Nodes whose disks were damaged on purpose.
+    damaged: BTreeSet<u64>,
+    leading: BTreeMap<u64, Term>,
+    watched_until: u64,
+}
+
+struct Running {
+    node: Node,
+    /// Dead once nothing of the node is left.
+    process: Weak<Process>,
+    /// Set when the node has ended by itself.
+    ended: Arc<Mutex<Option<String>>>,
+}
+
+/// A node on its way to an orderly end.
+struct Stopping {
+    done: Arc<AtomicBool>,
+    process: Weak<Process>,
+    until: Duration,
+}
+
+impl World {
+    /// An empty world.
+    #[must_use]
+    pub fn new(seed: u64, params: &Params, keep_trace: bool) -> Self {
+        chance::begin(seed);
+        let engine = Engine::new(seed, keep_trace);
+        let network = Network::new(engine.clone(), seed, params.network.clone());
+        engine.add_host(OUTSIDE, 0);
+        let mut disks = BTreeMap::new();
+        for node in 1..=params.nodes() {
+            engine.add_host(node_host(node), params.write_max_us);
+            disks.insert(node, Disk::new(seed, node));
+        }
+        for client in 1..=params.clients.count {
+            engine.add_host(client_host(client), 0);
+        }
+        Self {
+            book: SharedBook::new(params.voters),
+            engine,
+            network,
+            params: params.clone(),
+            seed,
+            disks,
+            running: BTreeMap::new(),
+            stopping: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            leading: BTreeMap::new(),
+            watched_until: 0,
+        }
+    }
+
+    /// True time since the beginning.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.engine.now())
+    }
+
+    /// The first promise that was broken, if one was.
+    #[must_use]
+    pub fn failure(&self) -> Option<level::Failure> {
+        self.book.with(|book| book.failure())
+    }
+
+    fn process(&self, host: HostId) -> Arc<Process> {
+        Arc::new(Process {
+            engine: self.engine.clone(),
+            network: self.network.clone(),
+            host,
+            life: self.engine.life(host),
+        })
+    }
+
+    fn addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
+        (1..=self.params.nodes())
+            .map(|node| (node_id(node), address(node_host(node), NODE_PORT)))
+            .collect()
+    }
+
+    /// Starts `node` on what is on its disk.
+    ///
+    /// # Errors
+    ///
+    /// As the node's.
+    pub fn start(&mut self, node: u64) -> Result<(), StartError> {
+        assert!(!self.running.contains_key(&node), "node {node} runs");
+        let host = node_host(node);
+        let id = node_id(node);
+        let process = self.process(host);
+        let started = Node::builder(self.config(node), pki::node(node))
+            .inline(Arc::<Process>::clone(&process))
+            .environment(Arc::<Process>::clone(&process))
+            .files(self.disks[&node].mount(Some(self.engine.clone())))
+            .around_log(around(&self.book, id))
+            .start_kv_with(self.options(), |store| {
+                WatchedState::new(self.book.clone(), id, store)
+            });
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.engine.note(&format!("{id} does not start: {error}"));
+                self.disks[&node].cut_off();
+                self.engine.kill(host);
+                return Err(error);
+            }
+        };
+        self.engine.note(&format!("{id} starts"));
+        let ended = Arc::default();
+        self.watch_status(&process, &started);
+        self.watch_end(&started, Arc::clone(&ended));
+        let running = Running {
+            node: started,
+            process: Arc::downgrade(&process),
+            ended,
+        };
+        self.running.insert(node, running);
+        Ok(())
+    }
+
+    fn config(&self, node: u64) -> NodeConfig {
+        let Params { bounds, .. } = &self.params;
+        let mut config = NodeConfig::new(address(node_host(node), NODE_PORT), "/data");
+        config.peers = self.addresses();
+        config.log_cache_bytes = 1 << 20;
+        let raft = &mut config.raft;
+        raft.seed = self.seed;
+        raft.election_timeout = Duration::from_millis(self.params.election_timeout_ms);
+        raft.heartbeat_interval = Duration::from_millis(self.params.heartbeat_interval_ms);
+        // A key and the encoding come on top of the largest value.
+        raft.command_bytes_max = bounds.command + 100;
+        raft.uncommitted_bytes_max = bounds.uncommitted + 200;
+        raft.message_bytes_max = bounds.message;
+        raft.log_view_bytes_max = 2 * raft.uncommitted_bytes_max + bounds.log_view;
+        raft.checkpoint_bytes = bounds.checkpoint;
+        config
+    }
+
+    fn options(&self) -> KvOptions {
+        KvOptions {
+            cache_bytes: 1 << 20,
+            overlay_bytes_max: usize::try_from(self.params.bounds.checkpoint * 2)
+                .unwrap_or(usize::MAX),
+            background: false,
+        }
+    }
+
+    /// Asks the node again and again how it stands.
+    fn watch_status(&self, process: &Arc<Process>, node: &Node) {
+        let (handle, book) = (node.handle(), self.book.clone());
+        let clock = Process::clone(process);
+        let watch = async move {
+            while let Ok(status) = handle.status().await {
+                book.with(|book| book.status(status));
+                clock.sleep(WATCH_EVERY).await;
+            }
+        };
+        self.engine
+            .spawn(process.host, process.life, Box::pin(watch));
+    }
+
+    fn watch_end(&self, node: &Node, ended: Arc<Mutex<Option<String>>>) {
+        let stopped = node.stopped();
+        let watch = async move {
+            let why = match stopped.await {
+                Ok(()) => String::new(),
+                Err(fatal) => fatal.to_string(),
+            };
+            if let Ok(mut ended) = ended.lock() {
+                *ended = Some(why);
+            }
+        };
+        self.engine.spawn(OUTSIDE, 0, Box::pin(watch));
+    }
+
+    /// Whether `node` runs.
+    #[must_use]
+    pub fn runs(&self, node: u64) -> bool {
+        self.running.contains_key(&node)
+    }
+
+    /// Who leads in the highest term, as the leaders say.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        let leaders = self
+            .running
+            .iter()
+            .filter(|(_, running)| leads(&running.node));
+        leaders
+            .max_by_key(|(_, running)| running.node.raft().leader().term)
+            .map(|(node, _)| *node)
+    }
+
+    /// A client that knows all nodes, on a host of its own.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn client(&self, client: u64, timeout: Duration) -> Client {
+        let process = self.process(client_host(client));
+        let mut config =
+            ClientConfig::new(self.addresses().into_iter().collect(), pki::client(client));
+        config.request_timeout = timeout;
+        config.environment = Arc::<Process>::clone(&process);
+        Client::connect(config, process).expect("a client")
+    }
+
+    pub(super) fn client_process(&self, client: u64) -> Arc<Process> {
+        self.process(client_host(client))
+    }
+
+    pub(super) fn spawn_on(&self, host: HostId, task: impl Future<Output = ()> + Send + 'static) {
+        self.engine
+            .spawn(host, self.engine.life(host), Box::pin(task));
+    }
+
+    /// Nodes that refuse their damaged disks.
+    #[must_use]
+    pub fn lost(&self) -> &BTreeSet<u64> {
+        &self.lost
+    }
+
+    /// Starts `node` again. One that does not start is lost if its disk was damaged; otherwise that
+    /// breaks a promise.
+    pub fn restart(&mut self, node: u64) {
+        if self.runs(node) || self.stopping.contains_key(&node) || self.lost.contains(&node) {
+            return;
+        }
+        if let Err(error) = self.start(node) {
+            if self.damaged.contains(&node) {
+                self.lost.insert(node);
+            } else {
+                self.book
+                    .with(|book| book.fails("a healthy node starts", format!("n{node}: {error}")));
+            }
+        }
+    }
+
+    /// Lets time pass. Ends early when a promise is broken.
+    pub fn run_for(&mut self, time: Duration) {
+        let deadline = self.now() + time;
+        self.run_until(deadline, |_| false);
+    }
+
+    /// Lets time pass until `done`, or until `deadline`; returns whether it was done.
+    pub fn run_until(&mut self, deadline: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let deadline = u64::try_from(deadline.as_nanos()).expect("less than centuries");
+        loop {
+            self.engine.run_ready();
+            self.check();
+            if self.failure().is_some() {
+                return false;
+            }
+            if done(self) {
+                return true;
+            }
+            let more = self.engine.advance(deadline);
+            if !more {
+                self.engine.run_ready();
+                return done(self);
+            }
+        }
+    }
+
+    /// How the running nodes stand, as they said last.
+    pub(super) fn statuses(&self) -> Vec<Status> {
+        let running: BTreeSet<NodeId> = self.running.keys().map(|node| node_id(*node)).collect();
+        self.book.with(|book| {
+            let seen = book.seen().values();
+            seen.filter(|status| running.contains(&status.node))
+                .cloned()
+                .collect()
+        })
+    }
+
+    /// Whether the states of all running nodes have been compared since index `from`.
+    pub(super) fn states_compared(&self, from: LogIndex) -> bool {
+        self.book.with(|book| {
+            let mut nodes = self.running.keys();
+            nodes.all(|node| book.compared_to(node_id(*node)) > from)
+        })
+    }
+
+    /// How often a disk was synced, and how much was sent.
+    pub(super) fn effort(&self) -> (u64, u64) {
+        let syncs = self.disks.values().map(Disk::syncs).sum();
+        (syncs, self.network.sent().0)
+    }
+
+    /// Ends everything.
+    pub fn end(&mut self) {
+        for node in 1..=self.params.nodes() {
+            self.kill(node, true);
+        }
+        for client in 1..=self.params.clients.count {
+            self.network.close(client_host(client));
+            self.engine.kill(client_host(client));
+        }
+        self.engine.end();
+    }
+}
+
+fn leads(node: &Node) -> bool {
+    node.raft().leader().role == Role::Leader
+}

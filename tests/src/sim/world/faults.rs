@@ -1,0 +1,212 @@
+//! What can be done to a world.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::{Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, leads, node_host, node_id};
+use crate::sim::disk::{Disk, Failure};
+use crate::sim::engine::HostId;
+use crate::sim::network::Link;
+use crate::sim::runtime::Process;
+
+/// An old state of a disk.
+pub struct Image(Disk);
+
+impl World {
+    /// Ends the process of `node` between two instructions. Unless `written`, its machine loses power
+    /// as well, and with it what was not synced.
+    pub fn kill(&mut self, node: u64, written: bool) {
+        let running = self.running.remove(&node);
+        let stopping = self.stopping.remove(&node);
+        if running.is_none() && stopping.is_none() {
+            return;
+        }
+        self.engine.note(&format!("n{node} is killed"));
+        let mut processes = Vec::new();
+        processes.extend(stopping.map(|stopping| stopping.process));
+        self.disks[&node].cut_off();
+        self.engine.kill(node_host(node));
+        // Dropping the handle asks a node to stop that has no tasks any more.
+        processes.extend(running.map(|running| running.process));
+        self.clear(node, &processes);
+        if !written {
+            self.disks[&node].lose_power();
+        }
+    }
+
+    /// Removes what is left of the process of `node`, of which nothing may remain.
+    pub(super) fn clear(&mut self, node: u64, processes: &[Weak<Process>]) {
+        let host = node_host(node);
+        self.network.close(host);
+        self.engine.kill(host);
+        self.leading.remove(&node);
+        let left: usize = processes.iter().map(Weak::strong_count).sum();
+        self.book.with(|book| {
+            book.must(left == 0, "nothing survives a kill", || {
+                format!("n{node} is held {left} times after its end")
+            });
+        });
+    }
+
+    /// Tells `node` to stop in good order, which takes some time.
+    pub fn stop(&mut self, node: u64) {
+        let Some(running) = self.running.remove(&node) else {
+            return;
+        };
+        let host = node_host(node);
+        self.engine.note(&format!("n{node} is told to stop"));
+        let done = Arc::new(AtomicBool::new(false));
+        let finished = Arc::clone(&done);
+        let Running {
+            node: stops,
+            process,
+            ..
+        } = running;
+        let stop = async move {
+            let _ = stops.shutdown(SHUTDOWN_WITHIN).await;
+            finished.store(true, Ordering::Relaxed);
+        };
+        self.spawn_on(host, stop);
+        let until = self.now() + STOP_MAX;
+        self.stopping.insert(
+            node,
+            Stopping {
+                done,
+                process,
+                until,
+            },
+        );
+        self.leading.remove(&node);
+    }
+
+    /// Freezes a node, or lets it go on.
+    pub fn pause(&mut self, node: u64, paused: bool) {
+        self.engine.note(&format!("n{node} paused: {paused}"));
+        self.engine.pause(node_host(node), paused);
+    }
+
+    /// Lets writes of a node wait, or go on.
+    pub fn stall_disk(&mut self, node: u64, stalled: bool) {
+        self.engine
+            .note(&format!("the disk of n{node} stalls: {stalled}"));
+        self.engine.stall_disk(node_host(node), stalled);
+    }
+
+    /// The disk of a node fails after so many operations, until the process has ended.
+    pub fn fail_disk(&mut self, node: u64, after: u64, how: Failure) {
+        if !self.runs(node) {
+            return;
+        }
+        self.engine
+            .note(&format!("the disk of n{node} fails in {after}: {how:?}"));
+        self.disks[&node].fail(after, how);
+    }
+
+    /// Damages what a node that does not run has on its disk, unless too many disks are damaged
+    /// already for anyone to promise anything.
+    pub fn flip_bit(&mut self, node: u64) -> bool {
+        let most = (self.params.voters as usize - 1) / 2;
+        let busy = self.runs(node) || self.stopping.contains_key(&node);
+        if busy || !(self.damaged.contains(&node) || self.damaged.len() < most) {
+            return false;
+        }
+        let flipped = self.disks[&node].flip_bit();
+        if flipped {
+            self.damaged.insert(node);
+            self.engine
+                .note(&format!("a bit of the disk of n{node} turns"));
+        }
+        flipped
+    }
+
+    /// Empties the disk of a node that does not run.
+    pub fn wipe(&mut self, node: u64) {
+        self.engine.note(&format!("the disk of n{node} is wiped"));
+        self.disks[&node].wipe();
+        self.book.with(|book| book.forget_store_of(node_id(node)));
+    }
+
+    /// What is durable on the disk of a node, to be put back later.
+    #[must_use]
+    pub fn image(&self, node: u64) -> Image {
+        Image(self.disks[&node].durable_image())
+    }
+
+    /// Puts an old image on the disk of a node that does not run.
+    pub fn restore(&mut self, node: u64, image: &Image) {
+        self.engine.note(&format!("n{node} gets an old image"));
+        self.disks[&node].restore(&image.0);
+        self.book.with(|book| book.forget_store_of(node_id(node)));
+    }
+
+    /// A clock goes forward.
+    pub fn jump_clock(&mut self, node: u64, by: Duration) {
+        self.engine
+            .note(&format!("the clock of n{node} jumps by {by:?}"));
+        self.engine
+            .change_clock(node_host(node), |clock, now| clock.jump(now, by));
+    }
+
+    /// A clock runs fast or slow.
+    pub fn set_clock_rate(&mut self, node: u64, permille: u64) {
+        self.engine
+            .note(&format!("the clock of n{node} runs at {permille}"));
+        self.engine
+            .change_clock(node_host(node), |clock, now| clock.set_rate(now, permille));
+    }
+
+    /// Changes one direction between two hosts.
+    pub fn link(&mut self, from: HostId, to: HostId, change: impl FnOnce(&mut Link)) {
+        self.network.change(from, to, change);
+    }
+
+    /// Cuts or mends, in both directions, what connects `side` with the other nodes.
+    pub fn partition(&mut self, side: &[u64], cut: bool) {
+        self.engine.note(&format!("{side:?} cut off: {cut}"));
+        for a in 1..=self.params.nodes() {
+            for b in 1..=self.params.nodes() {
+                if side.contains(&a) != side.contains(&b) {
+                    self.cut(a, b, cut);
+                }
+            }
+        }
+    }
+
+    /// Cuts or mends one direction between two nodes.
+    pub fn cut(&mut self, from: u64, to: u64, cut: bool) {
+        self.link(node_host(from), node_host(to), |link| match cut {
+            true => link.cuts += 1,
+            false => link.cuts = link.cuts.saturating_sub(1),
+        });
+    }
+
+    /// Asks whoever leads to hand over.
+    pub fn transfer(&mut self, to: Option<u64>) {
+        let leader = self.running.values().find(|running| leads(&running.node));
+        let Some(leader) = leader.map(|running| running.node.handle()) else {
+            return;
+        };
+        let to = to.map(node_id);
+        self.engine
+            .note(&format!("{} is to hand over to {to:?}", leader.id()));
+        let transfer = async move {
+            let _ = leader.raft().clone().transfer_leader(to).await;
+        };
+        self.spawn_on(node_host(self.leader().unwrap_or(1)), transfer);
+    }
+
+    /// Lets `node` call an election.
+    pub fn campaign(&mut self, node: u64) {
+        if let Some(running) = self.running.get(&node) {
+            self.engine.note(&format!("n{node} is to campaign"));
+            running.node.raft().campaign();
+        }
+    }
+
+    /// Ends all faults of the network.
+    pub fn heal_network(&mut self) {
+        self.engine.note("the network heals");
+        self.network.heal();
+    }
+}
