@@ -1,6 +1,7 @@
 //! What several tests of Quorate share. Published nowhere.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod cluster;
 pub mod level;
 pub mod params;
