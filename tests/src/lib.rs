@@ -1,6 +1,7 @@
 //! What several tests of Quorate share. Published nowhere.
 #![forbid(unsafe_code)]
 
+pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod level;

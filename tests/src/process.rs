@@ -34,12 +34,13 @@ pub const CLUSTER: &str = "c1";
 pub fn executable() -> &'static Path {
     static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
     EXECUTABLE.get_or_init(|| {
-        // target/<profile>/deps/<this test>
-        let this = std::env::current_exe().expect("a running test has a path");
-        let folder = this
-            .ancestors()
-            .nth(2)
-            .expect("tests lie in target/<profile>/deps");
+        // target/<profile>/deps/<a test>, or target/<profile>/<a command>
+        let this = std::env::current_exe().expect("a running program has a path");
+        let folder = this.parent().expect("a program lies in a folder");
+        let folder = match folder.parent() {
+            Some(profile) if folder.ends_with("deps") => profile,
+            _ => folder,
+        };
         let mut build = Command::new(env!("CARGO"));
         build
             .args(["build", "--quiet", "--locked", "--workspace"])
@@ -301,13 +302,19 @@ impl Cluster {
 
     /// Ends `node` with a signal (`KILL`, `TERM`, ..) and returns its exit code.
     pub fn signal(&mut self, node: u64, signal: &str) -> i32 {
+        self.send(node, signal);
         let mut child = self.running.remove(&node).expect("the node runs");
+        code(wait(&mut child).expect("a node ends when it is told to"))
+    }
+
+    /// Sends `node` a signal and does not wait for its end (`STOP`, `CONT`).
+    pub fn send(&self, node: u64, signal: &str) {
+        let child = self.running.get(&node).expect("the node runs");
         let sent = Command::new("kill")
             .arg(format!("-{signal}"))
             .arg(child.id().to_string())
             .status();
         assert!(sent.expect("kill runs").success());
-        code(wait(&mut child).expect("a node ends when it is told to"))
     }
 
     /// Runs a client command with the certificate in the folder `cert`.

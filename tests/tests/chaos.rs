@@ -1,0 +1,74 @@
+//! Real processes under kill, pause and partition, on every runtime: what clients see stays linearizable
+//! and is what the logs on the disks say. The long run is `quorate-tests chaos`.
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests may; these are not in functions marked so"
+)]
+
+use quorate_tests::chaos::{ChaosError, ChaosOptions, ChaosReport, Runtime, run};
+use quorate_tests::check::check_file;
+
+/// How long the clients of each test work.
+const SECONDS: u64 = 5;
+
+fn options(runtime: Runtime) -> ChaosOptions {
+    ChaosOptions {
+        runtime,
+        operations: 1_000_000,
+        seconds: SECONDS,
+        seed: 1,
+        stale_reads: false,
+    }
+}
+
+/// A run without a failure, in which enough happened for that to mean something.
+fn survives(runtime: Runtime) {
+    let report = run(&options(runtime)).unwrap_or_else(|error| panic!("{error}"));
+    println!("{report}");
+    let ChaosReport {
+        checked,
+        faults,
+        traffic,
+        witnessed,
+        ..
+    } = report;
+    assert!(checked.is_good() && checked.answered > 100);
+    assert_eq!(witnessed, checked.operations);
+    assert!(faults.values().sum::<u64>() >= 2, "{faults:?}");
+    assert!(traffic.lost > 0 && traffic.duplicated > 0 && traffic.late > 0);
+}
+
+/// On async-std.
+#[test]
+fn on_async_std() {
+    survives(Runtime::AsyncStd);
+}
+
+/// On smol.
+#[test]
+fn on_smol() {
+    survives(Runtime::Smol);
+}
+
+/// On tokio.
+#[test]
+fn on_tokio() {
+    survives(Runtime::Tokio);
+}
+
+/// Clients that sometimes get an old answer are noticed; and the history that was kept says so again.
+#[test]
+fn stale_reads_are_found() {
+    let options = ChaosOptions {
+        stale_reads: true,
+        ..options(Runtime::Smol)
+    };
+    match run(&options) {
+        Err(ChaosError::Answers { report, history }) => {
+            assert!(!report.violations.is_empty(), "{report}");
+            assert_eq!(check_file(&history).unwrap(), report);
+            std::fs::remove_file(history).unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+}
