@@ -12,17 +12,20 @@ use serde::{Deserialize, Serialize};
 pub enum Level {
     /// Level 1: the consensus crate, core and driver, over a network and a log in memory.
     Consensus,
+    /// Level 2: the whole stack, from the client to the disk, over simulated time, sockets and files.
+    Stack,
 }
 
 impl Level {
     /// Every level there is.
-    pub const ALL: &'static [Self] = &[Self::Consensus];
+    pub const ALL: &'static [Self] = &[Self::Consensus, Self::Stack];
 }
 
 impl From<Level> for u8 {
     fn from(level: Level) -> Self {
         match level {
             Level::Consensus => 1,
+            Level::Stack => 2,
         }
     }
 }

@@ -10,4 +10,5 @@ pub mod plan;
 pub mod process;
 pub mod raw;
 pub mod rng;
+pub mod sim;
 pub mod wait;

@@ -88,12 +88,15 @@ impl Params {
         let voters = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
         let learners = match level {
             Level::Consensus if rng.chance(25) => rng.within(1..3),
-            Level::Consensus => 0,
+            Level::Consensus | Level::Stack => 0,
         };
         Self {
             voters,
             learners,
-            chaos_ms: *rng.pick(&[20_000, 40_000, 60_000, 120_000]),
+            chaos_ms: match level {
+                Level::Consensus => *rng.pick(&[20_000, 40_000, 60_000, 120_000]),
+                Level::Stack => *rng.pick(&[15_000, 20_000, 30_000, 40_000]),
+            },
             // An election may be split a few times, and each needs up to two timeouts.
             recovery_max_ms: 10_000 + 60 * election_timeout_ms,
             election_timeout_ms,

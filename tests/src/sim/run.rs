@@ -28,10 +28,14 @@ pub struct Report {
     pub trace: Vec<String>,
 }
 
-/// Runs `plan`.
+/// Runs `plan` from beginning to end; prints every event when `trace` is set.
 #[must_use]
-pub fn run(plan: &Plan) -> Outcome {
-    report(plan, false).outcome
+pub fn run(plan: &Plan, trace: bool) -> Outcome {
+    let report = report(plan, trace);
+    for line in &report.trace {
+        println!("{line}");
+    }
+    report.outcome
 }
 
 /// Runs `plan`; keeps the lines of what happened if `keep_trace`.
