@@ -8,7 +8,9 @@ use quorate_consensus::{FIRST_INDEX, LogStore, Payload};
 use quorate_persist::{Options, Store, StoreIdentity};
 
 use super::nemesis::NODES;
+use super::workload::keyspace;
 use crate::check::calls::Call;
+use crate::check::kv::Keyspace;
 use crate::check::witness::{self, CommittedLog};
 use crate::process::{CLUSTER, Cluster};
 
@@ -75,9 +77,12 @@ fn read_log(cluster: &Cluster, node: u64, last: LogIndex) -> Result<Commands, St
 /// What does not fit, in words.
 pub(super) fn witness(log: &Commands, rounds: &BTreeMap<u64, Vec<Call>>) -> Result<u64, String> {
     let mut logs: BTreeMap<u64, CommittedLog> = BTreeMap::new();
+    let keyspaces = rounds.keys().map(|number| (*number, keyspace(*number)));
+    let keyspaces: Vec<(u64, Keyspace)> = keyspaces.collect();
     for (index, command) in log {
-        let operation = rounds.keys().find_map(|number| {
-            let operation = super::workload::keyspace(*number).operation(command)?;
+        let mut each = keyspaces.iter();
+        let operation = each.find_map(|(number, keyspace)| {
+            let operation = keyspace.operation(command)?;
             Some((*number, operation))
         });
         if let Some((number, operation)) = operation {

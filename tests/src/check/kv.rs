@@ -8,9 +8,8 @@ use super::history::{Answer, Key, Kind, Operation, Value};
 /// Stands for a value that is no number: like every value that nobody wrote, it is a violation.
 pub const FOREIGN: Value = Value::MAX;
 
-/// Where the keys of one history lie in the store: its keys and values are numbers in decimal, the keys behind a
-/// prefix. Several histories can be taken from one store, each below a prefix that is not the
-/// beginning of another.
+/// Where the keys of one history lie in the store: keys and values are numbers in decimal, the keys behind
+/// a prefix, so that several histories can be taken from one store.
 #[derive(Clone, Debug)]
 pub struct Keyspace {
     prefix: String,

@@ -9,7 +9,7 @@
 //! | `key` | `Input` | a number; keys are independent, for `Partition` |
 //! | `value` | `Input` | what `put` and `cas` write; `null` for absent |
 //! | `expected` | `Input` | what `cas` expects; `null` for absent |
-//! | `unknown` | `Output` | whether the outcome is unknown: then it fits every state, and the key may have changed or not |
+//! | `unknown` | `Output` | the outcome is unknown: any state fits, and the key has changed or not |
 //! | `value` | `Output` | what `get`, or a `cas` that found something else, saw; `null` for absent |
 //! | `done` | `Output` | whether `cas` swapped, `delete` removed |
 //!

@@ -10,8 +10,9 @@
 //! - a value is not replaced while somebody remains who saw it: it will not come back;
 //! - a write that nobody saw is put in as early as it does no harm (see `blind`);
 //! - an operation with an unknown outcome is put in only right before one that could not come next
-//!   otherwise, together with others that it needs in turn (see `chains`). If it took effect unseen, the order
-//!   without it is as good. So those do not multiply the search, however many there are.
+//!   otherwise, together with others that it needs in turn (see `chains`). If it took effect unseen, the
+//!   order without it is as good. Only removals with an unknown outcome, which are all alike, still
+//!   multiply the search, and a configuration reached with fewer of them stands for those with more.
 
 use std::collections::HashMap;
 
