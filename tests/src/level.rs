@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::level1;
+use crate::plan::Plan;
+use crate::sim;
+
 /// How much of the product a run contains.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
@@ -19,6 +23,15 @@ pub enum Level {
 impl Level {
     /// Every level there is.
     pub const ALL: &'static [Self] = &[Self::Consensus, Self::Stack];
+
+    /// Runs `plan` from beginning to end; prints every event when `trace` is set.
+    #[must_use]
+    pub fn run(self, plan: &Plan, trace: bool) -> Outcome {
+        match self {
+            Self::Consensus => level1::run(plan, trace),
+            Self::Stack => sim::run(plan, trace),
+        }
+    }
 }
 
 impl From<Level> for u8 {

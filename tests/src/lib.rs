@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod level;
+pub mod level1;
 pub mod params;
 pub mod plan;
 pub mod process;

@@ -1,0 +1,308 @@
+//! The promises of Raft and of the durability gate, checked at every step.
+//!
+//! To add one: a few lines where its event passes, with a name of its own in [`Invariants::require`].
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use quorate_consensus::{
+    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, ORIGIN, Role, Status,
+    Term,
+};
+
+use super::log::{MemLog, Removed};
+use crate::level::Failure;
+
+/// What has been promised so far.
+pub struct Invariants {
+    membership: Membership,
+    leaders: BTreeMap<Term, u64>,
+    /// Whom each node voted for in each term, over all its lives.
+    votes: BTreeMap<(u64, Term), u64>,
+    /// The digest of the log up to each entry that ever was durable anywhere.
+    digests: BTreeMap<EntryId, u64>,
+    committed: Vec<Entry>,
+    committed_digest: u64,
+    /// The commit index and term of each node in its present life.
+    seen: BTreeMap<u64, (LogIndex, Term)>,
+    /// What every read that begins now must see, and every write must come after.
+    floor: LogIndex,
+    /// Some members lie, so that only what a node promises by itself can be expected.
+    pub byzantine: bool,
+    violations: Vec<Failure>,
+}
+
+impl Invariants {
+    /// Of a new cluster.
+    #[must_use]
+    pub fn new(membership: Membership) -> Self {
+        Self {
+            membership,
+            leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            committed: Vec::new(),
+            committed_digest: 0,
+            seen: BTreeMap::new(),
+            floor: ORIGIN.index,
+            byzantine: false,
+            violations: Vec::new(),
+        }
+    }
+
+    /// Notes that `invariant` is broken unless it `holds`.
+    pub fn require<D: Display>(
+        &mut self,
+        invariant: &str,
+        holds: bool,
+        detail: impl FnOnce() -> D,
+    ) {
+        if !holds {
+            self.violations.push(Failure {
+                invariant: invariant.to_owned(),
+                detail: detail().to_string(),
+            });
+        }
+    }
+
+    /// What did not hold so far.
+    #[must_use]
+    pub fn violations(&self) -> &[Failure] {
+        &self.violations
+    }
+
+    /// The one committed log, as far as anybody applied it.
+    #[must_use]
+    pub fn committed(&self) -> &[Entry] {
+        &self.committed
+    }
+
+    /// What is acknowledged: every read that begins now must see it.
+    #[must_use]
+    pub fn floor(&self) -> LogIndex {
+        self.floor
+    }
+
+    // --- who leads
+
+    /// A node says how it stands.
+    pub fn status(&mut self, status: &Status) {
+        let (node, term, commit) = (status.node.value(), status.term, status.commit);
+        let (commit_before, term_before) = self.seen.get(&node).copied().unwrap_or_default();
+        self.require(
+            "monotone",
+            commit >= commit_before && term >= term_before,
+            || format!("{status} went back from commit={commit_before} term={term_before}"),
+        );
+        let ordered = status.applied <= commit && commit <= status.last.index;
+        self.require("applied <= commit <= last", ordered, || status.to_string());
+        self.seen.insert(node, (commit, term));
+        if status.role == Role::Leader {
+            self.leads(node, term);
+        }
+    }
+
+    /// `node` says or shows that it leads `term`. Returns whether that is news.
+    pub fn leads(&mut self, node: u64, term: Term) -> bool {
+        if self.byzantine {
+            return false;
+        }
+        let news = !self.leaders.contains_key(&term);
+        let leader = *self.leaders.entry(term).or_insert(node);
+        self.require("election safety", leader == node, || {
+            format!("n{leader} and n{node} lead term {term}")
+        });
+        news
+    }
+
+    /// `node`, new in leading `term`, begins with `log`.
+    pub fn leads_with(&mut self, node: u64, term: Term, log: &MemLog) {
+        let Some(last) = self.committed.last().map(|entry| entry.id) else {
+            return;
+        };
+        let complete = log.digest(last.index) == Some(self.committed_digest);
+        self.require("leader completeness", complete, || {
+            format!("n{node} leads term {term} without committed entries up to {last}")
+        });
+    }
+
+    // --- what is said
+
+    /// `node` sends `message` to `to` while `disk` is what it holds for sure.
+    pub fn message(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
+        self.speaks_durably(node, to, message, disk);
+        match &message.body {
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::TimeoutNow => {
+                self.leads(node, message.term);
+            }
+            Body::AppendAccepted { last, .. } => {
+                // An acknowledgement of an older term may outlive what it acknowledged; so may one to a
+                // leader that contradicts itself within its term, which only a liar does.
+                let newer = disk.hard_state().term > message.term;
+                let held = newer || disk.last().index >= *last || self.byzantine;
+                self.require("durable before acknowledged", held, || {
+                    format!("n{node} acknowledges {last}, durable is {}", disk.last())
+                });
+            }
+            Body::AppendRejected { .. }
+            | Body::RequestVote { .. }
+            | Body::Vote { .. }
+            | Body::HeartbeatResponse { .. } => {}
+        }
+    }
+
+    /// The term and the vote that a message stands for are on the sender's disk, and the vote is its
+    /// only one in that term.
+    fn speaks_durably(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
+        let (term, durable) = (message.term, disk.hard_state());
+        let (rehearsal, vote) = match message.body {
+            Body::RequestVote { pre, .. } => (pre, (!pre).then_some(node)),
+            Body::Vote { pre, granted, .. } => (pre, (!pre && granted).then_some(to)),
+            _ => (false, None),
+        };
+        let said = || format!("n{node} says {message:?} to n{to}, durable is {durable:?}");
+        self.require(
+            "durable before said",
+            rehearsal || durable.term >= term,
+            said,
+        );
+        let Some(vote) = vote else { return };
+        let durably = durable.term > term || durable.vote.map(NodeId::value) == Some(vote);
+        self.require("durable before voted", durably, said);
+        let first = *self.votes.entry((node, term)).or_insert(vote);
+        self.require("one vote a term", first == vote, || {
+            format!("n{node} votes for n{first} and n{vote} in term {term}")
+        });
+    }
+
+    // --- what is kept
+
+    /// `node` made a write durable: it had `before`, lost `removed`, and its disk holds `log`, new from
+    /// `first` on.
+    pub fn wrote(
+        &mut self,
+        node: u64,
+        before: HardState,
+        removed: &[Removed],
+        first: LogIndex,
+        log: &MemLog,
+    ) {
+        let after = log.hard_state();
+        let kept = after.term > before.term
+            || (after.term == before.term && (before.vote.is_none() || after.vote == before.vote));
+        self.require("term and vote are kept", kept, || {
+            format!("n{node} replaces {before:?} by {after:?}")
+        });
+        let commit_kept = after.commit >= before.commit && after.commit <= log.last().index;
+        self.require("commit index is kept", commit_kept, || {
+            format!(
+                "n{node} replaces {before:?} by {after:?}, its log ends at {}",
+                log.last()
+            )
+        });
+        if self.byzantine {
+            return;
+        }
+        let committed = self.last_committed();
+        for gone in removed.iter().filter(|gone| gone.id.index <= committed) {
+            let was = self.digests.get(&self.committed_at(gone.id.index)).copied();
+            let lost = was == Some(gone.digest) && log.digest(gone.id.index) != was;
+            self.require("committed is kept", !lost, || {
+                format!("n{node} removes {}, which is committed", gone.id)
+            });
+        }
+        self.log_matching(node, first, log);
+    }
+
+    /// Log Matching: two logs that hold the same entry hold the same before it.
+    fn log_matching(&mut self, node: u64, first: LogIndex, log: &MemLog) {
+        for index in first.value()..=log.last().index.value() {
+            let index = LogIndex::new(index);
+            let (Some(entry), Some(digest)) = (log.get(index), log.digest(index)) else {
+                continue;
+            };
+            let id = entry.id;
+            let known = *self.digests.entry(id).or_insert(digest);
+            self.require("log matching", known == digest, || {
+                format!("n{node} holds {id} after other entries than another node")
+            });
+        }
+    }
+
+    // --- what is committed
+
+    fn last_committed(&self) -> LogIndex {
+        self.committed.last().map_or(ORIGIN, |entry| entry.id).index
+    }
+
+    fn committed_at(&self, index: LogIndex) -> EntryId {
+        let place = (index.value() - ORIGIN.index.value() - 1) as usize;
+        self.committed[place].id
+    }
+
+    /// `node` applies `entry`; `log` gives what is durable at each node.
+    pub fn applies<'a>(
+        &mut self,
+        node: u64,
+        entry: &Entry,
+        log: impl Fn(u64) -> Option<&'a MemLog>,
+    ) {
+        let id = entry.id;
+        let holds = |node: u64| log(node).is_some_and(|log| log.holds(id));
+        self.require("applied is durable here", holds(node), || {
+            format!("n{node} applies {id}, which its disk does not hold")
+        });
+        if self.byzantine {
+            return;
+        }
+        if id.index <= self.last_committed() {
+            let place = (id.index.value() - ORIGIN.index.value() - 1) as usize;
+            let same = self.committed.get(place) == Some(entry);
+            return self.require("state machine safety", same, || {
+                format!("n{node} applies {entry:?}, but another was applied there")
+            });
+        }
+        let next = self.last_committed().next();
+        self.require("applied in order", id.index == next, || {
+            format!("n{node} applies {id} before {next}")
+        });
+        let quorum = self.membership.voters().len() / 2 + 1;
+        let voters = self.membership.voters();
+        let holders = voters.filter(|voter| holds(voter.value())).count();
+        self.require(
+            "committed is durable on a quorum",
+            holders >= quorum,
+            || format!("n{node} applies {id}, which {holders} disks hold, not {quorum}"),
+        );
+        if let Some(digest) = log(node).and_then(|log| log.digest(id.index)) {
+            self.committed_digest = digest;
+        }
+        self.committed.push(entry.clone());
+    }
+
+    // --- what clients are told
+
+    /// A client that had seen everything up to `seen` when it asked was told that its write is at `at`.
+    pub fn acknowledged(&mut self, seen: LogIndex, at: LogIndex) {
+        let later = at > seen || self.byzantine;
+        self.require("writes are in order", later, || {
+            format!("a write at {at} began after {seen} was acknowledged")
+        });
+        self.floor = self.floor.max(at);
+    }
+
+    /// A read that began when everything up to `floor` was acknowledged saw the state of `seen`. What
+    /// it saw, later reads must see too.
+    pub fn read(&mut self, floor: LogIndex, seen: LogIndex) {
+        let fresh = seen >= floor || self.byzantine;
+        self.require("reads are fresh", fresh, || {
+            format!("a read saw {seen}, but {floor} was seen before it began")
+        });
+        self.floor = self.floor.max(seen);
+    }
+
+    /// `node` ended; it may know less when it comes back.
+    pub fn ended(&mut self, node: u64) {
+        self.seen.remove(&node);
+    }
+}
