@@ -64,6 +64,40 @@ pub fn create_database(
     Ok(id)
 }
 
+/// Makes the directory `path`, and those above it that are missing, with no access for others. When
+/// this returns, their names survive a power loss: without that, a node could lose its folder after it
+/// had voted, and start empty.
+///
+/// # Errors
+///
+/// When one cannot be made, or made durable.
+pub fn make_directory(files: &dyn Files, path: &Path) -> io::Result<()> {
+    let mut directories = Vec::new();
+    for path in path.ancestors() {
+        if path.parent().is_some() {
+            directories.push((path, files.exists(path)?));
+        }
+    }
+    files.make_directory(path)?;
+    // Also those that were there: a start that was interrupted here may have made them.
+    for (path, existed) in directories {
+        match files.sync_directory(directory(path)) {
+            Err(error) if existed && holds_no_names_of_ours(&error) => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory that cannot be synced is one in which no node can have made anything.
+fn holds_no_names_of_ours(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::InvalidInput | Kind::Unsupported
+    )
+}
+
 /// Makes a small file at `path`, readable by its user only, with `content`: all of it or nothing,
 /// as [`create_database`].
 ///
@@ -148,6 +182,13 @@ pub fn open_database(
     let backend = files
         .open(path)
         .map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
+    // A create that was interrupted just before this may have left a name that is not durable yet.
+    files
+        .sync_directory(directory(path))
+        .map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
     open_database_on(AnyBackend(backend), path, kind, identity, cache_bytes)
 }
 

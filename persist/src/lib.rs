@@ -40,8 +40,8 @@ mod store;
 
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
-    OpenedDatabase, begin_durable, create_database, create_database_on, create_file, open_database,
-    open_database_on, read_file,
+    OpenedDatabase, begin_durable, create_database, create_database_on, create_file,
+    make_directory, open_database, open_database_on, read_file,
 };
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};

@@ -111,7 +111,7 @@ impl NodeBuilder {
     /// [`StartError::DataDir`].
     pub fn prepare_data_dir(&self) -> Result<&Path, StartError> {
         let path = &self.config.data_dir;
-        let made = self.files.make_directory(path);
+        let made = quorate_persist::make_directory(&*self.files, path);
         made.map_err(|error| StartError::DataDir {
             path: path.clone(),
             error,

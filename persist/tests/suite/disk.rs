@@ -146,6 +146,17 @@ impl Disk {
         })
     }
 
+    /// What the end of a process leaves: everything, and what was not synced still is not.
+    pub(crate) fn after_kill(&self) -> Self {
+        let inner = self.lock();
+        Self(Arc::new(Mutex::new(Inner {
+            content: inner.content.clone(),
+            versions: inner.versions.clone(),
+            durable_length: inner.durable_length,
+            ..Inner::default()
+        })))
+    }
+
     fn lost(&self, rng: &mut Rng, survivor: impl Fn(&[Vec<u8>], &mut Rng) -> Vec<u8>) -> Vec<u8> {
         let inner = self.lock();
         let mut content = inner.content.clone();
@@ -206,7 +217,7 @@ impl Inner {
     }
 }
 
-fn power_failed() -> io::Error {
+pub(crate) fn power_failed() -> io::Error {
     io::Error::other("the power failed")
 }
 

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod disk;
 mod faults;
+mod founding;
 mod log;
 mod media;
 mod ownership;

@@ -145,3 +145,23 @@ fn a_file_is_private() {
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+/// Store ids come from chance and nothing else: of files that one node makes one after the other, every
+/// bit of the id takes both values. Neither a clock nor a name would do that.
+#[test]
+fn e10_store_ids_are_random() {
+    const FILES: usize = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let ids: Vec<u128> = (0..FILES)
+        .map(|number| {
+            let path = directory.path().join(number.to_string());
+            create(&path).unwrap();
+            let opened = Store::open(&path, &identity(), Options::default()).unwrap();
+            opened.store_id
+        })
+        .collect();
+    let ones = ids.iter().fold(0, |all, id| all | id);
+    let zeros = ids.iter().fold(0, |all, id| all | !id);
+    // A fair bit is the same 40 times in a row once in 550 billion times.
+    assert_eq!((ones, zeros), (u128::MAX, u128::MAX), "{ids:x?}");
+}
