@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, dead_code)] // each test file uses its own part
 #![allow(missing_docs, unreachable_pub)] // a module of tests has no outside
 
+pub mod raw;
+
 use std::{
     future::Future,
     net::SocketAddr,
