@@ -1,0 +1,270 @@
+//! Peers that send or hold more than their share: everything has a bound, ends, and disturbs nobody.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod common;
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::raw::{Hello, Raw, frame};
+use common::*;
+use futures_lite::future;
+use quorate_quic_transport::{
+    Inbound, Lane, NotSent,
+    quinn::{self, Runtime},
+};
+
+/// Close code of `docs/wire.md`, section 6.
+const PROTOCOL: u64 = 8;
+
+/// Longer than anything on a loopback that is not blocked, also on a busy machine.
+const BLOCKED: Duration = Duration::from_millis(500);
+
+/// Whether `future` is still waiting after a while in which nothing else holds it up.
+fn is_blocked<T>(future: impl Future<Output = T>) -> bool {
+    let done = async {
+        future.await;
+        false
+    };
+    let patience = async {
+        async_io::Timer::after(BLOCKED).await;
+        true
+    };
+    async_io::block_on(future::or(done, patience))
+}
+
+/// A node with these settings, another one connected to it, and their cluster.
+fn scene(
+    config: quorate_quic_transport::Config,
+    runtime: &Arc<dyn Runtime>,
+) -> (Cluster, [Program; 2]) {
+    let cluster = Cluster::new();
+    let mut victim = Program::start(config, cluster.node(1), Arc::clone(runtime));
+    let mut witness = Program::start(common::config(), cluster.node(2), Arc::clone(runtime));
+    witness.dials(&victim);
+    witness.next_up();
+    victim.next_up();
+    (cluster, [victim, witness])
+}
+
+/// Messages still pass between the two, over the connection they have.
+fn assert_undisturbed(victim: &mut Program, witness: &mut Program) {
+    let peer = witness.peer(victim);
+    peer.try_send(Lane::Append, 0, Number(42)).unwrap();
+    assert_eq!(victim.next_message::<Number>(), Number(42));
+    assert!(witness.inbox.try_recv().is_none(), "no Down");
+}
+
+/// Streams are four for each peer and are not given again: one that is reset ends the connection, and a
+/// fifth does not open. Before the hello no more of them are there either.
+#[test]
+fn i8_a_flood_of_streams_ends_with_the_connection() {
+    on_io_thread(|runtime| {
+        let (cluster, [mut victim, mut witness]) = scene(config(), runtime);
+        let credentials = cluster.node(3);
+        let to = victim.transport.local_addr();
+
+        let raw = Raw::connect(to, &credentials, runtime);
+        raw.greet(&Hello::of(&credentials).bytes()).unwrap();
+        victim.next_up();
+        let mut opened = 0;
+        while let Ok(mut stream) = block_on(raw.connection.open_uni()) {
+            opened += 1;
+            let _ = stream.reset(0u32.into());
+            assert!(opened < 100, "nobody minds {opened} streams");
+        }
+        assert_eq!(raw.closed_with(), PROTOCOL);
+        assert!(matches!(victim.next(), Inbound::Down { .. }));
+
+        let raw = Raw::connect(to, &credentials, runtime);
+        let streams: Vec<_> = (0..4)
+            .map(|_| block_on(raw.connection.open_uni()).unwrap())
+            .collect();
+        assert!(is_blocked(raw.connection.open_uni()));
+        drop(streams);
+        assert_undisturbed(&mut victim, &mut witness);
+        witness.shutdown();
+        victim.shutdown();
+    });
+}
+
+/// What a peer sends while nobody takes it stops at the inbox's bound and the windows of flow control,
+/// and goes on when it is taken; others wait with it, and lose nothing.
+#[test]
+fn i9_data_that_nobody_takes_stops_at_its_bounds() {
+    const INBOX: usize = 1 << 20;
+    const BODY: usize = 60_000;
+    on_io_thread(|runtime| {
+        let mut small = config();
+        small.limits.inbox_bytes_max = INBOX;
+        let (cluster, [mut victim, witness]) = scene(small, runtime);
+        let credentials = cluster.node(3);
+        let raw = Raw::connect(victim.transport.local_addr(), &credentials, runtime);
+        raw.greet(&Hello::of(&credentials).bytes()).unwrap();
+        victim.next_up();
+
+        let mut lane = raw.write_lane(&[1]);
+        let frame = frame(2, &postcard::to_stdvec(&Blob(vec![7; BODY])).unwrap());
+        let mut frames = 0;
+        while !is_blocked(lane.write_all(&frame)) {
+            frames += 1;
+            assert!(frames < 1000, "{frames} frames of {} bytes", frame.len());
+        }
+        let accepted = frames * frame.len();
+        // The inbox, with one message on its way into it, and the window of one stream.
+        let most = INBOX + 2 * frame.len() + (2 << 20);
+        assert!(
+            accepted > 2 << 20 && accepted <= most,
+            "{accepted} of {most} bytes"
+        );
+
+        // The control: taken, it all arrives. The frame that was given up on is cut off.
+        for _ in 0..frames {
+            assert_eq!(victim.next_message::<Blob>().0.len(), BODY);
+        }
+        drop((lane, raw));
+        assert!(matches!(victim.next(), Inbound::Down { .. }));
+        witness.shutdown();
+        victim.shutdown();
+    });
+}
+
+/// Handshakes that stall, before their hello or in the middle of it, hold a bounded number of places for
+/// a bounded time. Whoever is connected notices nothing; a newcomer gets in when they have ended.
+#[test]
+fn i10_i11_stalled_handshakes_are_few_and_end() {
+    on_io_thread(|runtime| {
+        let mut strict = config();
+        strict.limits.handshakes_max = 3;
+        strict.timings.handshake_timeout = Duration::from_secs(1);
+        let (cluster, [mut victim, mut witness]) = scene(strict, runtime);
+        let credentials = cluster.node(3);
+        let to = victim.transport.local_addr();
+
+        let began = Instant::now();
+        let stalled: Vec<Raw> = (0..3)
+            .map(|_| Raw::connect(to, &credentials, runtime))
+            .collect();
+        let hello = Hello::of(&credentials).bytes();
+        let mut half = block_on(stalled[0].connection.open_bi()).unwrap().0;
+        block_on(half.write_all(&hello[..20])).unwrap();
+        // Full: a newcomer has no answer at all.
+        let mut newcomer = Program::start(config(), cluster.node(4), Arc::clone(runtime));
+        newcomer.dials(&victim);
+        assert_undisturbed(&mut victim, &mut witness);
+        assert!(
+            !newcomer.peer(&victim).is_connected() || began.elapsed() >= Duration::from_secs(1),
+            "three places, and a fourth handshake"
+        );
+        for raw in &stalled {
+            block_on(raw.connection.closed());
+        }
+        let held = began.elapsed();
+        assert!(held >= Duration::from_millis(900), "ended after {held:?}");
+        newcomer.next_up();
+        victim.next_up();
+        assert_undisturbed(&mut victim, &mut witness);
+        newcomer.shutdown();
+        witness.shutdown();
+        victim.shutdown();
+    });
+}
+
+/// From the threshold on, whoever comes must prove its address first, and honest peers do.
+#[test]
+fn i10_above_the_threshold_an_address_must_be_proven() {
+    on_io_thread(|runtime| {
+        let mut suspicious = config();
+        suspicious.limits.retry_above = 0;
+        let (_, [mut victim, mut witness]) = scene(suspicious, runtime);
+        assert_undisturbed(&mut victim, &mut witness);
+        witness.shutdown();
+        victim.shutdown();
+    });
+}
+
+/// There are no datagrams, and a further stream in both directions leads nowhere.
+#[test]
+fn i17_what_is_not_spoken_is_not_there() {
+    on_io_thread(|runtime| {
+        let (cluster, [mut victim, mut witness]) = scene(config(), runtime);
+        let credentials = cluster.node(3);
+        let raw = Raw::connect(victim.transport.local_addr(), &credentials, runtime);
+        raw.greet(&Hello::of(&credentials).bytes()).unwrap();
+        victim.next_up();
+        assert_eq!(raw.connection.max_datagram_size(), None);
+        let datagram = raw.connection.send_datagram(b"?"[..].into());
+        assert_eq!(datagram, Err(quinn::SendDatagramError::UnsupportedByPeer));
+        // The place of the hello is free again. What takes it is never read, and there is no other.
+        let (mut stream, _answer) = block_on(raw.connection.open_bi()).unwrap();
+        block_on(stream.write_all(&Hello::of(&credentials).bytes())).unwrap();
+        assert!(is_blocked(raw.connection.open_bi()));
+        let endless = vec![0; 3 << 20];
+        assert!(is_blocked(stream.write_all(&endless)));
+        assert!(victim.inbox.try_recv().is_none());
+        assert_undisturbed(&mut victim, &mut witness);
+        witness.shutdown();
+        victim.shutdown();
+    });
+}
+
+/// For a peer that reads nothing, no more is kept than the queue's bound; what does not fit comes back,
+/// and everybody else goes on as if it were not there.
+#[test]
+fn d10_a_peer_that_never_reads_costs_its_queue() {
+    on_io_thread(|runtime| {
+        let mut deaf = config();
+        deaf.limits.inbox_messages_max = 1;
+        let (cluster, [deaf, mut sender]) = scene(deaf, runtime);
+        let mut other = Program::start(config(), cluster.node(3), Arc::clone(runtime));
+        other.dials(&sender);
+        other.next_up();
+        sender.next_up();
+
+        let to_deaf = sender.peer(&deaf);
+        let full = || {
+            let blobs = (0..50).find_map(|_| {
+                let blob = Blob(vec![1; 100_000]);
+                to_deaf.try_send(Lane::Append, 0, blob).err()
+            });
+            blobs.map(|error| error.why)
+        };
+        assert_eq!(wait_for("a full queue", full), NotSent::QueueFull);
+        for n in 0..200 {
+            sender
+                .peer(&other)
+                .try_send(Lane::Append, 0, Number(n))
+                .unwrap();
+            assert_eq!(other.next_message::<Number>(), Number(n));
+            assert!(
+                to_deaf
+                    .try_send(Lane::Append, 0, Blob(vec![1; 100_000]))
+                    .is_err()
+            );
+        }
+        let bound = config().limits.lane_bytes_max;
+        let peers = sender.transport.peers();
+        let queued = |program: &Program| -> usize {
+            let status = peers
+                .iter()
+                .find(|peer| peer.identity == program.identity());
+            status.unwrap().queued.iter().map(|queue| queue.bytes).sum()
+        };
+        assert!(
+            (bound / 2..=bound).contains(&queued(&deaf)),
+            "{}",
+            queued(&deaf)
+        );
+        assert_eq!(queued(&other), 0);
+        assert!(to_deaf.is_connected(), "it answers, only it does not read");
+        other.shutdown();
+        sender.shutdown();
+        let Program { transport, inbox } = deaf;
+        drop(inbox);
+        block_on(transport.shutdown(Duration::from_millis(200)));
+    });
+}
