@@ -37,16 +37,16 @@ pub(super) struct Disk(Arc<Mutex<State>>);
 #[derive(Clone)]
 struct State {
     files: BTreeMap<u64, Content>,
+    /// Files and directories, which are files without content.
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
-    directories: BTreeSet<PathBuf>,
     next_file: u64,
     /// Counts processes: handles of an earlier one do nothing.
     life: u64,
     operations: u64,
     /// From which operation on it fails, and how.
     failing: Option<(u64, Failure)>,
-    /// How many of the next synced sectors are lost though they were promised.
+    /// How many of the writes that are synced next are lost though they were promised.
     losing: u64,
     rng: Rng,
     syncs: u64,
@@ -56,8 +56,16 @@ struct State {
 struct Content {
     bytes: Vec<u8>,
     durable_length: usize,
-    /// What each sector written since the last sync held before, oldest first.
-    unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// What every write since the last sync replaced, oldest first.
+    unsynced: Vec<Replaced>,
+}
+
+/// What was there before a write. Where it ends early, the file had ended.
+#[derive(Clone)]
+struct Replaced {
+    from: usize,
+    to: usize,
+    before: Vec<u8>,
 }
 
 impl Disk {
@@ -66,7 +74,6 @@ impl Disk {
             files: BTreeMap::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
-            directories: BTreeSet::new(),
             next_file: 0,
             life: 0,
             operations: 0,
@@ -117,7 +124,6 @@ impl Disk {
         state.files.clear();
         state.names.clear();
         state.durable_names.clear();
-        state.directories.clear();
     }
 
     /// A copy of what is durable, to be restored later.
@@ -127,7 +133,6 @@ impl Disk {
         state.files = image.files;
         state.names = image.names;
         state.durable_names = image.durable_names;
-        state.directories = image.directories;
         state.next_file = state.next_file.max(image.next_file);
     }
 
@@ -137,9 +142,9 @@ impl Disk {
         state.failing = Some((state.operations + after, how));
     }
 
-    /// Loses `sectors` of what is synced next, without a word.
-    pub(super) fn lose_sectors(&self, sectors: u64) {
-        self.state().losing = sectors;
+    /// Loses `writes` of those that are synced next, without a word.
+    pub(super) fn lose_writes(&self, writes: u64) {
+        self.state().losing = writes;
     }
 
     /// Turns one bit of what is stored; false when nothing is.
@@ -195,6 +200,15 @@ impl State {
                 None => self.names.remove(&path),
             };
         }
+        // What lies in a directory that is gone is gone as well. Parents come before their children.
+        let mut reachable: BTreeMap<PathBuf, u64> = BTreeMap::new();
+        for (path, file) in std::mem::take(&mut self.names) {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            if parent.parent().is_none() || reachable.contains_key(parent) {
+                reachable.insert(path, file);
+            }
+        }
+        self.names = reachable;
         self.durable_names = self.names.clone();
         let kept: BTreeSet<u64> = self.names.values().copied().collect();
         self.files.retain(|file, _| kept.contains(file));
@@ -222,6 +236,13 @@ impl State {
         }
     }
 
+    fn create(&mut self, path: &Path) -> u64 {
+        self.next_file += 1;
+        self.files.insert(self.next_file, Content::default());
+        self.names.insert(path.to_owned(), self.next_file);
+        self.next_file
+    }
+
     fn file(&self, path: &Path) -> io::Result<u64> {
         let file = self.names.get(path).copied();
         file.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -234,14 +255,11 @@ impl State {
 }
 
 impl Content {
-    /// Puts aside what the sectors from `first` to `last` hold, before they are written.
-    fn save(&mut self, first: usize, last: usize) {
-        for sector in first..=last {
-            let from = (sector * SECTOR_BYTES).min(self.bytes.len());
-            let to = (from + SECTOR_BYTES).min(self.bytes.len());
-            let before = self.bytes[from..to].to_vec();
-            self.unsynced.entry(sector).or_default().push(before);
-        }
+    /// Puts aside what the file holds from `from` to `to`, before it is written.
+    fn save(&mut self, from: usize, to: usize) {
+        let end = self.bytes.len();
+        let before = self.bytes[from.min(end)..to.min(end)].to_vec();
+        self.unsynced.push(Replaced { from, to, before });
     }
 
     fn sync(&mut self) {
@@ -249,43 +267,87 @@ impl Content {
         self.durable_length = self.bytes.len();
     }
 
+    /// Takes one write since the last sync back, wherever it was.
+    fn lose_one(&mut self, rng: &mut Rng) {
+        if !self.unsynced.is_empty() {
+            let lost = rng.within(0..self.unsynced.len() as u64) as usize;
+            let lost = self.unsynced.swap_remove(lost);
+            lost.put_back(&mut self.bytes);
+        }
+    }
+
     fn keep(&mut self, percent: u64, rng: &mut Rng) {
-        let cut_from = match rng.chance(percent) {
-            true => usize::MAX,
-            false => {
-                let live = self.bytes.len();
-                self.bytes.resize(self.durable_length, 0);
-                live / SECTOR_BYTES
-            }
+        let live = self.bytes.len();
+        let keeps_length = rng.chance(percent);
+        // What was cut off comes back with the old length.
+        let cut_from = if keeps_length {
+            usize::MAX
+        } else {
+            live / SECTOR_BYTES
         };
-        for (sector, versions) in std::mem::take(&mut self.unsynced) {
-            // What was cut off comes back with the old length.
+        let versions = self.versions();
+        if !keeps_length {
+            self.bytes.resize(self.durable_length, 0);
+        }
+        for (sector, versions) in versions {
             if sector < cut_from && rng.chance(percent) {
                 continue;
             }
             let version = match percent {
                 // Not one write since the last sync survives.
-                0 => &versions[0],
+                0 => versions
+                    .last()
+                    .expect("a written sector had a version before"),
                 _ => rng.pick(&versions),
             };
             let torn = percent > 0 && rng.chance(10);
-            self.revert(
-                sector,
-                version,
-                torn.then(|| rng.within(0..SECTOR_BYTES as u64)),
-            );
+            let skip = if torn {
+                rng.within(0..SECTOR_BYTES as u64)
+            } else {
+                0
+            };
+            self.revert(sector, version, skip as usize);
         }
         self.sync();
     }
 
-    /// Puts `version` back, or only what comes after byte `torn` of it.
-    fn revert(&mut self, sector: usize, version: &[u8], torn: Option<u64>) {
-        let from = (sector * SECTOR_BYTES).min(self.bytes.len());
-        let to = (from + SECTOR_BYTES).min(self.bytes.len());
-        let skip = torn.map_or(0, |byte| byte as usize).min(to - from);
-        let mut whole = version.to_vec();
-        whole.resize(to - from, 0);
-        self.bytes[from + skip..to].copy_from_slice(&whole[skip..]);
+    /// What each sector written since the last sync held before, newest first.
+    fn versions(&self) -> BTreeMap<usize, Vec<Vec<u8>>> {
+        let written = self.unsynced.iter().map(|replaced| replaced.to).max();
+        let mut image = self.bytes.clone();
+        let end = image
+            .len()
+            .max(written.unwrap_or(0))
+            .next_multiple_of(SECTOR_BYTES);
+        image.resize(end, 0);
+        let mut versions: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
+        for replaced in self.unsynced.iter().rev() {
+            replaced.put_back(&mut image);
+            for sector in replaced.from / SECTOR_BYTES..=(replaced.to - 1) / SECTOR_BYTES {
+                let at = sector * SECTOR_BYTES;
+                let version = image[at..at + SECTOR_BYTES].to_vec();
+                versions.entry(sector).or_default().push(version);
+            }
+        }
+        versions
+    }
+
+    /// Puts `version` back, but for its first `skip` bytes.
+    fn revert(&mut self, sector: usize, version: &[u8], skip: usize) {
+        let end = self.bytes.len();
+        let from = (sector * SECTOR_BYTES + skip).min(end);
+        let to = ((sector + 1) * SECTOR_BYTES).min(end);
+        self.bytes[from..to].copy_from_slice(&version[skip..skip + (to - from)]);
+    }
+}
+
+impl Replaced {
+    fn put_back(&self, bytes: &mut [u8]) {
+        let to = self.to.min(bytes.len());
+        let (kept, was_after_end) = bytes[self.from.min(to)..to]
+            .split_at_mut(self.before.len().min(to.saturating_sub(self.from)));
+        kept.copy_from_slice(&self.before[..kept.len()]);
+        was_after_end.fill(0);
     }
 }
 
@@ -329,12 +391,18 @@ impl Mounted {
 
 impl Files for Mounted {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        self.writes()?.directories.insert(path.to_owned());
+        let mut state = self.writes()?;
+        for path in path.ancestors().filter(|path| path.parent().is_some()) {
+            if !state.names.contains_key(path) {
+                state.create(path);
+            }
+        }
         Ok(())
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        Ok(self.reads()?.names.contains_key(path))
+        let state = self.reads()?;
+        Ok(path.parent().is_none() || state.names.contains_key(path))
     }
 
     fn length(&self, path: &Path) -> io::Result<u64> {
@@ -359,10 +427,7 @@ impl Files for Mounted {
         if state.names.contains_key(path) {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
         }
-        state.next_file += 1;
-        let file = state.next_file;
-        state.files.insert(file, Content::default());
-        state.names.insert(path.to_owned(), file);
+        let file = state.create(path);
         drop(state);
         Ok(self.handle(file))
     }
@@ -446,7 +511,7 @@ impl StorageBackend for Handle {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         let content = state.content(self.file)?;
         if len < content.bytes.len() {
-            content.save(len / SECTOR_BYTES, (content.bytes.len() - 1) / SECTOR_BYTES);
+            content.save(len, content.bytes.len());
         }
         content.bytes.resize(len, 0);
         Ok(())
@@ -460,13 +525,7 @@ impl StorageBackend for Handle {
         let mut rng = state.rng.clone();
         let content = state.content(self.file)?;
         for _ in 0..lost {
-            let sectors: Vec<usize> = content.unsynced.keys().copied().collect();
-            if sectors.is_empty() {
-                break;
-            }
-            let sector = *rng.pick(&sectors);
-            let versions = content.unsynced.remove(&sector).expect("it was just there");
-            content.revert(sector, &versions[0], None);
+            content.lose_one(&mut rng);
         }
         content.sync();
         state.rng = rng;
@@ -481,11 +540,115 @@ impl StorageBackend for Handle {
         if data.is_empty() {
             return Ok(());
         }
-        content.save(from / SECTOR_BYTES, (to - 1) / SECTOR_BYTES);
+        content.save(from, to);
         if to > content.bytes.len() {
             content.bytes.resize(to, 0);
         }
         content.bytes[from..to].copy_from_slice(data);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/data/file";
+
+    fn written(disk: &Disk, writes: &[(u64, u8)]) -> Box<dyn StorageBackend> {
+        let path = Path::new(FILE);
+        let files = disk.mount(None);
+        quorate_persist::make_directory(&*files, Path::new("/data")).unwrap();
+        let file = files.create(path).unwrap();
+        file.set_len(4 * SECTOR_BYTES as u64).unwrap();
+        file.write(0, &[1; 4 * SECTOR_BYTES]).unwrap();
+        file.sync_data().unwrap();
+        files.sync_directory(Path::new("/data")).unwrap();
+        for &(sector, byte) in writes {
+            let at = sector * SECTOR_BYTES as u64;
+            file.write(at, &[byte; SECTOR_BYTES]).unwrap();
+        }
+        file
+    }
+
+    fn content(disk: &Disk) -> Vec<u8> {
+        let file = disk.mount(None).open(Path::new(FILE)).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Nothing unsynced is in the durable image, whatever was written how often, and whatever the
+    /// length was changed to; what was synced is.
+    #[test]
+    fn only_what_was_synced_is_durable() {
+        let disk = Disk::new(1, 1);
+        let file = written(&disk, &[(0, 2), (1, 3), (1, 4)]);
+        file.set_len(SECTOR_BYTES as u64).unwrap();
+        file.set_len(9 * SECTOR_BYTES as u64).unwrap();
+        file.write(8 * SECTOR_BYTES as u64, &[5; 10]).unwrap();
+        assert_eq!(content(&disk.durable_image()), vec![1; 4 * SECTOR_BYTES]);
+        file.sync_data().unwrap();
+        assert_eq!(content(&disk.durable_image()), content(&disk));
+    }
+
+    /// A power failure leaves each sector in one of the forms it had, whole or torn; over many of them
+    /// every form is seen.
+    #[test]
+    fn a_power_failure_leaves_any_version() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let disk = Disk::new(seed, 1);
+            let _file = written(&disk, &[(1, 3), (1, 4)]);
+            disk.cut_off();
+            disk.lose_power();
+            let bytes = content(&disk);
+            assert!(
+                bytes[..SECTOR_BYTES].iter().all(|byte| *byte == 1),
+                "not touched"
+            );
+            let sector = &bytes[SECTOR_BYTES..2 * SECTOR_BYTES];
+            assert!(
+                sector.iter().all(|byte| [1, 3, 4].contains(byte)),
+                "never mixed up"
+            );
+            seen.insert((sector[0], sector[SECTOR_BYTES - 1]));
+        }
+        for version in [(1, 1), (3, 3), (4, 4), (4, 1)] {
+            assert!(seen.contains(&version), "{version:?} in {seen:?}");
+        }
+    }
+
+    /// A name that no directory sync has made durable may be lost, and then its file is; so may a
+    /// directory, with all that is in it.
+    #[test]
+    fn a_name_is_durable_with_its_directory_only() {
+        let disk = Disk::new(1, 1);
+        let files = disk.mount(None);
+        let (directory, path) = (Path::new("/data"), Path::new(FILE));
+        files.make_directory(directory).unwrap();
+        let file = files.create(path).unwrap();
+        file.sync_data().unwrap();
+        let exists = |disk: &Disk| disk.mount(None).exists(path).unwrap();
+        assert!(!exists(&disk.durable_image()));
+        files.sync_directory(directory).unwrap();
+        assert!(
+            !exists(&disk.durable_image()),
+            "nor is the directory itself"
+        );
+        files.sync_directory(Path::new("/")).unwrap();
+        assert!(exists(&disk.durable_image()));
+        files.remove(path).unwrap();
+        assert!(exists(&disk.durable_image()), "nor is a removal");
+    }
+
+    /// Of a process that has ended, nothing has an effect.
+    #[test]
+    fn a_dead_process_writes_nothing() {
+        let disk = Disk::new(1, 1);
+        let file = written(&disk, &[]);
+        disk.cut_off();
+        assert!(file.write(0, &[9]).is_err());
+        assert_eq!(content(&disk), vec![1; 4 * SECTOR_BYTES]);
     }
 }

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 /// How often nodes that have ended are started again and disks looked at.
 const TEND_EVERY: Duration = Duration::from_millis(100);
 /// How often, in those, the disks are looked at: each look reads every one of them.
-const DISKS_EVERY: u64 = 50;
+const DISKS_EVERY: u64 = 100;
 
 /// How long a healthy cluster may take to apply one write everywhere.
 const EQUAL_WITHIN: Duration = Duration::from_secs(5);

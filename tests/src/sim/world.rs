@@ -5,7 +5,7 @@ mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -276,6 +276,30 @@ impl World {
         config.request_timeout = timeout;
         config.environment = Arc::<Process>::clone(&process);
         Client::connect(config, process).expect("a client")
+    }
+
+    /// Lets the first client's host do `work` until it is done; returns whether it was by `deadline`.
+    pub fn run_to_end(
+        &mut self,
+        work: impl Future<Output = ()> + Send + 'static,
+        deadline: Duration,
+    ) -> bool {
+        let done = Arc::new(AtomicBool::new(false));
+        let finished = Arc::clone(&done);
+        self.spawn_on(client_host(1), async move {
+            work.await;
+            finished.store(true, Ordering::Relaxed);
+        });
+        self.run_until(deadline, |_| done.load(Ordering::Relaxed))
+    }
+
+    /// What `node` said of itself last, if it runs.
+    #[must_use]
+    pub fn status(&self, node: u64) -> Option<Status> {
+        let statuses = self.statuses();
+        statuses
+            .into_iter()
+            .find(|status| status.node == node_id(node))
     }
 
     pub(super) fn client_process(&self, client: u64) -> Arc<Process> {

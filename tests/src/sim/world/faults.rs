@@ -103,6 +103,13 @@ impl World {
         self.disks[&node].fail(after, how);
     }
 
+    /// Loses some of the next writes of a node that are synced, and says that they are there.
+    pub fn lose_writes(&mut self, node: u64, writes: u64) {
+        self.engine
+            .note(&format!("the disk of n{node} will lose {writes} writes"));
+        self.disks[&node].lose_writes(writes);
+    }
+
     /// Damages what a node that does not run has on its disk, unless too many disks are damaged
     /// already for anyone to promise anything.
     pub fn flip_bit(&mut self, node: u64) -> bool {
