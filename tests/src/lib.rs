@@ -1,15 +1,21 @@
 //! What several tests of Quorate share. Published nowhere.
 #![forbid(unsafe_code)]
 
+pub mod case;
 pub mod chaos;
 pub mod check;
 pub mod cluster;
+pub mod corpus;
 pub mod level;
 pub mod level1;
 pub mod params;
 pub mod plan;
 pub mod process;
 pub mod raw;
+pub mod report;
 pub mod rng;
+pub mod shrink;
 pub mod sim;
+pub mod sweep;
 pub mod wait;
+pub mod worker;

@@ -276,7 +276,7 @@ impl World {
         Some((asked, waits))
     }
 
-    pub(super) fn write_answered(&mut self, attempt: u64, answer: Result<Bytes, ProposeError>) {
+    pub(super) fn write_answered(&mut self, attempt: u64, answer: &Result<Bytes, ProposeError>) {
         let at = answer.as_ref().map_or(0, |answer| number(answer, 0));
         let Some((asked, waits)) = self.answered(attempt, at, || format!("{answer:?}")) else {
             return;
@@ -294,7 +294,7 @@ impl World {
                     self.finish(asked.client, true);
                 }
             }
-            Err(ProposeError::NotLeader { leader }) => self.told_leader(&asked, waits, leader),
+            Err(ProposeError::NotLeader { leader }) => self.told_leader(&asked, waits, *leader),
             Err(ProposeError::Overloaded) => self.told_leader(&asked, waits, None),
             Err(ProposeError::OutcomeUnknown { .. }) => {
                 told.unknown = true;
@@ -307,14 +307,14 @@ impl World {
         }
     }
 
-    pub(super) fn read_answered(&mut self, attempt: u64, answer: Result<Bytes, ReadError>) {
+    pub(super) fn read_answered(&mut self, attempt: u64, answer: &Result<Bytes, ReadError>) {
         let seen = answer.as_ref().map_or(0, |answer| number(answer, 0));
         let Some((asked, waits)) = self.answered(attempt, seen, || format!("{answer:?}")) else {
             return;
         };
         match answer {
             Ok(answer) => {
-                let (seen, value) = (LogIndex::new(seen), number(&answer, 1));
+                let (seen, value) = (LogIndex::new(seen), number(answer, 1));
                 let What::Read { key } = asked.operation.what else {
                     return;
                 };
@@ -330,7 +330,7 @@ impl World {
                     self.finish(asked.client, true);
                 }
             }
-            Err(ReadError::NotLeader { leader }) => self.told_leader(&asked, waits, leader),
+            Err(ReadError::NotLeader { leader }) => self.told_leader(&asked, waits, *leader),
             Err(_) => self.told_leader(&asked, waits, None),
         }
     }

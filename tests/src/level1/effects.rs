@@ -44,8 +44,8 @@ impl World {
             }
             Effect::Applied { node, from, batch } => self.applied(node, from, &batch),
             Effect::Changed { node, change } => self.changed(node, change),
-            Effect::Answered { attempt, answer } => self.write_answered(attempt, answer),
-            Effect::Read { attempt, answer } => self.read_answered(attempt, answer),
+            Effect::Answered { attempt, answer } => self.write_answered(attempt, &answer),
+            Effect::Read { attempt, answer } => self.read_answered(attempt, &answer),
         }
     }
 

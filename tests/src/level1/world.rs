@@ -13,7 +13,7 @@ use super::clock::{MICROSECOND, MILLISECOND, NodeClock, Time};
 use super::executor::{Part, TaskId, Woken, lock};
 use super::faults::Suffering;
 use super::invariants::Invariants;
-use super::member::Member;
+use super::member::{Member, Process};
 use super::network::Links;
 use super::seams::Effects;
 use super::trace::Trace;
@@ -244,7 +244,7 @@ impl World {
             .note(self.time.now(), &[task.node, task.part as u64], || {
                 format!("n{} runs its {:?}", task.node, task.part)
             });
-        if self.process_of(task.node).is_some_and(|p| p.has_ended()) {
+        if self.process_of(task.node).is_some_and(Process::has_ended) {
             self.has_ended(task.node);
         }
     }
@@ -261,7 +261,7 @@ impl World {
     fn probe(&mut self) {
         for node in 1..=self.members.len() as u64 {
             let process = self.member_mut(node).process.as_mut();
-            if let Some(status) = process.and_then(super::member::Process::probe) {
+            if let Some(status) = process.and_then(Process::probe) {
                 self.invariants.status(&status);
             }
         }
@@ -276,7 +276,7 @@ impl World {
         &mut self.members[node as usize - 1]
     }
 
-    pub(super) fn process_of(&self, node: u64) -> Option<&super::member::Process> {
+    pub(super) fn process_of(&self, node: u64) -> Option<&Process> {
         self.member(node).process.as_ref()
     }
 

@@ -1,0 +1,279 @@
+//! The commands of the simulation: many seeds, one seed, a smaller plan, the pinned ones.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use quorate_tests::case::Case;
+use quorate_tests::chaos::{self, ChaosOptions, Runtime};
+use quorate_tests::level::Level;
+use quorate_tests::report::{Failed, commit};
+use quorate_tests::shrink::shrink;
+use quorate_tests::sweep::{self, Sweep};
+use quorate_tests::worker::{self, Worker};
+use quorate_tests::{check, corpus};
+
+/// Simulations of Quorate: run many seeds, look at one, make it smaller.
+#[derive(Parser)]
+#[command(name = "quorate-tests")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run many seeds; print what breaks, and what they add up to.
+    Sweep(SweepArguments),
+    /// Run one seed, or the plan in a file, and print what happens.
+    Replay {
+        #[command(flatten)]
+        what: What,
+        /// Print every event.
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Print the plan of a seed, as `replay` and `shrink` read it.
+    Plan {
+        #[command(flatten)]
+        what: What,
+    },
+    /// Leave out of a failing plan what is not needed for the failure.
+    Shrink {
+        #[command(flatten)]
+        what: What,
+        /// Where the smaller plan goes.
+        #[arg(long, default_value = "shrunk.json")]
+        out: PathBuf,
+    },
+    /// Run every pinned plan.
+    Corpus,
+    /// Check a history of operations that was saved.
+    Check {
+        /// A file of JSON lines.
+        file: PathBuf,
+    },
+    /// Run real processes behind a bad network, and check what their clients see.
+    Chaos(ChaosArguments),
+    /// Run the cases that come in on the standard input. For the commands above.
+    #[command(hide = true, name = worker::SUBCOMMAND)]
+    Worker,
+}
+
+#[derive(Args)]
+struct SweepArguments {
+    /// 1: the consensus crate; 2: the whole stack.
+    #[arg(long)]
+    level: Level,
+    /// The seeds, as `0..1000`, or `0..` together with `--seconds`.
+    #[arg(long, value_parser = seeds)]
+    seeds: Range<u64>,
+    /// How many at the same time; as many as there are cores unless said.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Begin no run after so many seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Run each seed in two processes, which must give the same.
+    #[arg(long)]
+    twice: bool,
+    /// Append the totals to this file as a line of JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A file, or a level and a seed.
+#[derive(Args)]
+struct What {
+    /// A file with a plan: from `shrink`, from `plan`, or from the corpus.
+    #[arg(conflicts_with_all = ["level", "seed"], required_unless_present = "seed")]
+    file: Option<PathBuf>,
+    /// The level of the seed.
+    #[arg(long, requires = "seed")]
+    level: Option<Level>,
+    /// The seed.
+    #[arg(long, requires = "level")]
+    seed: Option<u64>,
+}
+
+#[derive(Args)]
+struct ChaosArguments {
+    /// async-std, smol or tokio.
+    #[arg(long)]
+    runtime: Runtime,
+    /// After how many operations it ends.
+    #[arg(long, default_value_t = 100_000)]
+    operations: u64,
+    /// After how many seconds it ends all the same.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// Decides faults and operations.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl What {
+    fn case(&self) -> io::Result<Case> {
+        match (&self.file, self.level, self.seed) {
+            (Some(file), _, _) => Case::load(file),
+            (None, Some(level), Some(seed)) => Ok(Case::of(level, seed)),
+            _ => Err(io::Error::other("name a file, or a level and a seed")),
+        }
+    }
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || format!("{text:?} is not a range of seeds such as 0..1000");
+    let (first, end) = text.split_once("..").ok_or_else(wrong)?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+    let end = if end.is_empty() {
+        u64::MAX
+    } else {
+        number(end)?
+    };
+    Ok(number(first)?..end)
+}
+
+fn main() -> ExitCode {
+    let good = match Arguments::parse().command {
+        Command::Sweep(arguments) => run_sweep(&arguments),
+        Command::Replay { what, trace } => what.case().map(|case| replay(&case, trace)),
+        Command::Plan { what } => print_plan(&what),
+        Command::Shrink { what, out } => run_shrink(&what, &out),
+        Command::Corpus => run_corpus(),
+        Command::Check { file } => Ok(run_check(&file)),
+        Command::Chaos(arguments) => Ok(run_chaos(&arguments)),
+        Command::Worker => worker::serve().map(|()| true),
+    };
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_sweep(arguments: &SweepArguments) -> io::Result<bool> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let totals = sweep::run(&Sweep {
+        level: arguments.level,
+        seeds: arguments.seeds.clone(),
+        jobs: arguments.jobs.unwrap_or(cores),
+        within: arguments.seconds.map(Duration::from_secs),
+        twice: arguments.twice,
+    })?;
+    println!("{totals}");
+    if let Some(path) = &arguments.json {
+        totals.append_to(path)?;
+    }
+    // A sweep that ran nothing has shown nothing.
+    Ok(totals.failures.is_empty() && totals.runs > 0)
+}
+
+fn replay(case: &Case, trace: bool) -> bool {
+    let Case { level, plan } = case;
+    println!("level {level}, seed {}, commit {}", plan.seed, commit());
+    println!("{:?}", plan.params);
+    for planned in &plan.faults {
+        let (at, lasts) = (planned.at_ms, planned.lasts_ms);
+        println!("{at:>7} ms, for {lasts:>5} ms: {:?}", planned.fault);
+    }
+    let outcome = level.run(plan, trace);
+    for (name, count) in outcome.counts.named() {
+        println!("{count:>12} {}", name.replace('_', " "));
+    }
+    println!("hash {:016x} after {:?}", outcome.hash, outcome.simulated);
+    match &outcome.failure {
+        Some(failure) => println!("FAILED {failure}"),
+        None => println!("every promise held"),
+    }
+    outcome.failure.is_none()
+}
+
+fn print_plan(what: &What) -> io::Result<bool> {
+    println!("{}", serde_json::to_string_pretty(&what.case()?)?);
+    Ok(true)
+}
+
+fn run_shrink(what: &What, out: &std::path::Path) -> io::Result<bool> {
+    let case = what.case()?;
+    let mut worker = Worker::default();
+    let shrunk = shrink(&case, |case| {
+        worker.run(case).map(|outcome| outcome.failure)
+    })?;
+    let Some(shrunk) = shrunk else {
+        println!("it does not fail: nothing to shrink");
+        return Ok(false);
+    };
+    shrunk.case.save(out)?;
+    let (before, after) = (case.plan.faults.len(), shrunk.case.plan.faults.len());
+    println!("{}", shrunk.failure);
+    println!(
+        "{before} faults are now {after}, after {} runs",
+        shrunk.runs
+    );
+    let file = out.display();
+    println!("cargo run -p quorate-tests --release -- replay {file} --trace");
+    Ok(true)
+}
+
+fn run_corpus() -> io::Result<bool> {
+    let mut worker = Worker::default();
+    let mut good = true;
+    for (path, pinned) in corpus::load()? {
+        let outcome = worker.run(&pinned.case)?;
+        let name = path.file_stem().unwrap_or_default().display();
+        println!("{name}: {}", pinned.found);
+        if let Some(failure) = outcome.failure {
+            good = false;
+            let Case { level, plan } = pinned.case;
+            let seed = plan.seed;
+            let failed = Failed {
+                level,
+                seed,
+                failure,
+            };
+            println!("{failed}\n  or replay {}", path.display());
+        }
+    }
+    Ok(good)
+}
+
+fn run_check(file: &std::path::Path) -> bool {
+    match check::check_file(file) {
+        Ok(report) => {
+            println!("{report}");
+            report.is_good()
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", file.display());
+            false
+        }
+    }
+}
+
+fn run_chaos(arguments: &ChaosArguments) -> bool {
+    let outcome = chaos::run(&ChaosOptions {
+        runtime: arguments.runtime,
+        operations: arguments.operations,
+        seconds: arguments.seconds,
+        seed: arguments.seed,
+        stale_reads: false,
+    });
+    match outcome {
+        Ok(report) => {
+            println!("{report}");
+            true
+        }
+        Err(error) => {
+            println!("FAILED at commit {}: {error}", commit());
+            false
+        }
+    }
+}
