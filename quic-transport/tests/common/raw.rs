@@ -76,8 +76,10 @@ impl Raw {
     /// Hello and welcome; returns the welcome's bytes.
     pub fn greet(&self, hello: &[u8]) -> Result<Vec<u8>, quinn::ReadToEndError> {
         block_on(async {
-            let (mut send, mut receive) = self.connection.open_bi().await.unwrap();
-            send.write_all(hello).await.unwrap();
+            let lost = |error| quinn::ReadError::ConnectionLost(error);
+            let (mut send, mut receive) = self.connection.open_bi().await.map_err(lost)?;
+            // Whoever does not want to hear it says so in what is read.
+            let _ = send.write_all(hello).await;
             let _ = send.finish();
             receive.read_to_end(2000).await
         })
