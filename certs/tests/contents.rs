@@ -218,7 +218,7 @@ fn inspection() {
 
 /// No secret is in any Debug output.
 #[test]
-fn debug_output_has_no_key() {
+fn i15_debug_output_has_no_key() {
     let ca = TestCa::new("c1");
     let issued = ca.node(7);
     let body = issued.key_pem().lines().nth(1).unwrap().to_owned();
