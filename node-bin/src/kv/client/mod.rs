@@ -101,7 +101,7 @@ impl Client {
         let (key, value) = (key.into(), value.into());
         match self.write(Command::Put { key, value }).await? {
             (_, Outcome::Written { revision }) => Ok(revision),
-            (node, _) => Err(ClientError::Nonsense { node }),
+            (node, _) => Err(not_understood(node)),
         }
     }
 
@@ -125,7 +125,7 @@ impl Client {
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, ClientError> {
         match self.write(Command::Delete { key: key.into() }).await? {
             (_, Outcome::Deleted { existed, .. }) => Ok(existed),
-            (node, _) => Err(ClientError::Nonsense { node }),
+            (node, _) => Err(not_understood(node)),
         }
     }
 
@@ -148,7 +148,7 @@ impl Client {
         match self.write(command).await? {
             (_, Outcome::Swapped { revision }) => Ok(Swap::Swapped { revision }),
             (_, Outcome::NotSwapped { current, .. }) => Ok(Swap::NotSwapped { current }),
-            (node, _) => Err(ClientError::Nonsense { node }),
+            (node, _) => Err(not_understood(node)),
         }
     }
 
@@ -255,11 +255,7 @@ impl Client {
         match self.shared.request(Operation::Write, &request).await? {
             (node, Response::Written(Outcome::Refused(invalid))) => Err(refused(node, invalid)),
             (node, Response::Written(outcome)) => Ok((node, outcome)),
-            // It was carried out, but it is not known how.
-            (node, _) => Err(ClientError::OutcomeUnknown {
-                node,
-                why: Unanswered::Nonsense,
-            }),
+            (node, _) => Err(not_understood(node)),
         }
     }
 
@@ -271,6 +267,14 @@ impl Client {
             (node, Response::Read(answer)) => Ok((node, answer)),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
+    }
+}
+
+/// A write was carried out, but it is not known how.
+fn not_understood(node: NodeId) -> ClientError {
+    ClientError::OutcomeUnknown {
+        node,
+        why: Unanswered::Nonsense,
     }
 }
 

@@ -309,6 +309,24 @@ fn h3_a_broken_connection_leaves_a_write_unknown() {
     assert_eq!(why, Unanswered::Lost);
 }
 
+/// A node that answers a write with the outcome of another kind of write has done something, and nobody
+/// knows what.
+#[test]
+fn h3_an_answer_that_does_not_fit_leaves_a_write_unknown() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, PATIENCE);
+    // The part that these nodes play answers every write as a put.
+    patiently(client.put("k", "v")).unwrap();
+    let deleted = patiently(client.delete("k")).map(drop);
+    let swapped = patiently(client.compare_and_set("k", None, None)).map(drop);
+    for written in [deleted, swapped] {
+        let Err(ClientError::OutcomeUnknown { why, .. }) = written else {
+            panic!("{written:?}");
+        };
+        assert_eq!(why, Unanswered::Nonsense);
+    }
+}
+
 /// The time of a write that nobody answers ends in "unknown", that of a read in "timed out".
 #[test]
 fn the_deadline_tells_reads_from_writes() {
