@@ -69,6 +69,12 @@ pub enum Fault {
         /// Whose disk.
         node: u64,
     },
+    /// A process ends, and a bit on its disk is another one when it is started again at the end. On as many
+    /// disks at most as a minority has.
+    TurnBit {
+        /// Whose disk.
+        node: u64,
+    },
     /// The state machine applies nothing.
     StallMachine {
         /// Whose.
@@ -156,6 +162,13 @@ const fn seldom(_: Level) -> u64 {
     1
 }
 
+const fn seldom_on_files(level: Level) -> u64 {
+    match level {
+        Level::Consensus => 0,
+        Level::Stack => 1,
+    }
+}
+
 /// The kinds of faults that are drawn.
 const PALETTE: &[Kind] = &[
     Kind {
@@ -199,6 +212,13 @@ const PALETTE: &[Kind] = &[
             node: params.some_node(rng),
         },
         weight: seldom,
+        lasts_max_ms: 2_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::TurnBit {
+            node: params.some_node(rng),
+        },
+        weight: seldom_on_files,
         lasts_max_ms: 2_000,
     },
     Kind {

@@ -52,7 +52,9 @@ impl Suffering {
             Fault::Pause { node } => self.paused |= 1 << node,
             Fault::StallDisk { node } => self.disk_stalled |= 1 << node,
             Fault::StallMachine { node } => self.machine_stalled |= 1 << node,
-            Fault::ClockJump { .. }
+            // This level has no bits to turn.
+            Fault::TurnBit { .. }
+            | Fault::ClockJump { .. }
             | Fault::ClockRate { .. }
             | Fault::Partition { .. }
             | Fault::CutOneWay { .. }
@@ -108,6 +110,7 @@ impl World {
             Fault::FailDisk { .. } | Fault::StallDisk { .. } | Fault::StallMachine { .. } => {
                 counts.disk_faults += 1;
             }
+            Fault::TurnBit { .. } => {}
             Fault::ClockJump { node, by_ms } => {
                 counts.clock_faults += 1;
                 self.member(node).clock.jump(by_ms);

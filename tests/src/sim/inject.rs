@@ -134,6 +134,13 @@ impl Injector {
                 self.hold(node);
                 world.fail_disk(node, self.rng.within(1..40), how);
             }
+            Fault::TurnBit { node } => {
+                self.hold(node);
+                if world.may_damage(node) {
+                    world.kill(node, true);
+                    self.counts.disk_faults += u64::from(world.flip_bit(node));
+                }
+            }
             Fault::ClockJump { node, by_ms } => {
                 self.counts.clock_faults += 1;
                 world.jump_clock(node, Duration::from_millis(by_ms));
@@ -189,9 +196,10 @@ impl Injector {
 
     fn end(&mut self, world: &mut World, fault: &Fault, nodes: u64) {
         match *fault {
-            Fault::Kill { node, .. } | Fault::Stop { node } | Fault::Wipe { node } => {
-                self.release(node);
-            }
+            Fault::Kill { node, .. }
+            | Fault::Stop { node }
+            | Fault::TurnBit { node }
+            | Fault::Wipe { node } => self.release(node),
             Fault::KillAll { .. } => (1..=nodes).for_each(|node| self.release(node)),
             Fault::Pause { node } => world.pause(node, false),
             Fault::StallDisk { node } | Fault::StallMachine { node } => {

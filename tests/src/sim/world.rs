@@ -23,6 +23,7 @@ use super::runtime::Process;
 use super::watch::{WatchedState, around};
 use crate::level;
 use crate::params::Params;
+use crate::rng::Rng;
 
 /// The largest cluster.
 pub const NODES_MAX: u64 = 9;
@@ -73,6 +74,7 @@ pub struct World {
     /// Nodes whose disks were damaged on purpose.
     damaged: BTreeSet<u64>,
     leading: BTreeMap<u64, Term>,
+    rng: Rng,
     watched_until: u64,
 }
 
@@ -119,6 +121,7 @@ impl World {
             lost: BTreeSet::new(),
             damaged: BTreeSet::new(),
             leading: BTreeMap::new(),
+            rng: Rng::stream(seed, "world"),
             watched_until: 0,
         }
     }

@@ -60,7 +60,9 @@ impl World {
         for (node, why) in dead {
             self.engine
                 .note(&format!("n{node} has stopped itself: {why}"));
-            self.kill(node, true);
+            // What its disk refused in the middle of a write may be lost, or torn.
+            let written = self.rng.chance(50);
+            self.kill(node, written);
         }
         self.bury_stopped();
     }

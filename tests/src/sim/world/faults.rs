@@ -110,21 +110,24 @@ impl World {
         self.disks[&node].lose_writes(writes);
     }
 
-    /// Damages what a node that does not run has on its disk, unless too many disks are damaged
-    /// already for anyone to promise anything.
-    pub fn flip_bit(&mut self, node: u64) -> bool {
+    /// Whether the disk of a node may be damaged: on more than a minority of disks, nobody promises
+    /// anything.
+    #[must_use]
+    pub fn may_damage(&self, node: u64) -> bool {
         let most = (self.params.voters as usize - 1) / 2;
+        self.damaged.contains(&node) || self.damaged.len() < most
+    }
+
+    /// Turns a bit on the disk of a node that does not run; false when it must not, or holds nothing.
+    pub fn flip_bit(&mut self, node: u64) -> bool {
         let busy = self.runs(node) || self.stopping.contains_key(&node);
-        if busy || !(self.damaged.contains(&node) || self.damaged.len() < most) {
+        if busy || !self.may_damage(node) || !self.disks[&node].flip_bit() {
             return false;
         }
-        let flipped = self.disks[&node].flip_bit();
-        if flipped {
-            self.damaged.insert(node);
-            self.engine
-                .note(&format!("a bit of the disk of n{node} turns"));
-        }
-        flipped
+        self.damaged.insert(node);
+        self.engine
+            .note(&format!("a bit on the disk of n{node} turns"));
+        true
     }
 
     /// Empties the disk of a node that does not run.
