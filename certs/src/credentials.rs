@@ -130,8 +130,11 @@ fn certified_key(
     pem: &[u8],
     chain: Vec<CertificateDer<'static>>,
 ) -> Result<CertifiedKey, CredentialsError> {
-    let key = PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|_| CredentialsError::NotPem { file: KEY_FILE })?;
+    let not_pem = |_| CredentialsError::NotPem { file: KEY_FILE };
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(not_pem)?;
+    if PrivateKeyDer::pem_slice_iter(pem).count() > 1 {
+        return Err(CredentialsError::SeveralKeys);
+    }
     let key = provider()
         .key_provider
         .load_private_key(key)
@@ -165,6 +168,9 @@ pub enum CredentialsError {
         /// How many it may hold.
         count_max: usize,
     },
+    /// More than one key, of which nobody knows which one is meant.
+    #[error("{KEY_FILE} holds more than one key: keep the one that belongs to {CERTIFICATE_FILE}")]
+    SeveralKeys,
     /// A key of a kind that the provider does not know, or a broken one.
     #[error("the key in {KEY_FILE} can not be used: it must be PKCS #8, Ed25519 or ECDSA")]
     UnusableKey,

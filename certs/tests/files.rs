@@ -176,6 +176,20 @@ fn j23_mismatched_keys_are_refused() {
     assert!(matches!(error, CaError::KeyMismatch), "{error}");
 }
 
+/// Of two keys in one file nobody knows which one is meant: refused, also when the first one fits.
+#[test]
+fn j23_a_file_with_two_keys_is_refused() {
+    let (directory, ca, issued) = written();
+    let (own, other) = (issued.key_pem().to_owned(), ca.node(1).key_pem().to_owned());
+    for keys in [[&*own, &*other], [&*other, &*own], [&*own, &*own]] {
+        fs::write(directory.path().join("key.pem"), keys.concat()).unwrap();
+        let error = Credentials::load(directory.path()).unwrap_err();
+        assert!(matches!(error, CredentialsError::SeveralKeys), "{error}");
+    }
+    fs::write(directory.path().join("key.pem"), &own).unwrap();
+    assert!(Credentials::load(directory.path()).is_ok(), "the control");
+}
+
 /// Credentials whose roots did not issue them would be refused by every peer: refused at once.
 #[test]
 fn foreign_roots_are_refused() {
