@@ -80,11 +80,12 @@ impl World {
         }
         if self.rng.permille(duplicate) {
             let delay = self.rng.within(shortest..10 * longest + 1) * MICROSECOND;
-            let message = message.clone();
+            let message = Box::new(message.clone());
             self.schedule(delay, Event::Deliver { from, to, message });
         }
         let slower = self.rng.within(0..link.delay_ms * MILLISECOND + 1);
         let delay = self.rng.within(shortest..longest + 1) * MICROSECOND + slower;
+        let message = Box::new(message);
         self.schedule(delay, Event::Deliver { from, to, message });
     }
 

@@ -48,10 +48,11 @@ pub(super) struct World {
 pub(super) enum Event {
     Run(TaskId),
     Wake(Waker),
+    /// Boxed, so that events are small: they move often.
     Deliver {
         from: u64,
         to: u64,
-        message: Message,
+        message: Box<Message>,
     },
     /// A node learns that its connection with a peer is gone.
     Disconnected {
@@ -179,7 +180,7 @@ impl World {
         match event {
             Event::Run(task) => self.run_task(task),
             Event::Wake(waker) => waker.wake(),
-            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Deliver { from, to, message } => self.deliver(from, to, *message),
             Event::Disconnected { node, peer } => {
                 if let Some(process) = &self.member(node).process {
                     process.handle.report_unreachable(id(peer));
