@@ -306,3 +306,6 @@ impl Invariants {
         self.seen.remove(&node);
     }
 }
+
+#[cfg(test)]
+mod tests;
