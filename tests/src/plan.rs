@@ -3,7 +3,7 @@
 //! A plan can be printed, saved, replayed and shrunk. Every fault ends by itself, so that any of them
 //! can be left out without leaving another one open.
 //!
-//! To add a fault: a variant of [`Fault`], a line in [`PALETTE`], and an arm where each level injects it.
+//! To add a fault: a variant of [`Fault`], a line in `PALETTE`, and an arm where each level injects it.
 
 use serde::{Deserialize, Serialize};
 
