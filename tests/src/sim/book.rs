@@ -79,6 +79,17 @@ impl Store {
         last.map_or(ORIGIN.index, |(index, _)| *index)
     }
 
+    /// Whether `found` is what it was told to keep, with or without a write that was under way.
+    fn allows(&self, found: &Found) -> bool {
+        let mut later = Self {
+            hard_state: self.hard_state,
+            log: self.log.clone(),
+            ..Self::default()
+        };
+        later.write(self.writing.as_deref().unwrap_or_default());
+        found.is(self) || found.is(&later)
+    }
+
     fn write(&mut self, batch: &[LogWrite]) {
         for write in batch {
             if let Some(first) = write.entries.first() {
@@ -190,13 +201,8 @@ impl Book {
                 .map(|entry| (entry.id.index, entry.id.term))
                 .collect(),
         };
-        let mut later = Store {
-            hard_state: store.hard_state,
-            log: store.log.clone(),
-            ..Store::default()
-        };
-        later.write(&store.writing.take().unwrap_or_default());
-        let kept = found.is(store) || found.is(&later);
+        let kept = store.allows(&found);
+        store.writing = None;
         let first = store.boot == 0;
         let boot = store.boot;
         let expected = format!("{} and {:?}", store.last(), store.hard_state);
@@ -426,7 +432,7 @@ impl Book {
                 .map(|entry| (entry.id.index, entry.id.term))
                 .collect(),
         };
-        let kept = found.is(store);
+        let kept = store.allows(&found);
         let expected = format!("{} and {:?}", store.last(), store.hard_state);
         self.must(kept, "durable writes survive", || {
             let last = found.log.last_key_value();
@@ -576,6 +582,7 @@ mod tests {
         for (survives, hard_state) in [(true, hard(3, 2, 2)), (false, hard(2, 1, 2))] {
             let mut book = book();
             book.writing(1, &[write(hard(3, 2, 2), &[])]);
+            book.durable_is(node(1), hard_state, &[entry(2, 2, "a")]);
             open(&mut book, 1, 2, hard_state, &[entry(2, 2, "a")]);
             assert_eq!(broken(&book), "nothing", "survives: {survives}");
         }
