@@ -46,7 +46,7 @@ fn guarantees_md_states_the_limits() {
 fn rows() -> Vec<String> {
     let limits = Limits::default();
     let timings = Timings::default();
-    let raft = Config::new(NodeId::new(1).unwrap());
+    let raft = Config::new(NodeId::new(1).expect("one is not zero"));
     let row = |what: &str, bound: String| format!("| {what} | {bound} |");
     let pair = |one: String, two: String| format!("{one}; {two}");
     let quic = |name: &str| constant("quic-transport/src/quic.rs", name);

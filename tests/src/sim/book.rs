@@ -541,7 +541,7 @@ mod tests {
                 book.leads(node(2), Term::new(2));
             }),
             ("leader completeness", |book| {
-                book.leads(node(3), Term::new(3))
+                book.leads(node(3), Term::new(3));
             }),
             ("log matching", |book| {
                 tell(book, 3, hard(2, 1, 1), &[entry(2, 2, "b")]);
@@ -556,11 +556,11 @@ mod tests {
                 tell(book, 3, hard(2, 1, 1), &[entry(2, 4, "b")]);
             }),
             ("one vote per term", |book| {
-                tell(book, 1, hard(2, 2, 2), &[])
+                tell(book, 1, hard(2, 2, 2), &[]);
             }),
             ("term is monotone", |book| tell(book, 1, hard(1, 0, 2), &[])),
             ("commit is monotone", |book| {
-                tell(book, 1, hard(2, 1, 1), &[])
+                tell(book, 1, hard(2, 1, 1), &[]);
             }),
             ("durable writes survive", |book| {
                 open(book, 1, 2, hard(2, 1, 2), &[]);
