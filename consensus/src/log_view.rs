@@ -158,6 +158,17 @@ impl LogView {
         self.window.iter().skip(after).map(entry_bytes).sum()
     }
 
+    /// Whether what clients proposed fills the window by itself: the entries after `index` without the
+    /// first one of each term, which a leader adds whether or not there is room.
+    pub(crate) fn is_full_of_proposals(&self, index: LogIndex) -> bool {
+        let after = (index.value() + 1).saturating_sub(self.window_first) as usize;
+        let entries = self.window.range(after.min(self.window.len())..);
+        let mut term = 0;
+        let proposed =
+            entries.filter(|entry| std::mem::replace(&mut term, entry.term) == entry.term);
+        proposed.map(entry_bytes).sum::<u64>() > self.bytes_max
+    }
+
     /// The reads of older entries that `raft` asked for since the last call.
     pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {
         let fetches = self.fetches.get_mut();

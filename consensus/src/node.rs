@@ -508,7 +508,7 @@ impl RaftNode {
         sanitize::check(&receiver, from, message)?;
         match &message.body {
             crate::message::Body::Append { entries, .. }
-                if !entries.is_empty() && self.raw.store().is_full() =>
+                if !entries.is_empty() && self.must_wait_for_room() =>
             {
                 Err(Refused::Busy)
             }
@@ -526,6 +526,16 @@ impl RaftNode {
     /// Requests to others wait for that by the gate; a single voter asks nobody, so it has to wait here.
     fn may_campaign(&self) -> bool {
         self.membership.voters().len() > 1 || self.log_is_durable()
+    }
+
+    /// Whether new entries have to wait until older ones are durable and applied, and can be forgotten.
+    /// Those that are only not committed yet do not go away by waiting: the entry that commits them may
+    /// be the one that is refused. A leader bounds what it proposes; one that does not is refused.
+    fn must_wait_for_room(&self) -> bool {
+        let view = self.raw.store();
+        let commit = LogIndex::new(self.raw.raft.raft_log.committed);
+        let settles = self.applied < commit || !self.log_is_durable();
+        view.is_full() && (settles || view.is_full_of_proposals(commit))
     }
 
     fn log_is_durable(&self) -> bool {

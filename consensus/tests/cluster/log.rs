@@ -1,6 +1,6 @@
 //! Logs that differ become equal; logs that are behind catch up.
 
-use quorate_consensus::{Body, ProposeError};
+use quorate_consensus::{Body, Entry, EntryId, Message, ProposeError, Refused, Status};
 
 use crate::rig::{Fate, Rig, Setup};
 
@@ -189,4 +189,58 @@ fn a_bad_network_only_delays() {
     rig.net.loss_percent = 0;
     rig.run_until(500, "all agree", Rig::agrees);
     rig.check_log_matching();
+}
+
+/// Entries that nobody knows to be committed fill every window, an empty one for each term in which a
+/// leader learnt nothing. The entry that commits them all must still find room.
+#[test]
+fn windows_full_of_uncommitted_entries_take_the_entry_that_commits_them() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).small());
+    let _ = rig.commit(1, "a");
+    for _ in 0..50 {
+        let learns_nothing = |_, _, message: &Message| match message.body {
+            Body::AppendAccepted { .. } => Fate::Drop,
+            _ => Fate::Deliver,
+        };
+        rig.net.rule = Some(Box::new(learns_nothing));
+        rig.run_until(200, "a leader", |rig| rig.leader().is_some());
+        let leader = rig.leader().expect("just seen");
+        // Its first entry gets around; then another one is elected.
+        rig.ticks(10);
+        rig.isolate(leader);
+        rig.run_until(200, "it steps down", |rig| !rig.leads(leader));
+        rig.heal();
+    }
+    let commit = rig.status(1).commit;
+    let uncommitted = rig.durable(1).entries().iter();
+    let uncommitted = uncommitted.filter(|entry| entry.id.index > commit);
+    let bytes: u64 = uncommitted.map(Entry::bytes).sum();
+    assert!(bytes > rig.core(1).config().log_view_bytes_max, "{bytes}");
+    rig.run_until(1000, "all agree", Rig::agrees);
+    let leader = rig.leader().expect("they agree on one");
+    let _ = rig.commit(leader, "b");
+}
+
+/// A leader that proposes without a bound is refused once it alone would fill a follower's window.
+#[test]
+fn proposals_without_a_bound_are_refused() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).small());
+    rig.checker.byzantine = true;
+    let Status { term, commit, .. } = rig.status(1);
+    let mut previous = rig.status(2).last;
+    let refused = loop {
+        let id = EntryId::new(term, previous.index.next());
+        let body = Body::Append {
+            previous,
+            commit,
+            entries: vec![Entry::command(id, LARGE.to_vec().into())],
+        };
+        if let Err(refused) = rig.hear(2, 1, Message { term, body }) {
+            break refused;
+        }
+        rig.pump();
+        previous = id;
+        assert!(id.index.value() < 100, "n2 takes whatever comes");
+    };
+    assert_eq!(refused, Refused::Busy);
 }
