@@ -235,6 +235,7 @@ fn run_corpus() -> io::Result<bool> {
             let Case { level, plan } = pinned.case;
             let seed = plan.seed;
             let failed = Failed {
+                commit: commit(),
                 level,
                 seed,
                 failure,

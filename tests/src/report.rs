@@ -41,6 +41,8 @@ pub struct Totals {
 /// A seed that broke a promise.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failed {
+    /// What was run.
+    pub commit: String,
     /// The level.
     pub level: Level,
     /// The seed.
@@ -76,9 +78,9 @@ impl Totals {
         self.simulated += outcome.simulated;
         self.busy += busy;
         self.counts.add(&outcome.counts);
-        let level = self.level;
         self.failures.extend(outcome.failure.map(|failure| Failed {
-            level,
+            commit: self.commit.clone(),
+            level: self.level,
             seed,
             failure,
         }));
@@ -134,12 +136,13 @@ impl fmt::Display for Totals {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            commit,
             level,
             seed,
             failure,
         } = self;
         let command = "cargo run -p quorate-tests --release --";
-        writeln!(f, "FAILED level {level} seed {seed} at commit {}", commit())?;
+        writeln!(f, "FAILED level {level} seed {seed} at commit {commit}")?;
         writeln!(f, "  {failure}")?;
         writeln!(
             f,
