@@ -140,6 +140,7 @@ impl World {
         let numbers = [Kind::Changed as u64, node, change.term.value(), leader];
         self.trace
             .note(now, &numbers, || format!("n{node} {change:?}"));
+        self.member_mut(node).undisturbed_since = now;
         if change.role == Role::Leader {
             self.counts.elections += 1;
             self.invariants.leads(node, change.term);

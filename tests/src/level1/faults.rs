@@ -155,6 +155,7 @@ impl World {
     fn suffer(&mut self) {
         let active = std::mem::take(&mut self.suffering.active);
         let mut suffering = Suffering::default();
+        let paused = self.suffering.paused;
         let faults = || active.iter().map(|&number| &self.plan.faults[number].fault);
         faults().for_each(|fault| suffering.suffer(fault));
         self.links = Links::under(self.members.len() as u64, faults());
@@ -164,7 +165,11 @@ impl World {
         }
         suffering.active = active;
         self.suffering = suffering;
+        let now = self.now();
         for node in 1..=self.members.len() as u64 {
+            if paused & (1 << node) != 0 {
+                self.member_mut(node).undisturbed_since = now;
+            }
             for task in std::mem::take(&mut self.member_mut(node).held) {
                 self.schedule_task(task);
             }

@@ -22,7 +22,9 @@ pub struct Invariants {
     /// The digest of the log up to each entry that ever was durable anywhere.
     digests: BTreeMap<EntryId, u64>,
     committed: Vec<Entry>,
-    committed_digest: u64,
+    /// Of each committed entry, the newest term that had a leader by then, and the digest of the log up
+    /// to it.
+    commits: Vec<(Term, u64)>,
     /// The commit index and term of each node in its present life.
     seen: BTreeMap<u64, (LogIndex, Term)>,
     /// What every read that begins now must see, and every write must come after.
@@ -42,7 +44,7 @@ impl Invariants {
             votes: BTreeMap::new(),
             digests: BTreeMap::new(),
             committed: Vec::new(),
-            committed_digest: 0,
+            commits: Vec::new(),
             seen: BTreeMap::new(),
             floor: ORIGIN.index,
             byzantine: false,
@@ -115,14 +117,17 @@ impl Invariants {
         news
     }
 
-    /// `node`, new in leading `term`, begins with `log`.
+    /// `node`, new in leading `term`, begins with `log`: it holds what was committed in earlier terms. It
+    /// may be late, and others may have committed in later terms since.
     pub fn leads_with(&mut self, node: u64, term: Term, log: &MemLog) {
-        let Some(last) = self.committed.last().map(|entry| entry.id) else {
+        let count = self.commits.partition_point(|&(by, _)| by < term);
+        let Some(last) = count.checked_sub(1) else {
             return;
         };
-        let complete = log.digest(last.index) == Some(self.committed_digest);
+        let (id, (_, digest)) = (self.committed[last].id, self.commits[last]);
+        let complete = log.digest(id.index) == Some(digest);
         self.require("leader completeness", complete, || {
-            format!("n{node} leads term {term} without committed entries up to {last}")
+            format!("n{node} leads term {term} without committed entries up to {id}")
         });
     }
 
@@ -274,9 +279,12 @@ impl Invariants {
             holders >= quorum,
             || format!("n{node} applies {id}, which {holders} disks hold, not {quorum}"),
         );
-        if let Some(digest) = log(node).and_then(|log| log.digest(id.index)) {
-            self.committed_digest = digest;
-        }
+        let by = self
+            .leaders
+            .last_key_value()
+            .map_or(id.term, |(&term, _)| term);
+        let digest = log(node).and_then(|log| log.digest(id.index));
+        self.commits.push((by, digest.unwrap_or_default()));
         self.committed.push(entry.clone());
     }
 

@@ -1,5 +1,6 @@
 //! A member: what survives its process, and the process while there is one.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,10 @@ pub(super) struct Member {
     pub(super) process: Option<Process>,
     /// Its store is not what it was, so that the others would refuse it: it stays away.
     pub(super) gone: bool,
+    /// When a message of each other arrived last.
+    pub(super) heard: BTreeMap<u64, u64>,
+    /// Since when it has been running, without a pause or a change of role.
+    pub(super) undisturbed_since: u64,
     /// Woken while it could not run.
     pub(super) held: Vec<TaskId>,
 }
@@ -58,6 +63,8 @@ impl Member {
             life: 0,
             process: None,
             gone: false,
+            heard: BTreeMap::new(),
+            undisturbed_since: 0,
             held: Vec::new(),
         }
     }

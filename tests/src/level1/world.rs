@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use quorate_consensus::{Membership, Message, NodeId};
+use quorate_consensus::{Membership, Message, NodeId, Role};
 
 use super::clients::Clients;
 use super::clock::{MICROSECOND, MILLISECOND, NodeClock, Time};
@@ -20,6 +20,10 @@ use super::trace::Trace;
 use crate::level::Counts;
 use crate::plan::Plan;
 use crate::rng::Rng;
+
+/// A leader that hears from no majority steps down within so many election timeouts, also by a clock at
+/// half the rate.
+const STEPS_DOWN_WITHIN_TIMEOUTS: u64 = 6;
 
 /// How often each node is asked how it stands.
 const PROBE_INTERVAL: u64 = 500 * MILLISECOND;
@@ -254,6 +258,8 @@ impl World {
         if self.links.get(from, to).cut {
             return;
         }
+        let now = self.now();
+        self.member_mut(to).heard.insert(from, now);
         if let Some(process) = &self.member(to).process {
             process.handle.deliver(id(from), message);
         }
@@ -264,9 +270,34 @@ impl World {
             let process = self.member_mut(node).process.as_mut();
             if let Some(status) = process.and_then(Process::probe) {
                 self.invariants.status(&status);
+                if status.role == Role::Leader {
+                    self.leads_for_a_reason(node);
+                }
             }
         }
         self.schedule(PROBE_INTERVAL, Event::Probe);
+    }
+
+    /// A leader that hears from no majority steps down (thesis, section 6.2), or clients and followers
+    /// would stay with it for ever.
+    fn leads_for_a_reason(&mut self, node: u64) {
+        let timeout = self.plan.params.election_timeout_ms * MILLISECOND;
+        let since = self
+            .now()
+            .saturating_sub(STEPS_DOWN_WITHIN_TIMEOUTS * timeout);
+        let member = self.member(node);
+        if member.undisturbed_since >= since {
+            return;
+        }
+        let voters = 1..=self.plan.params.voters;
+        let heard =
+            |&voter: &u64| voter == node || member.heard.get(&voter).is_some_and(|&at| at >= since);
+        let count = voters.filter(heard).count() as u64;
+        let reason = 2 * count > self.plan.params.voters;
+        self.invariants
+            .require("leaders have a majority", reason, || {
+                format!("n{node} leads, although it hears from {count} voters only")
+            });
     }
 
     pub(super) fn member(&self, node: u64) -> &Member {

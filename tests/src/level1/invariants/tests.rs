@@ -100,6 +100,12 @@ fn leaders() {
         seen.leads_with(2, Term::new(4), &log(hard(4, None, 1), &[entry(1, 2)]));
     });
     assert_eq!(incomplete, ["leader completeness"]);
+    let late = broken(|seen| {
+        seen.leads(1, Term::new(4));
+        seen.applies(1, &entry(2, 2), |_| Some(&holder));
+        seen.leads_with(2, Term::new(3), &log(hard(3, None, 1), &[]));
+    });
+    assert!(late.is_empty(), "term 4 was led when it was committed");
 }
 
 /// Terms, votes and acknowledgements that are not on the disk yet, and a second vote in one term.
