@@ -18,6 +18,11 @@ use crate::types::{EntryId, LogIndex, NodeId, Term};
 /// are more, `raft` asks again at the next heartbeat.
 const FETCHES_MAX: usize = 32;
 
+/// How many terms may begin without a commit before a full window takes no more. Each adds one empty
+/// entry, so this is about a megabyte, and at least half an hour of one failed leader after the other;
+/// for a member that makes them up, it is a bound.
+const UNDECIDED_TERMS_MAX: usize = 1 << 13;
+
 /// Window of the log kept in memory, and the terms of the whole log.
 ///
 /// Invariants:
@@ -158,15 +163,20 @@ impl LogView {
         self.window.iter().skip(after).map(entry_bytes).sum()
     }
 
-    /// Whether what clients proposed fills the window by itself: the entries after `index` without the
-    /// first one of each term, which a leader adds whether or not there is room.
+    /// Whether the entries after `index` fill the window even without the empty first ones of their
+    /// terms, which leaders add whether or not there is room, or whether there are too many of those.
     pub(crate) fn is_full_of_proposals(&self, index: LogIndex) -> bool {
         let after = (index.value() + 1).saturating_sub(self.window_first) as usize;
-        let entries = self.window.range(after.min(self.window.len())..);
-        let mut term = 0;
-        let proposed =
-            entries.filter(|entry| std::mem::replace(&mut term, entry.term) == entry.term);
-        proposed.map(entry_bytes).sum::<u64>() > self.bytes_max
+        let (mut term, mut firsts, mut proposed_bytes) = (0, 0, 0);
+        for entry in self.window.range(after.min(self.window.len())..) {
+            let begins_term = std::mem::replace(&mut term, entry.term) != entry.term;
+            if begins_term && entry.data.is_empty() {
+                firsts += 1;
+            } else {
+                proposed_bytes += entry_bytes(entry);
+            }
+        }
+        proposed_bytes > self.bytes_max || firsts > UNDECIDED_TERMS_MAX
     }
 
     /// The reads of older entries that `raft` asked for since the last call.
@@ -373,6 +383,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::entry::Payload;
     use crate::membership::Membership;
 
     fn entry(index: u64, term: u64) -> PbEntry {
@@ -392,6 +403,39 @@ mod tests {
             vec![],
             bytes_max,
         )
+    }
+
+    fn first_of_term(index: u64, term: u64) -> PbEntry {
+        convert::entry_to_pb(Entry {
+            id: EntryId::new(Term::new(term), LogIndex::new(index)),
+            payload: Payload::Empty,
+        })
+    }
+
+    /// Empty first entries of terms do not make the window full, until there are too many; an entry that
+    /// a client proposed counts whether or not it begins a term.
+    #[test]
+    fn only_empty_first_entries_find_room_and_not_without_end() {
+        let index = |entry: u64| ORIGIN.index.value() + entry;
+        let mut proposals = view(10_000);
+        for at in 1..=10 {
+            proposals.append(&[entry(index(at), at)]);
+        }
+        assert!(!proposals.is_full_of_proposals(ORIGIN.index));
+        proposals.append(&[first_of_term(index(11), 11)]);
+        assert!(proposals.is_full());
+        assert!(!proposals.is_full_of_proposals(ORIGIN.index));
+        proposals.append(&[entry(index(12), 12)]);
+        assert!(proposals.is_full_of_proposals(ORIGIN.index));
+
+        let mut firsts = view(10_000);
+        let last = UNDECIDED_TERMS_MAX as u64;
+        for at in 1..=last {
+            firsts.append(&[first_of_term(index(at), at)]);
+        }
+        assert!(firsts.is_full() && !firsts.is_full_of_proposals(ORIGIN.index));
+        firsts.append(&[first_of_term(index(last + 1), last + 1)]);
+        assert!(firsts.is_full_of_proposals(ORIGIN.index));
     }
 
     fn indexes(entries: &[PbEntry]) -> Vec<u64> {

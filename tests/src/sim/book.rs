@@ -194,13 +194,7 @@ impl Book {
         self.current.insert(node, instance.store_id);
         self.learn(node, ORIGIN, entries);
         let store = self.stores.entry(instance.store_id).or_default();
-        let found = Found {
-            hard_state,
-            log: entries
-                .iter()
-                .map(|entry| (entry.id.index, entry.id.term))
-                .collect(),
-        };
+        let found = Found::new(hard_state, entries);
         let kept = store.allows(&found);
         store.writing = None;
         let first = store.boot == 0;
@@ -425,13 +419,7 @@ impl Book {
         let Some(store) = self.current.get(&node).and_then(|id| self.stores.get(id)) else {
             return;
         };
-        let found = Found {
-            hard_state,
-            log: entries
-                .iter()
-                .map(|entry| (entry.id.index, entry.id.term))
-                .collect(),
-        };
+        let found = Found::new(hard_state, entries);
         let kept = store.allows(&found);
         let expected = format!("{} and {:?}", store.last(), store.hard_state);
         self.must(kept, "durable writes survive", || {
@@ -453,6 +441,14 @@ struct Found {
 }
 
 impl Found {
+    fn new(hard_state: HardState, entries: &[Entry]) -> Self {
+        let ids = entries.iter().map(|entry| (entry.id.index, entry.id.term));
+        Self {
+            hard_state,
+            log: ids.collect(),
+        }
+    }
+
     fn is(&self, store: &Store) -> bool {
         self.log == store.log && self.hard_state == store.hard_state
     }
