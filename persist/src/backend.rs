@@ -1,13 +1,15 @@
-//! A storage whose kind only its maker knows, as redb wants to have it.
+//! A backend that need not be known by its type.
 
 use std::io;
 use std::ops::Bound;
 
 use redb::{BackendError, StorageBackend};
 
-/// Passes everything on: redb takes a type, and [`Files`](crate::Files) gives any.
+use crate::storage::Storage;
+
+/// redb takes backends by type, and [`Files`](crate::Files) gives any.
 #[derive(Debug)]
-pub(crate) struct AnyBackend(pub(crate) Box<dyn StorageBackend>);
+pub(crate) struct AnyBackend(pub(crate) Box<dyn Storage>);
 
 impl StorageBackend for AnyBackend {
     fn len(&self) -> io::Result<u64> {

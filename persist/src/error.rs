@@ -139,6 +139,21 @@ pub enum Corruption {
     /// No redb database, or one cut short.
     #[error("it is not a complete database")]
     NotADatabase,
+    /// The file does not begin as a log does.
+    #[error("it is not a log of Quorate, or its beginning is damaged")]
+    NotALog,
+    /// Both copies of the journal's header are damaged.
+    #[error("both copies of the journal's header are damaged")]
+    JournalHeader,
+    /// A record of the journal was durable and is not there any more.
+    #[error("record {number} of the journal is missing or damaged")]
+    JournalRecord {
+        /// Its sequence number.
+        number: u64,
+    },
+    /// The database begins otherwise than it did when it was last written.
+    #[error("the beginning of the database is not what was written there last")]
+    ImageHead,
     /// redb found damage.
     #[error("the database reports: {message}")]
     Database {

@@ -14,6 +14,7 @@ use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::files::Files;
 use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
 use crate::schema::{META_TABLE, Seal};
+use crate::storage::Storage;
 
 /// Between the file's name and a random number in the name of a file that is still being made.
 const CREATING: &str = ".creating-";
@@ -50,14 +51,25 @@ pub fn create_database(
     identity: &StoreIdentity,
     fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
 ) -> Result<u128, CreateError> {
-    let id = publish_new(files, path, |backend| {
+    publish_database(files, path, |storage, id| {
+        create_database_on(AnyBackend(storage), path, kind, identity, id, fill)
+    })
+}
+
+/// As [`create_database`]; `make` makes the database on empty storage, with the store id it is given.
+pub(crate) fn publish_database(
+    files: &dyn Files,
+    path: &Path,
+    make: impl FnOnce(Box<dyn Storage>, u128) -> Result<(), CreateError>,
+) -> Result<u128, CreateError> {
+    let id = publish_new(files, path, |storage| {
         let mut id = [0; 16];
         files.random(&mut id).map_err(|source| CreateError::Io {
             path: path.to_owned(),
             source,
         })?;
         let id = u128::from_le_bytes(id);
-        create_database_on(backend, path, kind, identity, id, fill)?;
+        make(storage, id)?;
         Ok(id)
     })?;
     tracing::info!(path = %path.display(), store = %format_args!("{id:032x}"), "file created");
@@ -179,7 +191,13 @@ pub fn open_database(
     identity: &StoreIdentity,
     cache_bytes: usize,
 ) -> Result<OpenedDatabase, OpenError> {
-    let backend = files
+    let storage = open_storage(files, path)?;
+    open_database_on(AnyBackend(storage), path, kind, identity, cache_bytes)
+}
+
+/// Opens the file at `path`, whose name is durable when this returns.
+pub(crate) fn open_storage(files: &dyn Files, path: &Path) -> Result<Box<dyn Storage>, OpenError> {
+    let storage = files
         .open(path)
         .map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
     // A create that was interrupted just before this may have left a name that is not durable yet.
@@ -189,7 +207,7 @@ pub fn open_database(
             path: path.to_owned(),
             source,
         })?;
-    open_database_on(AnyBackend(backend), path, kind, identity, cache_bytes)
+    Ok(storage)
 }
 
 /// As [`open_database`], on any storage. `name` stands for the path in errors.
@@ -256,7 +274,7 @@ fn read_identity(database: &Database) -> Result<Vec<u8>, StoreFault> {
 fn publish_new<T>(
     files: &dyn Files,
     path: &Path,
-    make: impl FnOnce(AnyBackend) -> Result<T, CreateError>,
+    make: impl FnOnce(Box<dyn Storage>) -> Result<T, CreateError>,
 ) -> Result<T, CreateError> {
     let io = |source| CreateError::Io {
         path: path.to_owned(),
@@ -283,7 +301,7 @@ fn make_under<T>(
     files: &dyn Files,
     temporary: &Path,
     path: &Path,
-    make: impl FnOnce(AnyBackend) -> Result<T, CreateError>,
+    make: impl FnOnce(Box<dyn Storage>) -> Result<T, CreateError>,
 ) -> Result<T, CreateError> {
     let backend = files.create(temporary).map_err(|error| match error {
         DatabaseError::Storage(StorageError::Io(source)) => CreateError::Io {
@@ -295,7 +313,7 @@ fn make_under<T>(
             source: Box::new(error.into()),
         },
     })?;
-    let made = make(AnyBackend(backend))?;
+    let made = make(backend)?;
     files.sync(temporary).map_err(|source| CreateError::Io {
         path: path.to_owned(),
         source,

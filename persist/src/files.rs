@@ -7,9 +7,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use redb::{DatabaseError, StorageBackend};
+use redb::DatabaseError;
 
-use crate::growing_file::GrowingFile;
+use crate::storage::{OsFile, Storage};
 
 /// A file system, as far as a node needs one, with the promises of POSIX and no more: what was
 /// written survives a power loss once the file was synced, and a name once its directory was.
@@ -50,14 +50,14 @@ pub trait Files: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Also when there is one already.
-    fn create(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError>;
+    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError>;
 
     /// Opens a file to read and write.
     ///
     /// # Errors
     ///
     /// Also when there is none.
-    fn open(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError>;
+    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError>;
 
     /// Makes content and length of the file at `path` survive a power loss, but not its name.
     ///
@@ -118,19 +118,19 @@ impl Files for OsFiles {
             .collect()
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)?;
-        Ok(Box::new(GrowingFile::new(file)?))
+        Ok(Box::new(OsFile::new(file)?))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Box::new(GrowingFile::new(file)?))
+        Ok(Box::new(OsFile::new(file)?))
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

@@ -2,8 +2,9 @@
 //! is told.
 //!
 //! [`Store`] implements [`LogStore`](quorate_consensus::LogStore): one call of `append` is one
-//! two-phase redb commit, so after a crash either all of it is there or none. Opening verifies the
-//! whole file before a single byte of it is believed, and counts the start durably.
+//! two-phase redb commit, so after a crash either all of it is there or none. A journal in front of
+//! redb's pages makes the commit durable with one write instead of some ten and two syncs. Opening
+//! verifies the whole file before a single byte of it is believed, and counts the start durably.
 //!
 //! [`create_database`] and [`open_database`] are the same discipline for another file of a node,
 //! such as that of a state machine. `docs/disk.md` describes every byte.
@@ -19,7 +20,7 @@
 //! # let path = directory.path().join("log.redb");
 //! let node = NodeId::new(1).expect("one is not zero");
 //! let identity = StoreIdentity { cluster: "demo".into(), node };
-//! Store::create(&path, &identity, &Membership::new([node], [])?)?;
+//! Store::create(&path, &identity, &Membership::new([node], [])?, Options::default())?;
 //!
 //! let opened = Store::open(&path, &identity, Options::default())?;
 //! assert_eq!(opened.boot, 1);
@@ -31,11 +32,12 @@ mod backend;
 mod error;
 mod file;
 mod files;
-mod growing_file;
 mod identity;
+mod journal;
 mod recover;
 mod schema;
 mod shape;
+mod storage;
 mod store;
 
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
@@ -46,4 +48,5 @@ pub use file::{
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
 pub use schema::{META_TABLE, Seal};
-pub use store::{CACHE_BYTES_DEFAULT, FORMAT, Opened, Options, Store};
+pub use storage::Storage;
+pub use store::{CACHE_BYTES_DEFAULT, FORMAT, JOURNAL_BYTES_DEFAULT, Opened, Options, Store};

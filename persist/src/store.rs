@@ -5,21 +5,27 @@ use std::path::Path;
 use quorate_consensus::{
     Entry, HardState, LogIndex, LogStore, LogWrite, Membership, Payload, Recovered, StoreError,
 };
-use redb::{Database, ReadableDatabase, StorageBackend, Table, WriteTransaction};
+use redb::{Database, ReadableDatabase, Table, WriteTransaction};
 
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::file::{self, OpenedDatabase};
 use crate::files::{Files, OsFiles};
 use crate::identity::{FileKind, StoreIdentity};
+use crate::journal::Journal;
 use crate::recover::{Contents, recover};
 use crate::schema::{
     BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, MEMBERSHIP, META_TABLE, Seal, encode_entry,
     encode_entry_id, encode_hard_state, encode_membership, entry_row_bytes,
 };
 use crate::shape::LogShape;
+use crate::storage::Storage;
 
 /// The format of the log file that this version writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// How large each half of the journal of a new log is unless told otherwise: some hundred commits of
+/// a busy node. While one half fills up, all that the other half says becomes durable in its place.
+pub const JOURNAL_BYTES_DEFAULT: u64 = 8 << 20;
 
 /// What redb keeps of the log in memory unless told otherwise. The newest entries are in the core's
 /// own window, so this serves the upper levels of the tree and a follower that catches up.
@@ -37,12 +43,22 @@ pub struct Options {
     /// a follower that catches up reads from the disk. Too large: memory the state machine could
     /// use. Zero works.
     pub cache_bytes: usize,
+    /// How large each half of the journal is in a new file; an existing one keeps what it has.
+    /// Default [`JOURNAL_BYTES_DEFAULT`], at least 64 KiB. Too small: a commit waits now and then for
+    /// the disk to catch up, and one that is larger than a half costs two syncs and more. Too large:
+    /// a longer start after a crash.
+    pub journal_bytes: u64,
+    /// Whether a thread brings what fills the journal to its place (default), or whoever appends does:
+    /// for a simulation, which has no other thread.
+    pub background: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: CACHE_BYTES_DEFAULT,
+            journal_bytes: JOURNAL_BYTES_DEFAULT,
+            background: true,
         }
     }
 }
@@ -70,6 +86,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Store {
     database: Database,
+    journal: Journal,
     seal: Seal,
     shape: LogShape,
     hard_state: HardState,
@@ -87,8 +104,9 @@ impl Store {
         path: &Path,
         identity: &StoreIdentity,
         membership: &Membership,
+        options: Options,
     ) -> Result<(), CreateError> {
-        Self::create_in(&OsFiles, path, identity, membership)
+        Self::create_in(&OsFiles, path, identity, membership, options)
     }
 
     /// As [`Store::create`], elsewhere than on the operating system's files.
@@ -101,9 +119,10 @@ impl Store {
         path: &Path,
         identity: &StoreIdentity,
         membership: &Membership,
+        options: Options,
     ) -> Result<(), CreateError> {
-        file::create_database(files, path, LOG_FILE, identity, |transaction, seal| {
-            fill_founding(transaction, seal, membership)
+        file::publish_database(files, path, |storage, store_id| {
+            Self::make(storage, path, identity, store_id, membership, options)
         })?;
         Ok(())
     }
@@ -115,16 +134,34 @@ impl Store {
     ///
     /// As [`Store::create`].
     pub fn create_on(
-        backend: impl StorageBackend,
+        storage: impl Storage,
         name: &Path,
         identity: &StoreIdentity,
         store_id: u128,
         membership: &Membership,
+        options: Options,
     ) -> Result<(), CreateError> {
+        let storage = Box::new(storage);
+        Self::make(storage, name, identity, store_id, membership, options)
+    }
+
+    fn make(
+        storage: Box<dyn Storage>,
+        name: &Path,
+        identity: &StoreIdentity,
+        store_id: u128,
+        membership: &Membership,
+        options: Options,
+    ) -> Result<(), CreateError> {
+        let journal = Journal::create(storage, FORMAT, store_id, options.journal_bytes);
+        let journal = journal.map_err(|source| CreateError::Database {
+            path: name.to_owned(),
+            source: Box::new(source),
+        })?;
         let fill = |transaction: &WriteTransaction, seal: &Seal| {
             fill_founding(transaction, seal, membership)
         };
-        file::create_database_on(backend, name, LOG_FILE, identity, store_id, fill)
+        file::create_database_on(journal, name, LOG_FILE, identity, store_id, fill)
     }
 
     /// Opens the file at `path`, verifies every row of it and counts the start durably. Reads the
@@ -152,8 +189,8 @@ impl Store {
         identity: &StoreIdentity,
         options: Options,
     ) -> Result<Opened, OpenError> {
-        let opened = file::open_database(files, path, LOG_FILE, identity, options.cache_bytes)?;
-        Self::start(opened, path)
+        let storage = file::open_storage(files, path)?;
+        Self::start(storage, path, identity, options)
     }
 
     /// As [`Store::open`], on any storage. `name` stands for the path in errors.
@@ -162,22 +199,27 @@ impl Store {
     ///
     /// As [`Store::open`].
     pub fn open_on(
-        backend: impl StorageBackend,
+        storage: impl Storage,
         name: &Path,
         identity: &StoreIdentity,
         options: Options,
     ) -> Result<Opened, OpenError> {
-        let opened =
-            file::open_database_on(backend, name, LOG_FILE, identity, options.cache_bytes)?;
-        Self::start(opened, name)
+        Self::start(Box::new(storage), name, identity, options)
     }
 
-    fn start(opened: OpenedDatabase, path: &Path) -> Result<Opened, OpenError> {
+    fn start(
+        storage: Box<dyn Storage>,
+        path: &Path,
+        identity: &StoreIdentity,
+        options: Options,
+    ) -> Result<Opened, OpenError> {
+        let journal = Journal::open(storage, FORMAT, path, options.background)?;
+        let image = journal.clone();
         let OpenedDatabase {
             database,
             seal,
             store_id,
-        } = opened;
+        } = file::open_database_on(image, path, LOG_FILE, identity, options.cache_bytes)?;
         let contents = database
             .begin_read()
             .map_err(StoreFault::from)
@@ -195,6 +237,7 @@ impl Store {
         );
         let store = Self {
             database,
+            journal,
             seal,
             shape,
             hard_state: recovered.hard_state,
@@ -278,8 +321,10 @@ impl Store {
                 .open_table(META_TABLE)?
                 .insert(HARD_STATE, row.as_slice())?;
         }
+        // Both phases become durable as one step, with one write.
+        let hold = self.journal.hold();
         transaction.commit()?;
-        Ok(())
+        hold.release()
     }
 
     fn read_checked(
@@ -344,6 +389,16 @@ impl LogStore for Store {
         if !batch.is_empty() {
             self.commit(batch, &cuts)?;
         }
+        self.stopped = false;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), StoreError> {
+        if self.stopped {
+            return Err(StoreFault::Stopped.into());
+        }
+        self.stopped = true;
+        self.journal.note_known()?;
         self.stopped = false;
         Ok(())
     }

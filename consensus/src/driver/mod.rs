@@ -117,6 +117,7 @@ pub fn assemble(node: RaftNode, parts: Parts) -> Running {
             waiting: Waiting::default(),
             sleep: None,
             ticks: 0,
+            unsettled: None,
         },
     }
 }
@@ -134,6 +135,9 @@ pub struct Driver {
     waiting: Waiting,
     next_tick: Instant,
     ticks: u64,
+    /// The tick after which the store was last given something to append, until it has been told that
+    /// nothing more came.
+    unsettled: Option<u64>,
     /// Completes at about `next_tick`.
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -253,6 +257,10 @@ impl Driver {
             if self.ticks.is_multiple_of(APPLIER_TICKS) && self.applier.is_empty() {
                 let _ = self.applier.try_send(ApplierJob::Tick);
             }
+            if self.unsettled.is_some_and(|since| since + 1 < self.ticks) {
+                self.unsettled = None;
+                let _ = self.writer.try_send(WriterJob::Settle);
+            }
         }
     }
 
@@ -313,6 +321,7 @@ impl Driver {
         // A worker that is gone has rung its alarm, which stops this loop.
         if let Some(append) = ready.append {
             let _ = self.writer.try_send(WriterJob::Append(append));
+            self.unsettled = Some(self.ticks);
         }
         for fetch in ready.fetches {
             let _ = self.writer.try_send(WriterJob::Fetch(fetch));

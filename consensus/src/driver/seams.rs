@@ -55,6 +55,16 @@ pub trait LogStore: Send + 'static {
         last: LogIndex,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, StoreError>;
+
+    /// Called once when nothing has been appended for a tick or two after the last append: a moment
+    /// for what nobody should wait for. Does nothing unless the store has such things.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] stops the node.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// A disk or file that did not do what it must. The node stops; a restart on a healthy disk recovers.

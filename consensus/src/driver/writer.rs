@@ -17,6 +17,8 @@ const WRITE_BATCH_BYTES_MAX: u64 = 8 << 20;
 pub(super) enum WriterJob {
     Append(Append),
     Fetch(Fetch),
+    /// No append has come for a while.
+    Settle,
 }
 
 /// Writes the log. Everything that is queued when a write returns goes into the next one (group
@@ -44,6 +46,7 @@ impl Writer {
     fn turn(&mut self, first: WriterJob) -> Result<(), StoreError> {
         let mut appends = Vec::new();
         let mut fetches = Vec::new();
+        let mut settle = false;
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next {
@@ -53,6 +56,7 @@ impl Writer {
                     appends.push(append);
                 }
                 WriterJob::Fetch(fetch) => fetches.push(fetch),
+                WriterJob::Settle => settle = true,
             }
             next = (bytes < WRITE_BATCH_BYTES_MAX)
                 .then(|| self.jobs.try_recv().ok())
@@ -67,6 +71,9 @@ impl Writer {
                 .store
                 .read(fetch.first(), fetch.last(), FETCH_BYTES_MAX)?;
             let _ = self.inbox.try_send(Input::Fetched(fetch, entries));
+        }
+        if settle {
+            self.store.settle()?;
         }
         Ok(())
     }

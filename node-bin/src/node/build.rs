@@ -299,6 +299,11 @@ impl NodeBuilder {
             path: directory.to_path_buf(),
             error,
         };
+        let options = Options {
+            cache_bytes: self.config.log_cache_bytes,
+            journal_bytes: self.config.log_journal_bytes,
+            background: self.runtime.is_none(),
+        };
         if !self.files.exists(&path).map_err(data_dir)? {
             if applied > ORIGIN {
                 return Err(StartError::LogLost {
@@ -306,15 +311,12 @@ impl NodeBuilder {
                 });
             }
             let members = Membership::new(self.configured(owner.node), [])?;
-            Store::create_in(&*self.files, &path, owner, &members)?;
+            Store::create_in(&*self.files, &path, owner, &members, options)?;
             info!(node = %owner.node, cluster = owner.cluster, %members, "made a new log");
             if members.voters().len() == 1 {
                 warn!(node = %owner.node, "founded a cluster of one: no peers are configured");
             }
         }
-        let options = Options {
-            cache_bytes: self.config.log_cache_bytes,
-        };
         let opened = Store::open_in(&*self.files, &path, owner, options)?;
         self.check_members(directory, owner.node, &opened.recovered.membership)?;
         Ok(opened)

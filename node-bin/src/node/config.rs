@@ -24,6 +24,9 @@ pub struct NodeConfig {
     /// How much of the log's file redb may keep in memory. Default 8 MiB: the newest entries are kept
     /// apart, so that only members far behind make the file read.
     pub log_cache_bytes: usize,
+    /// How large each half of the journal in a new log is; see
+    /// [`Options::journal_bytes`](quorate_persist::Options::journal_bytes). Default 8 MiB.
+    pub log_journal_bytes: u64,
 }
 
 impl NodeConfig {
@@ -37,6 +40,7 @@ impl NodeConfig {
             peers: BTreeMap::new(),
             raft: Config::new(anybody),
             log_cache_bytes: quorate_persist::CACHE_BYTES_DEFAULT,
+            log_journal_bytes: quorate_persist::JOURNAL_BYTES_DEFAULT,
         }
     }
 }

@@ -7,8 +7,8 @@ use quorate_consensus::{LogIndex, LogStore, Term};
 use quorate_persist::{Corruption, OpenError, Opened, Options, Store};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
-use crate::disk::{Disk, Rng};
-use crate::{State, identity, membership, write};
+use crate::disk::{Disk, IMAGE_AT, Image, Rng};
+use crate::{State, identity, membership, small, write};
 
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
@@ -19,7 +19,7 @@ fn open(content: Vec<u8>) -> Result<Opened, OpenError> {
         Disk::holding(content),
         Path::new("disk"),
         &identity(),
-        Options::default(),
+        small(),
     )
 }
 
@@ -27,8 +27,16 @@ fn open(content: Vec<u8>) -> Result<Opened, OpenError> {
 pub(crate) fn closed_file() -> (Vec<u8>, State) {
     let disk = Disk::default();
     let name = Path::new("disk");
-    Store::create_on(disk.clone(), name, &identity(), STORE_ID, &membership()).unwrap();
-    let mut opened = Store::open_on(disk.clone(), name, &identity(), Options::default()).unwrap();
+    Store::create_on(
+        disk.clone(),
+        name,
+        &identity(),
+        STORE_ID,
+        &membership(),
+        small(),
+    )
+    .unwrap();
+    let mut opened = Store::open_on(disk.clone(), name, &identity(), small()).unwrap();
     let mut state = State::founding();
     for batch in [
         [write(1, 2..=20, 1)],
@@ -57,9 +65,11 @@ fn b5_a_flipped_bit_never_becomes_data() {
     let (mut refused, mut harmless) = (0, 0);
     for seed in 0..FLIPS {
         let mut rng = Rng::new(seed);
-        let at = match seed % 4 {
-            0 => rng.below(512),           // the header with the commit slots
-            1 => rng.below(content.len()), // anywhere
+        let at = match seed % 5 {
+            0 => IMAGE_AT as usize + rng.below(512), // redb's header with the commit slots
+            1 => rng.below(content.len()),           // anywhere
+            2 => rng.below(2 * 4096),                // the journal's header
+            3 => IMAGE_AT as usize + rng.below(content.len() - IMAGE_AT as usize),
             _ => used[rng.below(used.len())],
         };
         let mut damaged = content.clone();
@@ -128,7 +138,7 @@ type Log<'a> = Table<'a, u64, &'static [u8]>;
 fn open_changed(change: impl FnOnce(&mut Meta<'_>, &mut Log<'_>)) -> Result<Opened, OpenError> {
     let disk = Disk::holding(closed_file().0);
     let database = Database::builder()
-        .create_with_backend(disk.clone())
+        .create_with_backend(Image(disk.clone()))
         .unwrap();
     let transaction = database.begin_write().unwrap();
     {
@@ -157,11 +167,13 @@ fn put(table: &mut Log<'_>, index: u64, row: &[u8]) {
 #[test]
 fn the_document_describes_the_rows() {
     let disk = Disk::holding(closed_file().0);
-    let database = Database::builder().create_with_backend(disk).unwrap();
+    let database = Database::builder()
+        .create_with_backend(Image(disk))
+        .unwrap();
     let transaction = database.begin_read().unwrap();
     let meta = transaction.open_table(META).unwrap();
     let meta = |name: &str| meta.get(name).unwrap().unwrap().value().to_vec();
-    assert_eq!(meta("identity"), identity_row(b"QRMLOG\0\0", 1));
+    assert_eq!(meta("identity"), identity_row(b"QRMLOG\0\0", 2));
     assert_eq!(meta("base"), meta_row("base", &[1, 1]));
     assert_eq!(meta("boot"), meta_row("boot", &[1]));
     assert_eq!(meta("hard_state"), meta_row("hard_state", &[4, 3, 28]));
@@ -278,23 +290,23 @@ fn k4_other_formats_are_refused() {
     let with = |row: Vec<u8>| {
         open_changed(|meta, _| drop(meta.insert("identity", row.as_slice()).unwrap())).map(drop)
     };
-    with(identity_row(b"QRMLOG\0\0", 1)).unwrap();
-    let newer = with(identity_row(b"QRMLOG\0\0", 2)).unwrap_err();
+    with(identity_row(b"QRMLOG\0\0", 2)).unwrap();
+    let newer = with(identity_row(b"QRMLOG\0\0", 3)).unwrap_err();
     assert!(
         matches!(
             newer,
             OpenError::NewerFormat {
-                found: 2,
-                supported: 1,
+                found: 3,
+                supported: 2,
                 ..
             }
         ),
         "{newer}"
     );
     assert!(newer.to_string().contains("newer version"), "{newer}");
-    let older = with(identity_row(b"QRMLOG\0\0", 0)).unwrap_err();
+    let older = with(identity_row(b"QRMLOG\0\0", 1)).unwrap_err();
     assert!(matches!(older, OpenError::Corrupt { .. }), "{older}");
-    let other = with(identity_row(b"OTHER\0\0\0", 1)).unwrap_err();
+    let other = with(identity_row(b"OTHER\0\0\0", 2)).unwrap_err();
     let OpenError::Corrupt { what, .. } = &other else {
         panic!("{other}")
     };
@@ -309,10 +321,15 @@ fn k4_other_formats_are_refused() {
 fn b6_damage_under_a_running_store_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
-    Store::create(&path, &identity(), &membership()).unwrap();
-    let options = Options { cache_bytes: 0 };
+    Store::create(&path, &identity(), &membership(), small()).unwrap();
+    let options = Options {
+        cache_bytes: 0,
+        ..small()
+    };
     let mut store = Store::open(&path, &identity(), options).unwrap().store;
     store.append(&[write(1, 2..=200, 1)]).unwrap();
+    drop(store);
+    let store = Store::open(&path, &identity(), options).unwrap().store;
     let last = LogIndex::new(200);
     assert!(store.read(LogIndex::new(2), last, u64::MAX).is_ok());
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use quorate_persist::Storage;
 use redb::StorageBackend;
 
 pub(crate) const SECTOR: usize = 512;
@@ -221,6 +222,28 @@ pub(crate) fn power_failed() -> io::Error {
     io::Error::other("the power failed")
 }
 
+impl Storage for Disk {
+    fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write(offset, data)?;
+        let mut inner = self.lock();
+        if inner.operation(Operation::Sync)? {
+            return Err(power_failed());
+        }
+        let (start, end) = (offset as usize, offset as usize + data.len());
+        assert!(
+            start.is_multiple_of(SECTOR) && end.is_multiple_of(SECTOR),
+            "what is written through shares no sector with anything else"
+        );
+        if !inner.sync_lies {
+            for sector in start / SECTOR..end / SECTOR {
+                inner.versions.remove(&sector);
+            }
+            inner.durable_length = inner.durable_length.max(end);
+        }
+        Ok(())
+    }
+}
+
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.lock().content.len() as u64)
@@ -280,5 +303,48 @@ impl StorageBackend for Disk {
             content[start..end].copy_from_slice(data);
         });
         if fails { Err(power_failed()) } else { Ok(()) }
+    }
+}
+
+/// The redb database in a log that was closed, past its journal: `docs/disk.md`, "The journal".
+#[derive(Debug)]
+pub(crate) struct Image(pub(crate) Disk);
+
+/// Where the image begins in a log with the smallest journal.
+pub(crate) const IMAGE_AT: u64 = 2 * 4096 + 2 * (64 << 10);
+
+impl StorageBackend for Image {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len()? - IMAGE_AT)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(IMAGE_AT + offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(IMAGE_AT + length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(IMAGE_AT + offset, data)
+    }
+
+    /// Whoever changes the image says so in the journal's header.
+    fn close(&self) -> io::Result<()> {
+        let mut inner = self.0.lock();
+        let image = IMAGE_AT as usize;
+        let checksum = crc32c::crc32c(&inner.content[image..image + 4096]);
+        for copy in [0, 4096] {
+            let header = &mut inner.content[copy..copy + 76];
+            header[68..72].copy_from_slice(&checksum.to_le_bytes());
+            let whole = crc32c::crc32c(&header[..72]);
+            header[72..].copy_from_slice(&whole.to_le_bytes());
+        }
+        Ok(())
     }
 }

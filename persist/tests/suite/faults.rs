@@ -7,7 +7,7 @@ use quorate_persist::{OpenError, Options, Store};
 
 use crate::crash::{Run, check, new_disk, open, script};
 use crate::disk::{Disk, Failure, Operation, Rng};
-use crate::{identity, write};
+use crate::{identity, small, write};
 
 /// Lets each operation of the script fail once in turn. Those in which opening fails are only counted;
 /// in the others the store must say so, and touch the disk no more.
@@ -94,7 +94,10 @@ fn b3_what_cannot_be_read_is_not_taken_for_absent() {
     drop(store);
     let content = disk.content();
     let uncached = |disk: &Disk| {
-        let options = Options { cache_bytes: 0 };
+        let options = Options {
+            cache_bytes: 0,
+            ..small()
+        };
         Store::open_on(disk.clone(), "disk".as_ref(), &identity(), options)
     };
 

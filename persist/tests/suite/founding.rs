@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use quorate_consensus::Recovered;
-use quorate_persist::{Files, OpenError, Options, Store, make_directory};
+use quorate_persist::{Files, OpenError, Storage, Store, make_directory};
 use redb::{DatabaseError, StorageBackend};
 
 use crate::disk::{Disk, Failure, Rng, power_failed};
-use crate::{identity, membership};
+use crate::{identity, membership, small};
 
 const LOG: &str = "/srv/quorate/data/log.redb";
 
@@ -177,7 +177,7 @@ impl Files for Folders {
             .collect())
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         let mut names = self.lock();
         names.change()?;
         let disk = match names.fail_inside_at {
@@ -189,7 +189,7 @@ impl Files for Folders {
         Ok(Box::new(disk))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         match self.lock().now.get(path) {
             Some(Kind::File(disk)) => Ok(Box::new(disk.clone())),
             _ => Err(io::Error::from(io::ErrorKind::NotFound).into()),
@@ -249,11 +249,11 @@ impl Files for Folders {
 fn found(files: &Folders) -> io::Result<()> {
     let path = Path::new(LOG);
     make_directory(files, path.parent().unwrap())?;
-    Store::create_in(files, path, &identity(), &membership()).map_err(io::Error::other)
+    Store::create_in(files, path, &identity(), &membership(), small()).map_err(io::Error::other)
 }
 
 fn open(files: &Folders) -> Result<Recovered, OpenError> {
-    let opened = Store::open_in(files, LOG.as_ref(), &identity(), Options::default())?;
+    let opened = Store::open_in(files, LOG.as_ref(), &identity(), small())?;
     Ok(opened.recovered)
 }
 

@@ -9,12 +9,12 @@ use quorate_consensus::{
 use quorate_persist::{Opened, Options, Store};
 use tempfile::TempDir;
 
-use crate::{State, entry, hard_state, identity, index, membership, write};
+use crate::{State, entry, hard_state, identity, index, membership, small, write};
 
 fn new_store() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.redb");
-    Store::create(&path, &identity(), &membership()).unwrap();
+    Store::create(&path, &identity(), &membership(), small()).unwrap();
     (directory, path)
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use quorate_consensus::{
     Entry, EntryId, FIRST_INDEX, HardState, LogIndex, LogStore, LogWrite, Membership, NodeId, Term,
 };
-use quorate_persist::{Opened, StoreIdentity};
+use quorate_persist::{Opened, Options, StoreIdentity};
 
 fn node(id: u64) -> NodeId {
     NodeId::new(id).unwrap()
@@ -30,6 +30,15 @@ fn identity() -> StoreIdentity {
 
 fn membership() -> Membership {
     Membership::new([node(1), node(2), node(3)], [node(9)]).unwrap()
+}
+
+/// The smallest journal, so that scripts go through all of it, and no thread.
+fn small() -> Options {
+    Options {
+        journal_bytes: 0,
+        background: false,
+        ..Options::default()
+    }
 }
 
 fn index(index: u64) -> LogIndex {

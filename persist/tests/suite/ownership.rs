@@ -5,10 +5,10 @@ use std::path::Path;
 
 use quorate_persist::{CreateError, OpenError, Options, Store, StoreIdentity};
 
-use crate::{identity, membership, node};
+use crate::{identity, membership, node, small};
 
 fn create(path: &Path) -> Result<(), CreateError> {
-    Store::create(path, &identity(), &membership())
+    Store::create(path, &identity(), &membership(), small())
 }
 
 fn open_as(path: &Path, cluster: &str, id: u64) -> Result<(), OpenError> {
@@ -127,7 +127,7 @@ fn a11_a_failed_create_leaves_nothing() {
             cluster,
             ..identity()
         };
-        let error = Store::create(&path, &identity, &membership()).unwrap_err();
+        let error = Store::create(&path, &identity, &membership(), small()).unwrap_err();
         assert!(matches!(error, CreateError::ClusterName { .. }));
     }
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quorate_persist::Files;
+use quorate_persist::{Files, Storage};
 use redb::{DatabaseError, StorageBackend};
 
 use super::chance;
@@ -267,6 +267,19 @@ impl Content {
         self.durable_length = self.bytes.len();
     }
 
+    /// What was written from `from` to `to` is durable, and nothing else.
+    fn sync_range(&mut self, from: usize, to: usize) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for replaced in unsynced {
+            let outside = [
+                replaced.part(replaced.from, from.min(replaced.to)),
+                replaced.part(to.max(replaced.from), replaced.to),
+            ];
+            self.unsynced.extend(outside.into_iter().flatten());
+        }
+        self.durable_length = self.durable_length.max(to);
+    }
+
     /// Takes one write since the last sync back, wherever it was.
     fn lose_one(&mut self, rng: &mut Rng) {
         if !self.unsynced.is_empty() {
@@ -342,6 +355,16 @@ impl Content {
 }
 
 impl Replaced {
+    /// The same between `from` and `to`, where there is anything.
+    fn part(&self, from: usize, to: usize) -> Option<Self> {
+        (from < to).then(|| {
+            let end = self.before.len();
+            let (first, last) = (from - self.from, to - self.from);
+            let before = self.before[first.min(end)..last.min(end)].to_vec();
+            Self { from, to, before }
+        })
+    }
+
     fn put_back(&self, bytes: &mut [u8]) {
         let to = self.to.min(bytes.len());
         let (kept, was_after_end) = bytes[self.from.min(to)..to]
@@ -381,7 +404,7 @@ impl Mounted {
         Ok(state)
     }
 
-    fn handle(&self, file: u64) -> Box<dyn StorageBackend> {
+    fn handle(&self, file: u64) -> Box<dyn Storage> {
         Box::new(Handle {
             mounted: self.clone(),
             file,
@@ -422,7 +445,7 @@ impl Files for Mounted {
             .collect())
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         let mut state = self.writes()?;
         if state.names.contains_key(path) {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
@@ -432,7 +455,7 @@ impl Files for Mounted {
         Ok(self.handle(file))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         let file = self.reads()?.file(path)?;
         Ok(self.handle(file))
     }
@@ -488,6 +511,23 @@ struct Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handle({} of {:?})", self.file, self.mounted)
+    }
+}
+
+impl Storage for Handle {
+    fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write(offset, data)?;
+        let mut state = self.mounted.writes()?;
+        state.syncs += 1;
+        let lost = std::mem::take(&mut state.losing) > 0;
+        let content = state.content(self.file)?;
+        let written = content.unsynced.pop().expect("written just now");
+        if lost {
+            written.put_back(&mut content.bytes);
+        } else {
+            content.sync_range(written.from, written.to);
+        }
+        Ok(())
     }
 }
 
@@ -555,7 +595,7 @@ mod tests {
 
     const FILE: &str = "/data/file";
 
-    fn written(disk: &Disk, writes: &[(u64, u8)]) -> Box<dyn StorageBackend> {
+    fn written(disk: &Disk, writes: &[(u64, u8)]) -> Box<dyn Storage> {
         let path = Path::new(FILE);
         let files = disk.mount(None);
         quorate_persist::make_directory(&*files, Path::new("/data")).unwrap();
@@ -640,6 +680,24 @@ mod tests {
         assert!(exists(&disk.durable_image()));
         files.remove(path).unwrap();
         assert!(exists(&disk.durable_image()), "nor is a removal");
+    }
+
+    /// What is written through is durable at once; what was written before, even where it overlaps, is
+    /// so nowhere else.
+    #[test]
+    fn what_is_written_through_is_durable_alone() {
+        let disk = Disk::new(1, 1);
+        let path = Path::new(FILE);
+        drop(written(&disk, &[(0, 2), (1, 3), (2, 4)]));
+        let file = disk.mount(None).open(path).unwrap();
+        let sector = SECTOR_BYTES as u64;
+        file.write(sector / 2, &[8; 2 * SECTOR_BYTES]).unwrap();
+        file.write_through(sector, &[9; SECTOR_BYTES]).unwrap();
+        file.write(sector, &[7; 1]).unwrap();
+        let durable = content(&disk.durable_image());
+        let mut expected = vec![1; 4 * SECTOR_BYTES];
+        expected[SECTOR_BYTES..2 * SECTOR_BYTES].fill(9);
+        assert_eq!(durable, expected);
     }
 
     /// Of a process that has ended, nothing has an effect.

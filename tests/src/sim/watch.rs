@@ -60,6 +60,10 @@ impl LogStore for WatchedLog {
     ) -> Result<Vec<Entry>, StoreError> {
         self.log.read(first, last, bytes_max)
     }
+
+    fn settle(&mut self) -> Result<(), StoreError> {
+        self.log.settle()
+    }
 }
 
 /// A node's state, with someone who watches what is applied and answered.

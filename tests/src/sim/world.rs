@@ -198,6 +198,8 @@ impl World {
         let mut config = NodeConfig::new(address(node_host(node), NODE_PORT), "/data");
         config.peers = self.addresses();
         config.log_cache_bytes = 1 << 20;
+        // So small that halves fill up all the time, and some commits are larger than one.
+        config.log_journal_bytes = 64 << 10;
         let raft = &mut config.raft;
         raft.seed = self.seed;
         raft.election_timeout = Duration::from_millis(self.params.election_timeout_ms);

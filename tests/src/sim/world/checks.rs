@@ -109,6 +109,8 @@ impl World {
                 &identity,
                 Options {
                     cache_bytes: 1 << 20,
+                    background: false,
+                    ..Options::default()
                 },
             );
             match opened {
