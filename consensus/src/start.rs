@@ -24,6 +24,10 @@ pub(crate) fn raft_config(config: &Config, applied: LogIndex) -> raft::Config {
         check_quorum: true,
         pre_vote: true,
         read_only_option: ReadOnlyOption::Safe,
+        // Members learn what is committed from the next entries, and at the latest from the next
+        // heartbeat. Telling them at once would double the messages of a quiet cluster, and nobody
+        // waits for it: a read by a member brings the commit index with it.
+        skip_bcast_commit: true,
         // Proposals are bounded before they reach `raft`, whose own bound drops whole batches.
         max_uncommitted_size: raft::NO_LIMIT,
         max_committed_size_per_ready: config.uncommitted_bytes_max,
