@@ -147,6 +147,24 @@ impl Disk {
         self.state().losing = writes;
     }
 
+    /// Puts what is stored in one sector of a file also where another belongs; false when no file has two.
+    pub(super) fn misplace_sector(&self) -> bool {
+        let mut state = self.state();
+        let state = &mut *state;
+        let large = |content: &&mut Content| content.bytes.len() >= 2 * SECTOR_BYTES;
+        let mut files: Vec<_> = state.files.values_mut().filter(large).collect();
+        if files.is_empty() {
+            return false;
+        }
+        let file = state.rng.within(0..files.len() as u64) as usize;
+        let bytes = &mut files[file].bytes;
+        let sectors = (bytes.len() / SECTOR_BYTES) as u64;
+        let from = state.rng.within(0..sectors) as usize * SECTOR_BYTES;
+        let to = state.rng.within(0..sectors) as usize * SECTOR_BYTES;
+        bytes.copy_within(from..from + SECTOR_BYTES, to);
+        true
+    }
+
     /// Turns one bit of what is stored; false when nothing is.
     pub(super) fn flip_bit(&self) -> bool {
         let mut state = self.state();

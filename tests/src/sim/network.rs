@@ -17,6 +17,10 @@ use crate::rng::Rng;
 
 /// What a socket holds for a process that does not read, as the kernel's buffer does.
 const SOCKET_BYTES_MAX: usize = 4 << 20;
+/// The longest UDP payload of an Ethernet frame.
+pub(super) const DATAGRAM_BYTES_MAX: usize = 1_500 - 28;
+/// How long a datagram waits for a narrow link at most: a router's queue is no longer than that.
+const LINK_QUEUE_NS_MAX: u64 = 1_000_000_000;
 /// The first port that a socket gets which asked for none.
 const PORT_FIRST: u16 = 40_000;
 
@@ -63,7 +67,7 @@ impl Default for Link {
             delay_us: 0,
             clogged_until: 0,
             bytes_per_second: None,
-            datagram_bytes_max: 1_500 - 28,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
             free_at: 0,
         }
     }
@@ -228,6 +232,9 @@ impl State {
         }
         let mut leaves = now;
         if let Some(bytes_per_second) = link.bytes_per_second {
+            if link.free_at > now + LINK_QUEUE_NS_MAX {
+                return Vec::new();
+            }
             let takes = datagram.len() as u64 * 1_000_000_000 / bytes_per_second.max(1);
             link.free_at = link.free_at.max(now) + takes;
             leaves = link.free_at;

@@ -120,13 +120,22 @@ impl World {
 
     /// Turns a bit on the disk of a node that does not run; false when it must not, or holds nothing.
     pub fn flip_bit(&mut self, node: u64) -> bool {
+        self.damage(node, "a bit turns", Disk::flip_bit)
+    }
+
+    /// Puts a sector where another belongs, on the disk of a node that does not run; false when it must
+    /// not, or holds too little.
+    pub fn misplace_sector(&mut self, node: u64) -> bool {
+        self.damage(node, "a sector is misplaced", Disk::misplace_sector)
+    }
+
+    fn damage(&mut self, node: u64, what: &str, damage: impl FnOnce(&Disk) -> bool) -> bool {
         let busy = self.runs(node) || self.stopping.contains_key(&node);
-        if busy || !self.may_damage(node) || !self.disks[&node].flip_bit() {
+        if busy || !self.may_damage(node) || !damage(&self.disks[&node]) {
             return false;
         }
         self.damaged.insert(node);
-        self.engine
-            .note(&format!("a bit on the disk of n{node} turns"));
+        self.engine.note(&format!("{what} on the disk of n{node}"));
         true
     }
 
@@ -164,6 +173,13 @@ impl World {
             .note(&format!("the clock of n{node} runs at {permille}"));
         self.engine
             .change_clock(node_host(node), |clock, now| clock.set_rate(now, permille));
+    }
+
+    /// The time of day at a node is wrong by so many seconds.
+    pub fn set_wall_clock(&mut self, node: u64, by_s: i64) {
+        self.engine
+            .note(&format!("the time of day at n{node} is wrong by {by_s} s"));
+        self.engine.set_wall_clock(node_host(node), by_s);
     }
 
     /// Changes one direction between two hosts.
