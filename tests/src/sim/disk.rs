@@ -48,6 +48,8 @@ struct State {
     failing: Option<(u64, Failure)>,
     /// How many of the writes that are synced next are lost though they were promised.
     losing: u64,
+    /// Whether it says that all is synced, and nothing is.
+    lying: bool,
     rng: Rng,
     syncs: u64,
 }
@@ -79,6 +81,7 @@ impl Disk {
             operations: 0,
             failing: None,
             losing: 0,
+            lying: false,
             rng: Rng::stream(seed ^ host.rotate_left(32), "disk"),
             syncs: 0,
         })))
@@ -147,6 +150,11 @@ impl Disk {
         self.state().losing = writes;
     }
 
+    /// From now on it only says that it syncs.
+    pub(super) fn lie(&self) {
+        self.state().lying = true;
+    }
+
     /// Puts what is stored in one sector of a file also where another belongs; false when no file has two.
     pub(super) fn misplace_sector(&self) -> bool {
         let mut state = self.state();
@@ -195,6 +203,7 @@ impl Disk {
 
 impl State {
     fn lose_power(&mut self) {
+        self.lying = false;
         // Everything, nothing and anything between are different kinds of trouble.
         let keep_percent = *self.rng.pick(&[0, 10, 50, 50, 90, 100]);
         self.keep(keep_percent);
@@ -481,7 +490,9 @@ impl Files for Mounted {
     fn sync(&self, path: &Path) -> io::Result<()> {
         let mut state = self.writes()?;
         let file = state.file(path)?;
-        state.content(file)?.sync();
+        if !state.lying {
+            state.content(file)?.sync();
+        }
         Ok(())
     }
 
@@ -506,6 +517,9 @@ impl Files for Mounted {
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         let mut state = self.writes()?;
         let state = &mut *state;
+        if state.lying {
+            return Ok(());
+        }
         let inside = |path: &Path| path.parent() == Some(directory);
         state.durable_names.retain(|path, _| !inside(path));
         let now = state.names.iter().filter(|(path, _)| inside(path));
@@ -578,6 +592,9 @@ impl StorageBackend for Handle {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.mounted.writes()?;
         state.syncs += 1;
+        if state.lying {
+            return Ok(());
+        }
         let lost = state.losing;
         state.losing = 0;
         let mut rng = state.rng.clone();

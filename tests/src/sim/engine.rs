@@ -255,6 +255,12 @@ impl Engine {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// How long the disk of `host` takes at most, in microseconds.
+    pub(super) fn set_disk(&self, host: HostId, disk_us: u64) {
+        let mut state = self.state();
+        state.hosts.get_mut(&host).expect("the host exists").disk_us = disk_us;
+    }
+
     /// True time in nanoseconds, and by how many seconds `host` is wrong about the time of day.
     pub(super) fn wall_clock(&self, host: HostId) -> (u64, i64) {
         let state = self.state();
