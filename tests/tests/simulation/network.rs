@@ -162,7 +162,7 @@ fn d16_all_start_at_once() {
 /// guess.
 fn reset(guess: u8) -> Vec<u8> {
     let mut datagram = vec![guess; 60];
-    datagram[0] = 0x40 | guess % 0x40;
+    datagram[0] = 0x40 | (guess % 0x40);
     datagram
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate::NodeId;
 use quorate_tests::plan::Fault;
 
 use crate::stage::{
@@ -22,7 +23,7 @@ fn c1_a_wrong_calendar_costs_new_connections_and_nothing_else() {
         world.set_wall_clock(wrong, by_s);
         put(&mut world, "while its connections are up");
         let (seen, last) = (world.status(wrong).unwrap(), leader(&world));
-        assert_eq!(seen.leader.map(|leader| leader.value()), Some(last));
+        assert_eq!(seen.leader.map(NodeId::value), Some(last));
 
         world.kill(wrong, true);
         world.start(wrong).unwrap();
