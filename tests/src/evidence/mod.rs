@@ -120,7 +120,6 @@ struct Sum {
     runs: u64,
     twice: u64,
     simulated: Duration,
-    busy: Duration,
     counts: Counts,
 }
 
@@ -163,14 +162,12 @@ impl Evidence {
             runs: 0,
             twice: 0,
             simulated: Duration::ZERO,
-            busy: Duration::ZERO,
             counts: Counts::default(),
         };
         for sweep in self.sweeps.iter().filter(|sweep| sweep.level == level) {
             sum.runs += sweep.runs;
             sum.twice += sweep.runs * u64::from(sweep.twice);
             sum.simulated += sweep.simulated;
-            sum.busy += sweep.busy;
             sum.counts.add(&sweep.counts);
         }
         sum

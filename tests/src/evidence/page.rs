@@ -91,10 +91,6 @@ fn simulation(page: &mut String, evidence: &Evidence) {
         "of them run in a second process as well, which has to give the same",
         &|index| grouped(sums[index].1.twice),
     );
-    figure("simulated seconds per second of one core", &|index| {
-        let busy = sums[index].1.busy.as_secs_f64().max(f64::EPSILON);
-        format!("{:.0}", hours(index) * 3600.0 / busy)
-    });
     for place in 0..sums.first().map_or(0, |(_, sum)| sum.counts.named().len()) {
         let name = sums[0].1.counts.named()[place].0.replace('_', " ");
         figure(&name, &|index| {
