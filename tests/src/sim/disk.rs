@@ -28,6 +28,9 @@ pub enum Failure {
     Full,
     /// A file ends before its end.
     ShortRead,
+    /// One sync fails, and what it was for is lost: the next one succeeds without it (Rebello and others,
+    /// ATC 2020).
+    LostSync,
 }
 
 /// The disk of one host. Clones are the same disk.
@@ -236,6 +239,13 @@ impl State {
         }
     }
 
+    /// Whether the sync that is going on is the one that fails.
+    fn loses_sync(&mut self) -> bool {
+        let now = self.operations;
+        let lost = |&mut (from, how): &mut _| how == Failure::LostSync && now >= from;
+        self.failing.take_if(lost).is_some()
+    }
+
     fn create(&mut self, path: &Path) -> u64 {
         self.next_file += 1;
         self.files.insert(self.next_file, Content::default());
@@ -278,6 +288,18 @@ impl Content {
             self.unsynced.extend(outside.into_iter().flatten());
         }
         self.durable_length = self.durable_length.max(to);
+    }
+
+    /// Takes back everything since the last sync.
+    fn lose_all(&mut self) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        // What was cut off comes back with what it held.
+        let end = unsynced.iter().map(|lost| lost.to).max().unwrap_or(0);
+        self.bytes.resize(end.max(self.bytes.len()), 0);
+        for lost in unsynced.iter().rev() {
+            lost.put_back(&mut self.bytes);
+        }
+        self.bytes.resize(self.durable_length, 0);
     }
 
     /// Takes one write since the last sync back, wherever it was.
@@ -519,15 +541,19 @@ impl Storage for Handle {
         self.write(offset, data)?;
         let mut state = self.mounted.writes()?;
         state.syncs += 1;
+        let fails = state.loses_sync();
         let lost = std::mem::take(&mut state.losing) > 0;
         let content = state.content(self.file)?;
         let written = content.unsynced.pop().expect("written just now");
-        if lost {
+        if lost || fails {
             written.put_back(&mut content.bytes);
         } else {
             content.sync_range(written.from, written.to);
         }
-        Ok(())
+        match fails {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -560,6 +586,10 @@ impl StorageBackend for Handle {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.mounted.writes()?;
         state.syncs += 1;
+        if state.loses_sync() {
+            state.content(self.file)?.lose_all();
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let lost = state.losing;
         state.losing = 0;
         let mut rng = state.rng.clone();
@@ -698,6 +728,20 @@ mod tests {
         let mut expected = vec![1; 4 * SECTOR_BYTES];
         expected[SECTOR_BYTES..2 * SECTOR_BYTES].fill(9);
         assert_eq!(durable, expected);
+    }
+
+    /// A sync that fails loses what it was for, and the next one succeeds without it.
+    #[test]
+    fn a_failed_sync_takes_its_writes_with_it() {
+        let disk = Disk::new(1, 1);
+        let file = written(&disk, &[(0, 2), (3, 3)]);
+        file.set_len(SECTOR_BYTES as u64).unwrap();
+        file.write(0, &[4; 2 * SECTOR_BYTES]).unwrap();
+        disk.fail(0, Failure::LostSync);
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(content(&disk), vec![1; 4 * SECTOR_BYTES]);
+        assert_eq!(content(&disk.durable_image()), content(&disk));
     }
 
     /// Of a process that has ended, nothing has an effect.
