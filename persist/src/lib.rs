@@ -34,6 +34,7 @@ mod file;
 mod files;
 mod identity;
 mod journal;
+mod planted;
 mod recover;
 mod schema;
 mod shape;

@@ -15,6 +15,7 @@ use redb::{DatabaseError, StorageBackend};
 
 use super::chance;
 use super::engine::Engine;
+use crate::planted;
 use crate::rng::Rng;
 
 const SECTOR_BYTES: usize = 512;
@@ -427,10 +428,10 @@ impl Mounted {
     }
 
     fn handle(&self, file: u64) -> Box<dyn Storage> {
-        Box::new(Handle {
+        planted::around_disk(Box::new(Handle {
             mounted: self.clone(),
             file,
-        })
+        }))
     }
 }
 
@@ -483,6 +484,9 @@ impl Files for Mounted {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
+        if planted::is("no-fsync") {
+            return Ok(());
+        }
         let mut state = self.writes()?;
         let file = state.file(path)?;
         state.content(file)?.sync();
@@ -508,6 +512,9 @@ impl Files for Mounted {
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        if planted::is("directory-not-synced") {
+            return Ok(());
+        }
         let mut state = self.writes()?;
         let state = &mut *state;
         let inside = |path: &Path| path.parent() == Some(directory);
