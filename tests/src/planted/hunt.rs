@@ -1,11 +1,14 @@
 //! Lets each bug loose and waits until it is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use serde::Deserialize;
 
 use super::bugs::{BUGS, Bug, Finder};
 use super::table::{Caught, Control, Table};
@@ -49,18 +52,19 @@ pub fn hunt(names: &[String], jobs: usize) -> Result<Table, HuntError> {
     }
     let wanted = |bug: &&Bug| names.is_empty() || names.iter().any(|name| name == bug.name);
     let bugs: Vec<Bug> = BUGS.iter().filter(wanted).copied().collect();
+    let tests = Tests::build(&bugs)?;
     Ok(Table {
         commit: commit(),
         controls: match names {
-            [] => controls(&bugs, jobs)?,
+            [] => controls(&bugs, &tests, jobs)?,
             _ => Vec::new(),
         },
-        bugs: caught(&bugs, jobs)?,
+        bugs: caught(&bugs, &tests, jobs)?,
     })
 }
 
 /// Every seed and every test without a bug.
-fn controls(bugs: &[Bug], jobs: usize) -> Result<Vec<Control>, HuntError> {
+fn controls(bugs: &[Bug], tests: &Tests, jobs: usize) -> Result<Vec<Control>, HuntError> {
     let mut most: BTreeMap<Level, u64> = BTreeMap::new();
     for bug in bugs {
         match bug.finder {
@@ -69,7 +73,7 @@ fn controls(bugs: &[Bug], jobs: usize) -> Result<Vec<Control>, HuntError> {
                 *most = allowed.max(*most);
             }
             Finder::Test { test, .. } => {
-                if run_test(bug.finder, "")? != Verdict::Passed {
+                if tests.run(bug.finder, "")? != Verdict::Passed {
                     return Err(HuntError::TestFails(test));
                 }
             }
@@ -94,7 +98,7 @@ fn controls(bugs: &[Bug], jobs: usize) -> Result<Vec<Control>, HuntError> {
 }
 
 /// What noticed each of `bugs`, in their order.
-fn caught(bugs: &[Bug], jobs: usize) -> Result<Vec<Caught>, HuntError> {
+fn caught(bugs: &[Bug], tests: &Tests, jobs: usize) -> Result<Vec<Caught>, HuntError> {
     let next = AtomicUsize::new(0);
     let found = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
@@ -103,7 +107,7 @@ fn caught(bugs: &[Bug], jobs: usize) -> Result<Vec<Caught>, HuntError> {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(bug) = bugs.get(at) else { break };
-                    let caught = chase(bug);
+                    let caught = chase(bug, tests);
                     if let Ok(caught) = &caught {
                         println!("{caught}");
                     }
@@ -117,11 +121,11 @@ fn caught(bugs: &[Bug], jobs: usize) -> Result<Vec<Caught>, HuntError> {
     Ok(found.into_values().collect::<io::Result<_>>()?)
 }
 
-fn chase(bug: &Bug) -> io::Result<Caught> {
+fn chase(bug: &Bug, tests: &Tests) -> io::Result<Caught> {
     let (seeds, by) = match bug.finder {
         Finder::Seeds { level, allowed } => first_failure(bug, level, allowed)?,
         Finder::Test { test, .. } => {
-            let failed = run_test(bug.finder, bug.name)? == Verdict::Failed;
+            let failed = tests.run(bug.finder, bug.name)? == Verdict::Failed;
             (None, failed.then(|| test.to_owned()))
         }
     };
@@ -148,30 +152,76 @@ fn first_failure(
 enum Verdict {
     Passed,
     Failed,
-    /// It was not built, or is not there.
+    /// It is not there.
     DidNotRun,
 }
 
-/// Runs the test of `finder` in a process that has `bug`.
-fn run_test(finder: Finder, bug: &str) -> io::Result<Verdict> {
-    let Finder::Test {
-        package,
-        target,
-        test,
-    } = finder
-    else {
-        return Ok(Verdict::DidNotRun);
-    };
-    let output = Command::new("cargo")
-        .args(["test", "--quiet", "--locked", "--profile", "planted", "-p"])
-        .args([package, target, test, "--", "--exact"])
-        .env(VARIABLE, bug)
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let ended = |how: &str| said.contains(&format!("test result: {how}. "));
-    Ok(match (ended("ok"), said.contains(" 1 passed;")) {
-        (true, true) => Verdict::Passed,
-        (false, _) if ended("FAILED") => Verdict::Failed,
-        _ => Verdict::DidNotRun,
-    })
+/// The tests that are to find bugs, built once, by package and target.
+struct Tests(BTreeMap<(String, String), PathBuf>);
+
+/// What `cargo` says of a file that it has made.
+#[derive(Deserialize)]
+struct Artifact {
+    manifest_path: PathBuf,
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+impl Tests {
+    fn build(bugs: &[Bug]) -> io::Result<Self> {
+        let targets: BTreeSet<&str> = bugs.iter().filter_map(|bug| bug.finder.target()).collect();
+        if targets.is_empty() {
+            return Ok(Self(BTreeMap::new()));
+        }
+        let output = Command::new("cargo")
+            .args(["test", "--workspace", "--locked", "--profile", "planted"])
+            .args(["--no-run", "--message-format", "json-render-diagnostics"])
+            .args(targets.iter().flat_map(|target| ["--test", target]))
+            .stderr(Stdio::inherit())
+            .output()?;
+        if !output.status.success() {
+            return Err(io::Error::other("the tests cannot be built"));
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        let artifacts = said
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let executable = |artifact: Artifact| {
+            let folder = artifact.manifest_path.parent()?.file_name()?;
+            let key = (folder.to_string_lossy().into_owned(), artifact.target.name);
+            Some((key, artifact.executable?))
+        };
+        Ok(Self(artifacts.filter_map(executable).collect()))
+    }
+
+    /// Runs the test of `finder`, if it is one, in a process that has `bug`.
+    fn run(&self, finder: Finder, bug: &str) -> io::Result<Verdict> {
+        let Finder::Test {
+            folder,
+            target,
+            test,
+        } = finder
+        else {
+            return Ok(Verdict::DidNotRun);
+        };
+        let Some(executable) = self.0.get(&(folder.into(), target.into())) else {
+            return Ok(Verdict::DidNotRun);
+        };
+        let output = Command::new(executable)
+            .args([test, "--exact"])
+            .env(VARIABLE, bug)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let ran = said.contains("running 1 test");
+        Ok(match (ran, output.status.success()) {
+            (false, _) => Verdict::DidNotRun,
+            (true, true) => Verdict::Passed,
+            (true, false) => Verdict::Failed,
+        })
+    }
 }

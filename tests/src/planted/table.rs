@@ -55,7 +55,7 @@ impl Caught {
     pub fn new(bug: &Bug, seeds: Option<u64>, by: Option<String>) -> Self {
         let (finder, allowed) = match bug.finder {
             Finder::Seeds { level, allowed } => (format!("level {level}"), Some(allowed)),
-            Finder::Test { package, .. } => (format!("tests of `{package}`"), None),
+            Finder::Test { folder, .. } => (format!("a test of `{folder}`"), None),
         };
         Self {
             name: bug.name.to_owned(),
