@@ -179,7 +179,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "timeouts-not-random",
         "all election timeouts are the same",
-        level1(500),
+        level1(1_000),
     ),
     bug(
         "vote-before-durable",
@@ -213,7 +213,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "lease-reads",
         "a leader answers reads for as long as it believes to lead",
-        level1(1_000),
+        level1(2_000),
     ),
     bug(
         "read-without-majority",
