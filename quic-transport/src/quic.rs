@@ -28,16 +28,9 @@ const BIDI_STREAMS_MAX: u32 = 1;
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
 
-/// How many packets a peer may receive before it acknowledges them, unless `ack_delay_max` passes first
-/// or one is missing, which is acknowledged at once (draft-ietf-quic-ack-frequency). The default of
-/// two makes most messages cost a packet in return, ahead of the answer that would carry it.
-const PACKETS_PER_ACK_MAX: u32 = 10;
-
 pub(crate) fn transport_config(timings: &Timings) -> Arc<TransportConfig> {
     let mut ack_frequency = AckFrequencyConfig::default();
-    ack_frequency
-        .max_ack_delay(Some(timings.ack_delay_max))
-        .ack_eliciting_threshold(PACKETS_PER_ACK_MAX.into());
+    ack_frequency.max_ack_delay(Some(timings.ack_delay_max));
     let idle = u64::try_from(timings.idle_timeout.as_millis()).unwrap_or(u64::MAX);
     let mut config = TransportConfig::default();
     config

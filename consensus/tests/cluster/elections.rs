@@ -31,7 +31,9 @@ fn three_nodes_elect_one_leader_and_commit_by_majority() {
     };
     rig.crash(one);
     rig.commit(leader, "a");
-    assert_eq!(rig.applied(other), ["a"]);
+    rig.run_until(50, "the follower hears of it", |rig| {
+        rig.applied(other) == ["a"]
+    });
     rig.crash(other);
     let token = rig.propose(leader, "b");
     rig.ticks(20);
@@ -151,7 +153,7 @@ fn a_burst_of_ticks_at_the_leader_is_survived() {
 fn a_learner_only_follows() {
     let mut rig = Rig::led_by(1, Setup::voters(3).learners(1));
     rig.commit(1, "a");
-    assert_eq!(rig.applied(4), ["a"]);
+    rig.run_until(50, "the learner hears of it", |rig| rig.applied(4) == ["a"]);
     rig.crash(1);
     rig.crash(2);
     rig.core(4).campaign();

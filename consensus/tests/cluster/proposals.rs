@@ -76,6 +76,7 @@ fn proposals_of_one_turn_share_a_message() {
         matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())
     });
     assert_eq!(with_entries.count(), 2);
+    rig.run_until(50, "all agree", Rig::agrees);
     let order: Vec<_> = (0..100).map(|n| format!("{n}")).collect();
     assert_eq!(rig.applied(3), order);
 }

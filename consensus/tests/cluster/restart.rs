@@ -27,6 +27,7 @@ fn applied_may_be_ahead_of_the_durable_commit() {
     for n in 0..10 {
         let _ = rig.commit(1, &format!("{n}"));
     }
+    rig.run_until(50, "all agree", Rig::agrees);
     for node in 1..=3 {
         rig.checkpoint(node);
         assert!(rig.applied_index(node) > rig.durable(node).hard_state.commit);
@@ -48,6 +49,7 @@ fn applied_may_be_ahead_of_the_durable_commit() {
 fn a_state_behind_the_log_is_applied_again() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.commit(1, "a");
+    rig.run_until(50, "all agree", Rig::agrees);
     rig.checkpoint(2);
     rig.commit(1, "b");
     rig.crash(2);

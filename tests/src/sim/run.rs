@@ -150,9 +150,11 @@ fn judge(world: &mut World, workload: &Workload) {
     let equal = world.run_until(deadline, |world| {
         world.states_compared(from.unwrap_or_default())
     });
+    let statuses = world.statuses();
     world.book.with(|book| {
         book.must(equal, "all apply the same", || {
-            format!("not all nodes have applied a last write after {EQUAL_WITHIN:?}")
+            let statuses: Vec<String> = statuses.iter().map(ToString::to_string).collect();
+            format!("not all have applied a last write after {EQUAL_WITHIN:?}: {statuses:?}")
         });
     });
     world.check_disks();
