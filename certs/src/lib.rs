@@ -29,6 +29,7 @@ mod files;
 mod identity;
 mod inspect;
 mod issued;
+mod planted;
 mod trust;
 mod verify_error;
 

@@ -11,6 +11,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::facts::{Facts, system_time};
 use crate::identity::{ClusterName, Identity};
+use crate::planted;
 use crate::verify_error::VerifyError;
 
 /// Most certificates in a chain: leaf, issuing CA, and room for a cross-signed rotation. Bounds what
@@ -121,12 +122,15 @@ impl Trust {
         if chain.len() > CHAIN_CERTIFICATES_MAX {
             return Err(VerifyError::ChainTooLong { count: chain.len() });
         }
-        self.verify_path(leaf, issuers, now)?;
+        match self.verify_path(leaf, issuers, now) {
+            Err(VerifyError::Expired { .. }) if planted::is("expired-accepted") => {}
+            path => path?,
+        }
         let facts = Facts::read(leaf).map_err(|detail| VerifyError::Malformed {
             detail: detail.to_owned(),
         })?;
         let identity = identity_of(&facts)?;
-        if identity.cluster != self.inner.cluster {
+        if identity.cluster != self.inner.cluster && !planted::is("other-cluster-accepted") {
             return Err(VerifyError::WrongCluster {
                 expected: self.inner.cluster.clone(),
                 presented: identity,
@@ -171,7 +175,7 @@ impl Trust {
             .max()
             .expect("the path ends at one of our anchors");
         let now = system_time(now);
-        if now > not_after {
+        if now > not_after && !planted::is("expired-authority-accepted") {
             return Err(VerifyError::AuthorityExpired { not_after, now });
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::convert;
 use crate::durability::{Append, AppendTicket, LogWrite};
 use crate::entry::Entry;
 use crate::message::Message;
+use crate::planted;
 use crate::types::{HardState, NodeId};
 
 /// Messages to their receivers.
@@ -82,7 +83,8 @@ impl DurabilityGate {
 
     /// Lets each message go into `open`, or keeps it behind the writes that it depends on.
     pub(crate) fn pass(&mut self, messages: Vec<PbMessage>, open: &mut Outgoing) {
-        let vote_is_durable = self.unpersisted.iter().all(|write| !write.changes_vote);
+        let vote_is_durable = self.unpersisted.iter().all(|write| !write.changes_vote)
+            || planted::is("vote-before-durable");
         for message in messages {
             let needs = needs(&message);
             let Some(message) = convert::message_from_pb(message) else {
@@ -135,6 +137,8 @@ fn needs(message: &PbMessage) -> Needs {
         }
         // It says only that this node follows that leader in that term, and holds up reads.
         MessageType::MsgHeartbeatResponse => Needs::Vote,
+        MessageType::MsgRequestVoteResponse if planted::is("vote-before-durable") => Needs::Vote,
+        MessageType::MsgAppendResponse if planted::is("entries-before-durable") => Needs::Vote,
         _ => Needs::AllWrites,
     }
 }

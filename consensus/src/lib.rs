@@ -24,6 +24,7 @@ mod log_view;
 mod membership;
 mod message;
 mod node;
+mod planted;
 mod proposals;
 mod reads;
 mod ready;

@@ -12,6 +12,7 @@ use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use crate::convert;
 use crate::durability::Recovered;
 use crate::entry::{ENTRY_OVERHEAD_BYTES, Entry, ORIGIN};
+use crate::planted;
 use crate::types::{EntryId, LogIndex, NodeId, Term};
 
 /// How many reads of older entries may be outstanding. One per lagging member is enough; when there
@@ -89,11 +90,14 @@ impl LogView {
         bytes_max: u64,
     ) -> Self {
         let window_first = applied.value() + 1;
-        let conf_state = ConfState {
+        let mut conf_state = ConfState {
             voters: recovered.membership.voters().map(NodeId::value).collect(),
             learners: recovered.membership.learners().map(NodeId::value).collect(),
             ..ConfState::default()
         };
+        if planted::is("learner-counts-as-voter") {
+            conf_state.voters.append(&mut conf_state.learners);
+        }
         let mut view = Self {
             state: RaftState::new(hard_state, conf_state),
             terms: TermRuns::new(&recovered.terms, applied),

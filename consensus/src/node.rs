@@ -15,6 +15,7 @@ use crate::jitter;
 use crate::log_view::{Fetch, LogView};
 use crate::membership::Membership;
 use crate::message::{Message, ReadContext};
+use crate::planted;
 use crate::proposals::{Proposal, ProposalToken, Proposals};
 use crate::reads::{ReadToken, Reads};
 use crate::ready::{Committed, LeaderChange, Ready};
@@ -172,6 +173,7 @@ impl RaftNode {
         if let Err(error) = self.raw.step(pb) {
             debug!(node = %self.config.node, peer = %from, %error, "message ignored");
         }
+        planted::commit_by_count(&mut self.raw.raft);
         self.settle();
         Ok(())
     }
@@ -364,7 +366,7 @@ impl RaftNode {
         let entries = entries.into_iter().map(our_entry).collect();
         ready.append = self.gate.write(number, hard_state, entries);
         self.gate.pass(messages, &mut ready.messages);
-        if self.gate.is_clear() {
+        if self.gate.is_clear() || planted::is("leader-counts-itself-early") {
             self.raw.on_persist_ready(number);
         }
     }
@@ -480,13 +482,14 @@ impl RaftNode {
     /// Starts a round for the waiting reads, once this leader has committed in its own term; before
     /// that it may not know what its predecessors committed (thesis, section 6.4).
     fn start_read_round(&mut self) {
+        let committed = self.raw.raft.commit_to_current_term();
         if self.raw.raft.state != StateRole::Leader
-            || !self.raw.raft.commit_to_current_term()
+            || !(committed || planted::is("read-before-no-op"))
             || !self.reads.wants_round()
         {
             return;
         }
-        self.read_round += 1;
+        self.read_round += u64::from(!planted::is("read-context-reused"));
         let context = ReadContext {
             node: self.config.node.value(),
             boot: self.config.boot,
@@ -494,6 +497,10 @@ impl RaftNode {
         };
         self.reads.start_round(context);
         self.raw.read_index(context.to_bytes().to_vec());
+        if planted::is("read-without-majority") || planted::is("read-before-no-op") && !committed {
+            let commit = LogIndex::new(self.raw.raft.raft_log.committed);
+            self.reads.confirmed(context, commit);
+        }
     }
 
     fn check(&self, from: NodeId, message: &Message) -> Result<(), Refused> {
@@ -505,6 +512,9 @@ impl RaftNode {
             last: LogIndex::new(self.raw.raft.raft_log.last_index()),
             membership: &self.membership,
         };
+        if planted::is("no-sanitizer") {
+            return Ok(());
+        }
         sanitize::check(&receiver, from, message)?;
         match &message.body {
             crate::message::Body::Append { entries, .. }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::entry::ENTRY_OVERHEAD_BYTES;
 use crate::error::ProposeError;
+use crate::planted;
 use crate::types::{EntryId, LogIndex, Term};
 
 /// Names a proposal to the one who waits for it.
@@ -88,7 +89,7 @@ impl Proposals {
             }
             let first = self.waiting.pop_front().expect("just seen");
             self.bytes -= first.bytes;
-            if first.id == id {
+            if first.id == id || planted::is("answered-by-index") && first.id.index == id.index {
                 return Some(first.token);
             }
             lost.push(first.token);
@@ -114,10 +115,11 @@ impl Proposals {
             }
             let first = self.waiting.pop_front().expect("just seen");
             self.bytes -= first.bytes;
-            expired.push((
-                first.token,
-                ProposeError::OutcomeUnknown { at: Some(first.id) },
-            ));
+            let mut error = ProposeError::OutcomeUnknown { at: Some(first.id) };
+            if planted::is("timeout-reported-as-failure") {
+                error = ProposeError::NotLeader { leader: None };
+            }
+            expired.push((first.token, error));
         }
         expired
     }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::error::ReadError;
 use crate::message::ReadContext;
+use crate::planted;
 use crate::types::LogIndex;
 
 /// Names a read to the one who waits for it.
@@ -79,7 +80,7 @@ impl Reads {
         while self
             .confirmed
             .front()
-            .is_some_and(|(index, _)| *index <= handed)
+            .is_some_and(|(index, _)| *index <= handed || planted::is("read-before-apply"))
         {
             let (_, reads) = self.confirmed.pop_front().expect("just seen");
             ready.extend(reads.into_iter().map(|(token, _)| token));

@@ -69,7 +69,7 @@ pub enum Refused {
         /// What it has.
         last: LogIndex,
     },
-    /// A vote for a node that has not asked for it.
+    /// A vote for a node that has not asked for it, or not in this term.
     #[error("a vote that was not asked for")]
     NotAsked,
     /// Entries that are not durable or not applied fill the memory; the leader will send these again.
@@ -125,6 +125,18 @@ pub(crate) fn check(
             }
             within_log(receiver, message.term, *previous)?;
             within_log(receiver, message.term, hint.index)
+        }
+        Body::Vote {
+            pre: true,
+            granted: true,
+            ..
+        } => {
+            check_voter(receiver, from)?;
+            // Raft counts every grant that comes; one of an earlier rehearsal says nothing about this one.
+            match message.term == receiver.term.next() {
+                true => Ok(()),
+                false => Err(Refused::NotAsked),
+            }
         }
         Body::RequestVote { .. } | Body::Vote { .. } => check_voter(receiver, from),
         Body::HeartbeatResponse { .. } => Ok(()),

@@ -6,6 +6,7 @@ use crate::config::{Config, ELECTION_TICKS};
 use crate::durability::Recovered;
 use crate::entry::ORIGIN;
 use crate::error::StartError;
+use crate::planted;
 use crate::types::{EntryId, LogIndex, NodeId};
 
 /// Append messages that may be on their way to one member. With [`Config::message_bytes_max`] this
@@ -21,9 +22,12 @@ pub(crate) fn raft_config(config: &Config, applied: LogIndex) -> raft::Config {
         applied: applied.value(),
         max_size_per_msg: config.message_bytes_max,
         max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
-        check_quorum: true,
-        pre_vote: true,
-        read_only_option: ReadOnlyOption::Safe,
+        check_quorum: !planted::is("no-check-quorum"),
+        pre_vote: !planted::is("no-pre-vote"),
+        read_only_option: match planted::is("lease-reads") {
+            true => ReadOnlyOption::LeaseBased,
+            false => ReadOnlyOption::Safe,
+        },
         // Members learn what is committed from the next entries, and at the latest from the next
         // heartbeat. Telling them at once would double the messages of a quiet cluster, and nobody
         // waits for it: a read by a member brings the commit index with it.

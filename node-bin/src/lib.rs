@@ -44,6 +44,7 @@
 
 pub mod kv;
 mod node;
+mod planted;
 
 pub use node::{LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, Service, StartError};
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};

@@ -13,6 +13,7 @@ use crate::backend::AnyBackend;
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::files::Files;
 use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
+use crate::planted;
 use crate::schema::{META_TABLE, Seal};
 use crate::storage::Storage;
 
@@ -261,7 +262,7 @@ fn open_any(
         .set_cache_size(cache_bytes)
         // Ordinary reads do not verify checksums: without this, one flipped bit in a file that
         // was closed in order is served as data.
-        .set_check_integrity_on_open(true)
+        .set_check_integrity_on_open(!planted::is("no-integrity-check"))
         .create_with_backend(backend)
         .map_err(|error| failed(error.into()))?;
     let row = read_identity(&database).map_err(|fault| fault.at_open(name))?;
@@ -281,7 +282,7 @@ fn open_any(
 pub fn begin_durable(database: &Database) -> Result<WriteTransaction, StoreFault> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    transaction.set_two_phase_commit(true);
+    transaction.set_two_phase_commit(!planted::is("one-phase-commit"));
     Ok(transaction)
 }
 
@@ -306,6 +307,9 @@ fn publish_new<T>(
         return Err(CreateError::Exists {
             path: path.to_owned(),
         });
+    }
+    if planted::is("creation-not-atomic") {
+        return make_under(files, path, path, make);
     }
     remove_stale(files, path).map_err(io)?;
     let temporary = temporary_name(files, path).map_err(io)?;

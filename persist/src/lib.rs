@@ -35,6 +35,7 @@ mod file;
 mod files;
 mod identity;
 mod journal;
+mod planted;
 mod recover;
 mod schema;
 mod shape;

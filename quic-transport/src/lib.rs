@@ -76,6 +76,7 @@ mod message;
 mod outbox;
 mod peer;
 mod pending;
+mod planted;
 mod quic;
 mod reader;
 mod rng;

@@ -21,6 +21,7 @@ use crate::{
     message::WireLane,
     outbox::Outbox,
     pending::{InFlight, Pending},
+    planted,
     signal::{Signal, lock},
 };
 
@@ -323,7 +324,11 @@ impl Link {
 impl LinkState {
     fn refuse_stale(&self, up: &PeerUp) -> Result<(), Refused> {
         match self.last_instance {
-            Some(last) if last.store_id == up.instance.store_id && up.instance.boot < last.boot => {
+            Some(last)
+                if last.store_id == up.instance.store_id
+                    && up.instance.boot < last.boot
+                    && !planted::is("older-boot-admitted") =>
+            {
                 Err(Refused::new(
                     CloseCode::STALE_INCARNATION,
                     format!(

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{config::Limits, message::WireLane, pending::Permit, signal::lock};
+use crate::{config::Limits, message::WireLane, pending::Permit, planted, signal::lock};
 
 /// One write carries at most this many messages ..
 const BATCH_MESSAGES_MAX: usize = 256;
@@ -231,7 +231,9 @@ fn wake(writer: Option<Waker>) {
 
 impl LaneQueue {
     fn is_full(&self, queued: &Queued) -> bool {
-        self.frames.len() >= self.messages_max || self.bytes + queued.frame.len() > self.bytes_max
+        let full = self.frames.len() >= self.messages_max
+            || self.bytes + queued.frame.len() > self.bytes_max;
+        full && !planted::is("send-queue-unbounded")
     }
 
     /// Returns the writer to wake, if it waits.

@@ -20,6 +20,7 @@ use rustls::{
 
 use crate::{
     environment::{Environment, TimeOfDay},
+    planted,
     signal::lock,
 };
 
@@ -68,7 +69,7 @@ impl Handshake {
         let (finding, result) = match self.credentials.trust().verify(&chain, now) {
             Err(why) => (Finding::Refused(why.clone()), Err(why.into())),
             Ok(found) => match &self.wanted {
-                Some(wanted) if *wanted != found => {
+                Some(wanted) if *wanted != found && !planted::is("peer-name-not-checked") => {
                     let refused = CertificateError::NotValidForName.into();
                     (Finding::WrongPeer(found), Err(refused))
                 }
@@ -81,6 +82,10 @@ impl Handshake {
 }
 
 impl ClientCertVerifier for Handshake {
+    fn client_auth_mandatory(&self) -> bool {
+        !planted::is("client-certificate-optional")
+    }
+
     /// No hints: the list of our CAs is nobody's business before the handshake.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
@@ -209,8 +214,10 @@ pub(crate) fn server(
         .with_cert_resolver(handshake);
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
+    if !planted::is("tickets-given") {
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     let quic = QuicServerConfig::try_from(config).map_err(|err| no_initial_suite(&err))?;
     Ok((Arc::new(quic), findings))
 }

@@ -11,6 +11,7 @@ pub mod level;
 pub mod level1;
 pub mod params;
 pub mod plan;
+pub mod planted;
 pub mod process;
 pub mod raw;
 pub mod report;

@@ -16,7 +16,7 @@ use quorate_tests::report::{Failed, commit};
 use quorate_tests::shrink::shrink;
 use quorate_tests::sweep::{self, Sweep};
 use quorate_tests::worker::{self, Worker};
-use quorate_tests::{check, corpus};
+use quorate_tests::{check, corpus, planted};
 
 /// Simulations of Quorate: run many seeds, look at one, make it smaller.
 #[derive(Parser)]
@@ -53,6 +53,14 @@ enum Command {
     },
     /// Run every pinned plan.
     Corpus,
+    /// Let each planted bug loose and see who notices. For scripts/planted.sh.
+    Mutants {
+        /// Only these; nothing is written then.
+        names: Vec<String>,
+        /// How many at the same time; as many as there are cores unless said.
+        #[arg(long)]
+        jobs: Option<usize>,
+    },
     /// Check a history of operations that was saved.
     Check {
         /// A file of JSON lines.
@@ -151,6 +159,7 @@ fn main() -> ExitCode {
         Command::Plan { what } => print_plan(&what),
         Command::Shrink { what, out } => run_shrink(&what, &out),
         Command::Corpus => run_corpus(),
+        Command::Mutants { names, jobs } => run_mutants(&names, jobs),
         Command::Check { file } => Ok(run_check(&file)),
         Command::Chaos(arguments) => run_chaos(&arguments),
         Command::Evidence => write_evidence(),
@@ -166,12 +175,15 @@ fn main() -> ExitCode {
     }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn run_sweep(arguments: &SweepArguments) -> io::Result<bool> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let totals = sweep::run(&Sweep {
         level: arguments.level,
         seeds: arguments.seeds.clone(),
-        jobs: arguments.jobs.unwrap_or(cores),
+        jobs: arguments.jobs.unwrap_or_else(cores),
         within: arguments.seconds.map(Duration::from_secs),
         twice: arguments.twice,
     })?;
@@ -251,6 +263,14 @@ fn run_corpus() -> io::Result<bool> {
         }
     }
     Ok(good)
+}
+
+fn run_mutants(names: &[String], jobs: Option<usize>) -> io::Result<bool> {
+    let table = planted::hunt(names, jobs.unwrap_or_else(cores)).map_err(io::Error::other)?;
+    if names.is_empty() {
+        table.save()?;
+    }
+    Ok(table.is_good())
 }
 
 fn run_check(file: &std::path::Path) -> bool {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
 use crate::level::{Counts, Failure, Outcome};
+use crate::planted;
 
 /// The hidden subcommand of the child.
 pub const SUBCOMMAND: &str = "worker";
@@ -65,6 +66,8 @@ fn say(answer: &Answer) -> io::Result<()> {
 /// The parent's end of a child, which is started when it is needed and again after it died.
 #[derive(Default)]
 pub struct Worker {
+    /// What is planted in the child, if not what is in this process.
+    bug: Option<&'static str>,
     process: Option<Process>,
 }
 
@@ -75,6 +78,15 @@ struct Process {
 }
 
 impl Worker {
+    /// A worker whose child has `bug`.
+    #[must_use]
+    pub fn with_bug(bug: &'static str) -> Self {
+        Self {
+            bug: Some(bug),
+            process: None,
+        }
+    }
+
     /// Runs `case`. A child that dies or hangs is a failure like any other.
     ///
     /// # Errors
@@ -82,7 +94,7 @@ impl Worker {
     /// When no child can be started.
     pub fn run(&mut self, case: &Case) -> io::Result<Outcome> {
         if self.process.is_none() {
-            self.process = Some(Process::start()?);
+            self.process = Some(Process::start(self.bug)?);
         }
         let process = self.process.as_mut().expect("just started");
         let answer = process.ask(case);
@@ -99,9 +111,10 @@ impl Worker {
 }
 
 impl Process {
-    fn start() -> io::Result<Self> {
+    fn start(bug: Option<&str>) -> io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(SUBCOMMAND)
+            .envs(bug.map(|bug| (planted::VARIABLE, bug)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

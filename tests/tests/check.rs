@@ -13,10 +13,14 @@ const UNAVAILABLE: i32 = 69;
 
 /// The files in a folder, with their content.
 fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
-    entries
-        .map(|entry| (entry.path(), fs::read(entry.path()).unwrap()))
-        .collect()
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry?.path();
+        let bytes = fs::read(&path)?;
+        Ok((path, bytes))
+    };
+    let files: std::io::Result<_> =
+        fs::read_dir(folder).and_then(|entries| entries.map(read).collect());
+    files.expect("the folder is readable")
 }
 
 /// A node that was killed is in order, and its files are afterwards what they were; one that runs is left

@@ -1,7 +1,7 @@
 //! Logs that differ become equal; logs that are behind catch up.
 
 use quorate_consensus::{
-    Body, ENTRY_OVERHEAD_BYTES, Entry, EntryId, Message, ProposeError, Refused, Status,
+    Body, Config, ENTRY_OVERHEAD_BYTES, Entry, EntryId, Message, ProposeError, Refused, Status,
 };
 
 use crate::rig::{Fate, Rig, Setup};
@@ -40,6 +40,35 @@ fn g1_a_conflicting_suffix_is_replaced() {
             .any(|(from, _, m)| *from == 1 && rejected(&m.body))
     );
     rig.check_log_matching();
+}
+
+/// What an earlier term left is not committed because a majority holds it, but with an entry of the leader's
+/// own term: until then another leader may replace it (Raft paper, figure 8).
+#[test]
+fn an_entry_of_an_older_term_is_not_committed_by_counting() {
+    // One entry a message, so that the old one is acknowledged without the new one.
+    let one_each = |config: &mut Config| config.message_bytes_max = 1;
+    let mut rig = Rig::led_by(1, Setup::voters(3).config(one_each));
+    rig.commit(1, "a");
+    rig.partition(&[&[1], &[2], &[3]]);
+    rig.propose(1, "b");
+    let old = rig.durable(1).last();
+    rig.run_until(60, "n1 steps down", |rig| !rig.leads(1));
+    rig.ticks(60);
+    rig.heal();
+    // n1 hears that they have the old one, and nothing of the new one.
+    rig.net.rule = Some(Box::new(move |_, _, message| match message.body {
+        Body::AppendAccepted { last, .. } if last > old.index => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    rig.elect(1);
+    rig.ticks(10);
+    assert_eq!(rig.holders(old).len(), 3);
+    assert!(rig.status(1).commit < old.index);
+    rig.heal();
+    rig.run_until(100, "both are committed", |rig| {
+        rig.status(1).commit > old.index
+    });
 }
 
 /// Suffixes of several terms, none committed, give way to whoever leads in the end.

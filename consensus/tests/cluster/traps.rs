@@ -322,6 +322,21 @@ fn learners_do_not_speak_for_voters() {
     }
 }
 
+/// A vote of an earlier rehearsal says nothing about the one that goes on; raft counts it.
+#[test]
+fn a_vote_of_an_earlier_rehearsal() {
+    let (mut rig, term, _) = cluster();
+    for asked in [term - 1, term, term + 2] {
+        let refused = refuses(&mut rig, 2, 3, message(asked, vote(true)));
+        assert_eq!(refused, Refused::NotAsked);
+    }
+    let mut node = bare();
+    node.campaign().unwrap();
+    node.step(pb(MessageType::MsgRequestPreVoteResponse, 1))
+        .unwrap();
+    assert_eq!(node.raft.state, StateRole::Candidate, "for term 2");
+}
+
 /// There is one leader in a term: what another claims to lead is refused, by followers and the leader.
 #[test]
 fn a_second_leader_of_a_term() {

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use quorate_consensus::{Membership, NodeId};
 use quorate_quic_transport::{Admit, CloseCode, PeerUp, Refused};
 
+use crate::planted;
+
 /// Lets members in, each with the store it was first seen with.
 ///
 /// A member that comes back with another store has lost its log, and with it the votes it cast and the
@@ -33,7 +35,7 @@ impl Admission {
         }
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let known = *stores.entry(node).or_insert(store);
-        if known == store {
+        if known == store || planted::is("other-store-admitted") {
             return Ok(());
         }
         Err(format!(

@@ -2,7 +2,7 @@
 //!
 //! To add one: a few lines where its event passes, with a name of its own in [`Invariants::require`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use quorate_consensus::{
@@ -19,6 +19,8 @@ pub struct Invariants {
     leaders: BTreeMap<Term, u64>,
     /// Whom each node voted for in each term, over all its lives.
     votes: BTreeMap<(u64, Term), u64>,
+    /// Who said that it would vote for a node in a term.
+    rehearsed: BTreeMap<(u64, Term), BTreeSet<u64>>,
     /// The digest of the log up to each entry that ever was durable anywhere.
     digests: BTreeMap<EntryId, u64>,
     committed: Vec<Entry>,
@@ -42,6 +44,7 @@ impl Invariants {
             membership,
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
+            rehearsed: BTreeMap::new(),
             digests: BTreeMap::new(),
             committed: Vec::new(),
             commits: Vec::new(),
@@ -149,11 +152,35 @@ impl Invariants {
                     format!("n{node} acknowledges {last}, durable is {}", disk.last())
                 });
             }
+            Body::Vote {
+                pre: true,
+                granted: true,
+                ..
+            } => {
+                let willing = self.rehearsed.entry((to, message.term)).or_default();
+                willing.insert(node);
+            }
+            Body::RequestVote {
+                pre: false,
+                transfer: false,
+                ..
+            } => self.is_rehearsed(node, message.term),
             Body::AppendRejected { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::HeartbeatResponse { .. } => {}
         }
+    }
+
+    /// Nobody begins a term, which deposes a leader, before a majority has said that it would be elected
+    /// (thesis, section 9.6).
+    fn is_rehearsed(&mut self, node: u64, term: Term) {
+        let willing = self.rehearsed.get(&(node, term));
+        let count = willing.map_or(0, BTreeSet::len) + 1;
+        let majority = 2 * count > self.membership.voters().len();
+        self.require("elections are rehearsed", majority, || {
+            format!("n{node} begins term {term}, for which {count} voters would elect it")
+        });
     }
 
     /// The term and the vote that a message stands for are on the sender's disk, and the vote is its

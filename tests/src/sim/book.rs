@@ -193,11 +193,11 @@ impl Book {
     ) {
         self.current.insert(node, instance.store_id);
         self.learn(node, ORIGIN, entries);
+        let first = !self.stores.contains_key(&instance.store_id);
         let store = self.stores.entry(instance.store_id).or_default();
         let found = Found::new(hard_state, entries);
         let kept = store.allows(&found);
         store.writing = None;
-        let first = store.boot == 0;
         let boot = store.boot;
         let expected = format!("{} and {:?}", store.last(), store.hard_state);
         (store.boot, store.hard_state, store.log) = (instance.boot, hard_state, found.log);

@@ -15,6 +15,7 @@ use redb::{DatabaseError, StorageBackend};
 
 use super::chance;
 use super::engine::Engine;
+use crate::planted;
 use crate::rng::Rng;
 
 const SECTOR_BYTES: usize = 512;
@@ -28,6 +29,9 @@ pub enum Failure {
     Full,
     /// A file ends before its end.
     ShortRead,
+    /// One sync fails, and what it was for is lost: the next one succeeds without it (Rebello and others,
+    /// ATC 2020).
+    LostSync,
 }
 
 /// The disk of one host. Clones are the same disk.
@@ -263,6 +267,13 @@ impl State {
         }
     }
 
+    /// Whether the sync that is going on is the one that fails.
+    fn loses_sync(&mut self) -> bool {
+        let now = self.operations;
+        let lost = |&mut (from, how): &mut _| how == Failure::LostSync && now >= from;
+        self.failing.take_if(lost).is_some()
+    }
+
     fn create(&mut self, path: &Path) -> u64 {
         self.next_file += 1;
         self.files.insert(self.next_file, Content::default());
@@ -305,6 +316,18 @@ impl Content {
             self.unsynced.extend(outside.into_iter().flatten());
         }
         self.durable_length = self.durable_length.max(to);
+    }
+
+    /// Takes back everything since the last sync.
+    fn lose_all(&mut self) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        // What was cut off comes back with what it held.
+        let end = unsynced.iter().map(|lost| lost.to).max().unwrap_or(0);
+        self.bytes.resize(end.max(self.bytes.len()), 0);
+        for lost in unsynced.iter().rev() {
+            lost.put_back(&mut self.bytes);
+        }
+        self.bytes.resize(self.durable_length, 0);
     }
 
     /// Takes one write since the last sync back, wherever it was.
@@ -432,10 +455,10 @@ impl Mounted {
     }
 
     fn handle(&self, file: u64) -> Box<dyn Storage> {
-        Box::new(Handle {
+        planted::around_disk(Box::new(Handle {
             mounted: self.clone(),
             file,
-        })
+        }))
     }
 }
 
@@ -488,6 +511,9 @@ impl Files for Mounted {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
+        if planted::is("no-fsync") {
+            return Ok(());
+        }
         let mut state = self.writes()?;
         let file = state.file(path)?;
         if !state.lying {
@@ -515,6 +541,9 @@ impl Files for Mounted {
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        if planted::is("directory-not-synced") {
+            return Ok(());
+        }
         let mut state = self.writes()?;
         let state = &mut *state;
         if state.lying {
@@ -554,15 +583,19 @@ impl Storage for Handle {
         if state.lying {
             return Ok(());
         }
+        let fails = state.loses_sync();
         let lost = std::mem::take(&mut state.losing) > 0;
         let content = state.content(self.file)?;
         let written = content.unsynced.pop().expect("written just now");
-        if lost {
+        if lost || fails {
             written.put_back(&mut content.bytes);
         } else {
             content.sync_range(written.from, written.to);
         }
-        Ok(())
+        match fails {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -597,6 +630,10 @@ impl StorageBackend for Handle {
         state.syncs += 1;
         if state.lying {
             return Ok(());
+        }
+        if state.loses_sync() {
+            state.content(self.file)?.lose_all();
+            return Err(io::Error::from_raw_os_error(5));
         }
         let lost = state.losing;
         state.losing = 0;

@@ -150,7 +150,12 @@ impl Injector {
             }
             Fault::FailDisk { node } => {
                 self.counts.disk_faults += 1;
-                let failures = [Failure::Broken, Failure::Full, Failure::ShortRead];
+                let failures = [
+                    Failure::Broken,
+                    Failure::Full,
+                    Failure::ShortRead,
+                    Failure::LostSync,
+                ];
                 let how = *self.rng.pick(&failures);
                 self.hold(node);
                 world.fail_disk(node, self.rng.within(1..40), how);

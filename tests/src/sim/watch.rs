@@ -9,6 +9,7 @@ use quorate_consensus::{Entry, LogIndex, LogStore, LogWrite, Recovered, StoreErr
 use quorate_quic_transport::Instance;
 
 use super::book::{Book, SharedBook};
+use crate::planted;
 
 /// How often the whole state is compared, in entries: it costs a scan.
 const DIGEST_EVERY: u64 = 16;
@@ -35,7 +36,7 @@ impl WatchedLog {
         let entries = entries.unwrap_or_default();
         book.with(|book| book.opened(node, instance, recovered.hard_state, &entries));
         Box::new(Self {
-            log,
+            log: planted::around_log(log),
             book,
             node,
             store_id: instance.store_id,

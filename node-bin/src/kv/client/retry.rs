@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::protocol::Refusal;
+use crate::planted;
 
 /// What an operation does to the cluster, which decides whether doing it twice is harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +54,8 @@ pub(super) fn decide(operation: Operation, trouble: &Trouble) -> Verdict {
         (_, T::Unsendable) => Verdict::Fail,
         (O::Read, T::Lost | T::Superseded) => Verdict::Retry,
         (O::Read, T::Deadline | T::Nonsense) => Verdict::Fail,
+        (O::Write, T::Lost | T::Superseded) if planted::is("write-sent-again") => Verdict::Retry,
+        (O::Write, T::Deadline) if planted::is("deadline-reported-as-failure") => Verdict::Fail,
         (O::Write | O::Transfer, T::Lost | T::Superseded | T::Deadline | T::Nonsense) => {
             Verdict::Unknown
         }

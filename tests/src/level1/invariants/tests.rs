@@ -108,6 +108,33 @@ fn leaders() {
     assert!(late.is_empty(), "term 4 was led when it was committed");
 }
 
+/// An election that a majority has not promised its votes for; one that it has, and one that the leader
+/// asked for, are none.
+#[test]
+fn elections() {
+    let ask = |transfer| Body::RequestVote {
+        pre: false,
+        last: at(1, 1),
+        commit: at(1, 1),
+        transfer,
+    };
+    let willing = Body::Vote {
+        pre: true,
+        granted: true,
+        commit: at(1, 1),
+    };
+    let disk = log(hard(2, Some(1), 1), &[]);
+    let sudden = broken(|seen| seen.message(1, 2, &message(2, ask(false)), &disk));
+    assert_eq!(sudden, ["elections are rehearsed"]);
+    let asked = broken(|seen| seen.message(1, 2, &message(2, ask(true)), &disk));
+    assert!(asked.is_empty());
+    let rehearsed = broken(|seen| {
+        seen.message(2, 1, &message(2, willing), &log(hard(1, None, 1), &[]));
+        seen.message(1, 2, &message(2, ask(false)), &disk);
+    });
+    assert!(rehearsed.is_empty());
+}
+
 /// Terms, votes and acknowledgements that are not on the disk yet, and a second vote in one term.
 #[test]
 fn what_is_said() {

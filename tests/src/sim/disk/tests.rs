@@ -109,6 +109,20 @@ fn what_is_written_through_is_durable_alone() {
     assert_eq!(durable, expected);
 }
 
+/// A sync that fails loses what it was for, and the next one succeeds without it.
+#[test]
+fn a_failed_sync_takes_its_writes_with_it() {
+    let disk = Disk::new(1, 1);
+    let file = written(&disk, &[(0, 2), (3, 3)]);
+    file.set_len(SECTOR_BYTES as u64).unwrap();
+    file.write(0, &[4; 2 * SECTOR_BYTES]).unwrap();
+    disk.fail(0, Failure::LostSync);
+    assert!(file.sync_data().is_err());
+    file.sync_data().unwrap();
+    assert_eq!(content(&disk), vec![1; 4 * SECTOR_BYTES]);
+    assert_eq!(content(&disk.durable_image()), content(&disk));
+}
+
 /// Of a process that has ended, nothing has an effect.
 #[test]
 fn a_dead_process_writes_nothing() {

@@ -1,0 +1,357 @@
+//! Every bug that can be planted.
+
+use crate::level::Level;
+
+/// A bug, and who has to notice it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    /// As [`VARIABLE`](super::VARIABLE) has it.
+    pub name: &'static str,
+    /// What goes wrong.
+    pub breaks: &'static str,
+    /// Who notices.
+    pub finder: Finder,
+}
+
+/// Who has to notice a bug.
+#[derive(Clone, Copy, Debug)]
+pub enum Finder {
+    /// A simulation, in one of so many seeds from zero on.
+    Seeds {
+        /// The level.
+        level: Level,
+        /// How many.
+        allowed: u64,
+    },
+    /// A test, where the simulations have no such enemy or the fault is in what they replace.
+    Test {
+        /// The folder of the crate.
+        folder: &'static str,
+        /// The file or folder below `tests` in it.
+        target: &'static str,
+        /// With its modules.
+        test: &'static str,
+    },
+}
+
+impl Finder {
+    /// Which tests have to be built.
+    pub(super) fn target(self) -> Option<&'static str> {
+        match self {
+            Self::Seeds { .. } => None,
+            Self::Test { target, .. } => Some(target),
+        }
+    }
+}
+
+const fn bug(name: &'static str, breaks: &'static str, finder: Finder) -> Bug {
+    Bug {
+        name,
+        breaks,
+        finder,
+    }
+}
+
+const fn level1(allowed: u64) -> Finder {
+    let level = Level::Consensus;
+    Finder::Seeds { level, allowed }
+}
+
+const fn level2(allowed: u64) -> Finder {
+    let level = Level::Stack;
+    Finder::Seeds { level, allowed }
+}
+
+const fn test(folder: &'static str, target: &'static str, test: &'static str) -> Finder {
+    Finder::Test {
+        folder,
+        target,
+        test,
+    }
+}
+
+/// All of them: by what they are bugs of, and then by who notices.
+pub const BUGS: &[Bug] = &[
+    // The disk.
+    bug("no-fsync", "nothing that is written is synced", level2(40)),
+    bug(
+        "directory-not-synced",
+        "a new file's name is never made durable",
+        level2(40),
+    ),
+    bug(
+        "io-errors-ignored",
+        "a write or sync that failed counts as done",
+        level2(40),
+    ),
+    bug(
+        "failed-sync-repeated",
+        "a sync that failed is repeated, and the second one is believed",
+        level2(40),
+    ),
+    bug(
+        "acknowledged-before-written",
+        "the log says that a batch is durable before it is written",
+        level2(40),
+    ),
+    bug("vote-not-saved", "a vote is not written", level2(40)),
+    bug(
+        "hard-state-not-saved",
+        "term and vote are written with entries only",
+        level2(40),
+    ),
+    bug(
+        "two-transactions",
+        "entries are written in another transaction than term and vote",
+        level2(40),
+    ),
+    bug(
+        "log-not-cut",
+        "a suffix that was replaced by a shorter one keeps its end on the disk",
+        level2(40),
+    ),
+    bug(
+        "starts-not-counted",
+        "a start does not raise the boot counter",
+        level2(40),
+    ),
+    bug(
+        "state-behind-its-index",
+        "the state is saved without one of the values that its applied index stands for",
+        level2(40),
+    ),
+    bug(
+        "creation-not-atomic",
+        "a new file has its name before it is complete",
+        test(
+            "persist",
+            "suite",
+            "founding::a11_a_crash_of_a_first_start_leaves_no_file_that_does_not_open",
+        ),
+    ),
+    bug(
+        "row-checksum-skipped",
+        "an entry's checksum is not compared",
+        test(
+            "persist",
+            "suite",
+            "damage::b9_g12_entries_out_of_place_are_refused",
+        ),
+    ),
+    bug(
+        "no-integrity-check",
+        "pages are not checked as a file is opened",
+        test(
+            "persist",
+            "suite",
+            "damage::b5_a_flipped_bit_never_becomes_data",
+        ),
+    ),
+    bug(
+        "one-phase-commit",
+        "a commit has one phase",
+        test(
+            "persist",
+            "suite",
+            "media::b7_a_flipped_bit_after_a_crash_takes_no_commit_back",
+        ),
+    ),
+    bug(
+        "owner-not-checked",
+        "a node opens the log of another one",
+        test(
+            "persist",
+            "suite",
+            "ownership::b17_e8_only_the_owner_opens_a_file",
+        ),
+    ),
+    // Raft.
+    bug(
+        "no-pre-vote",
+        "an election is not rehearsed, so that whoever comes back deposes the leader",
+        level1(500),
+    ),
+    bug(
+        "no-check-quorum",
+        "a leader that hears from no majority goes on",
+        level1(500),
+    ),
+    bug(
+        "timeouts-not-random",
+        "all election timeouts are the same",
+        level1(1_000),
+    ),
+    bug(
+        "vote-before-durable",
+        "a vote is sent before it is durable",
+        level1(500),
+    ),
+    bug(
+        "entries-before-durable",
+        "entries are acknowledged to the leader before they are durable",
+        level1(500),
+    ),
+    bug(
+        "leader-counts-itself-early",
+        "a leader counts its own log before it is durable",
+        level1(500),
+    ),
+    bug(
+        "older-term-committed",
+        "an entry of an older term is committed because a majority holds it",
+        test(
+            "consensus",
+            "cluster",
+            "log::an_entry_of_an_older_term_is_not_committed_by_counting",
+        ),
+    ),
+    bug(
+        "learner-counts-as-voter",
+        "a learner counts in elections and commits",
+        level1(500),
+    ),
+    bug(
+        "lease-reads",
+        "a leader answers reads for as long as it believes to lead",
+        level1(2_000),
+    ),
+    bug(
+        "read-without-majority",
+        "a leader answers reads without asking a majority whether it still leads",
+        level1(500),
+    ),
+    bug(
+        "read-before-no-op",
+        "a leader answers reads before it has committed in its own term",
+        level1(500),
+    ),
+    bug(
+        "read-before-apply",
+        "a read does not wait until what it must see is applied",
+        test(
+            "consensus",
+            "cluster",
+            "reads::a_read_waits_until_its_index_is_applied",
+        ),
+    ),
+    bug(
+        "read-context-reused",
+        "two rounds of reads have one context, so that an old answer confirms a new read",
+        level1(500),
+    ),
+    bug(
+        "answered-by-index",
+        "a proposal is answered by whatever was committed at its index",
+        level1(500),
+    ),
+    bug(
+        "timeout-reported-as-failure",
+        "a proposal whose outcome is unknown is reported to have done nothing",
+        level1(500),
+    ),
+    bug(
+        "no-sanitizer",
+        "messages go to `raft` unchecked",
+        test(
+            "consensus",
+            "cluster",
+            "fuzz::hostile_messages_panic_nobody",
+        ),
+    ),
+    // Clients.
+    bug(
+        "write-sent-again",
+        "the client sends a write again whose outcome is unknown",
+        level2(40),
+    ),
+    bug(
+        "deadline-reported-as-failure",
+        "a write without an answer in time is reported to have done nothing",
+        level2(40),
+    ),
+    // Who is who.
+    bug(
+        "other-store-admitted",
+        "a member may come back with another store",
+        test("tests", "simulation", "e1_a_wiped_node_is_kept_out"),
+    ),
+    bug(
+        "older-boot-admitted",
+        "a member may come back with an older copy of its store",
+        test(
+            "quic-transport",
+            "refusals",
+            "b11_e4_an_older_copy_of_a_store_is_refused",
+        ),
+    ),
+    bug(
+        "sender-not-checked",
+        "a peer may call itself otherwise than its certificate does",
+        test(
+            "quic-transport",
+            "hostile",
+            "e7_i5_j6_j22_a_hello_must_agree_with_the_certificate",
+        ),
+    ),
+    bug(
+        "client-certificate-optional",
+        "whoever dials need not have a certificate",
+        test(
+            "quic-transport",
+            "certificates",
+            "j1_no_certificate_is_refused",
+        ),
+    ),
+    bug(
+        "peer-name-not-checked",
+        "whoever answers at an address is taken for who should",
+        test(
+            "quic-transport",
+            "refusals",
+            "d15_j6_another_node_at_the_address_is_named",
+        ),
+    ),
+    bug(
+        "tickets-given",
+        "a session may be resumed without a look at the certificate",
+        test(
+            "quic-transport",
+            "certificates",
+            "j18_nothing_can_be_resumed",
+        ),
+    ),
+    bug(
+        "expired-accepted",
+        "an expired certificate is good",
+        test("certs", "verify", "j4_j5_validity_is_checked"),
+    ),
+    bug(
+        "expired-authority-accepted",
+        "an expired CA may vouch",
+        test("certs", "verify", "an_expired_ca_is_refused"),
+    ),
+    bug(
+        "other-cluster-accepted",
+        "an identity of another cluster is good",
+        test("certs", "verify", "j8_another_clusters_identity_is_refused"),
+    ),
+    // Bounds.
+    bug(
+        "frame-length-unlimited",
+        "a frame may have any length",
+        test(
+            "quic-transport",
+            "hostile",
+            "i1_i2_i4_broken_frames_close_that_connection_with_their_code_and_nothing_else",
+        ),
+    ),
+    bug(
+        "send-queue-unbounded",
+        "what waits for a slow peer has no bound",
+        test(
+            "quic-transport",
+            "floods",
+            "d10_a_peer_that_never_reads_costs_its_queue",
+        ),
+    ),
+];
