@@ -223,6 +223,33 @@ pub fn open_database_on(
     identity: &StoreIdentity,
     cache_bytes: usize,
 ) -> Result<OpenedDatabase, OpenError> {
+    let (database, row) = open_any(backend, name, kind, cache_bytes)?;
+    row.check(name, identity)?;
+    let seal = Seal::new(&row.identity, row.store_id);
+    Ok(OpenedDatabase {
+        database,
+        seal,
+        store_id: row.store_id,
+    })
+}
+
+/// Whose database is on `backend`.
+pub(crate) fn owner_on(
+    backend: impl StorageBackend,
+    name: &Path,
+    kind: FileKind,
+) -> Result<StoreIdentity, OpenError> {
+    let (_, row) = open_any(backend, name, kind, CREATE_CACHE_BYTES)?;
+    Ok(row.identity)
+}
+
+/// Opens a database of this kind, whoever owns it.
+fn open_any(
+    backend: impl StorageBackend,
+    name: &Path,
+    kind: FileKind,
+    cache_bytes: usize,
+) -> Result<(Database, IdentityRow), OpenError> {
     let failed = |error| OpenError::from_redb(name.to_owned(), error);
     // redb would quietly make a new database out of nothing.
     if backend.len().map_err(|error| failed(error.into()))? == 0 {
@@ -239,13 +266,8 @@ pub fn open_database_on(
         .create_with_backend(backend)
         .map_err(|error| failed(error.into()))?;
     let row = read_identity(&database).map_err(|fault| fault.at_open(name))?;
-    let row = IdentityRow::check(name, &row, kind, identity)?;
-    let seal = Seal::new(&row.identity, row.store_id);
-    Ok(OpenedDatabase {
-        database,
-        seal,
-        store_id: row.store_id,
-    })
+    let row = IdentityRow::decode(name, &row, kind)?;
+    Ok((database, row))
 }
 
 /// A transaction whose commit survives a power loss.

@@ -59,33 +59,29 @@ impl IdentityRow {
         row
     }
 
-    /// Decodes `row` of the file at `path` and checks it against what the caller expects.
-    pub(crate) fn check(
-        path: &Path,
-        row: &[u8],
-        kind: FileKind,
-        expected: &StoreIdentity,
-    ) -> Result<Self, OpenError> {
-        let found = Self::decode(path, row, kind)?;
+    /// Checks that the file at `path` is whose it should be.
+    pub(crate) fn check(&self, path: &Path, expected: &StoreIdentity) -> Result<(), OpenError> {
+        let found = &self.identity;
         // The cluster first: node ids mean nothing across clusters.
-        if found.identity.cluster != expected.cluster {
+        if found.cluster != expected.cluster {
             return Err(OpenError::WrongCluster {
                 path: path.to_owned(),
-                found: found.identity.cluster,
+                found: found.cluster.clone(),
                 expected: expected.cluster.clone(),
             });
         }
-        if found.identity.node != expected.node && !planted::is("owner-not-checked") {
+        if found.node != expected.node && !planted::is("owner-not-checked") {
             return Err(OpenError::WrongNode {
                 path: path.to_owned(),
-                found: found.identity.node,
+                found: found.node,
                 expected: expected.node,
             });
         }
-        Ok(found)
+        Ok(())
     }
 
-    fn decode(path: &Path, row: &[u8], expected: FileKind) -> Result<Self, OpenError> {
+    /// Decodes `row` of the file at `path`, which should be of the kind `expected`.
+    pub(crate) fn decode(path: &Path, row: &[u8], expected: FileKind) -> Result<Self, OpenError> {
         let corrupt = |what| OpenError::Corrupt {
             path: path.to_owned(),
             what,

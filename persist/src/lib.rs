@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod check;
 mod error;
 mod file;
 mod files;
@@ -40,7 +41,9 @@ mod schema;
 mod shape;
 mod storage;
 mod store;
+mod unchanged;
 
+pub use check::{CheckedLog, check_log};
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
     OpenedDatabase, begin_durable, create_database, create_database_on, create_file,
@@ -51,3 +54,4 @@ pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
 pub use schema::{META_TABLE, Seal};
 pub use storage::Storage;
 pub use store::{CACHE_BYTES_DEFAULT, FORMAT, JOURNAL_BYTES_DEFAULT, Opened, Options, Store};
+pub use unchanged::Unchanged;

@@ -208,6 +208,12 @@ impl Store {
         Self::start(Box::new(storage), name, identity, options)
     }
 
+    /// Whose log is at `path`.
+    pub(crate) fn owner(files: &dyn Files, path: &Path) -> Result<StoreIdentity, OpenError> {
+        let journal = Journal::open(file::open_storage(files, path)?, FORMAT, path, false)?;
+        file::owner_on(journal, path, LOG_FILE)
+    }
+
     fn start(
         storage: Box<dyn Storage>,
         path: &Path,

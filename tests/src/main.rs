@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use quorate_tests::case::Case;
 use quorate_tests::chaos::{self, ChaosOptions, Runtime};
+use quorate_tests::evidence::{self, Evidence, ProcessRun};
 use quorate_tests::level::Level;
 use quorate_tests::report::{Failed, commit};
 use quorate_tests::shrink::shrink;
@@ -67,6 +68,8 @@ enum Command {
     },
     /// Run real processes behind a bad network, and check what their clients see.
     Chaos(ChaosArguments),
+    /// Make docs/testing.md of the ledgers in tests/evidence.
+    Evidence,
     /// Run the cases that come in on the standard input. For the commands above.
     #[command(hide = true, name = worker::SUBCOMMAND)]
     Worker,
@@ -122,6 +125,9 @@ struct ChaosArguments {
     /// Decides faults and operations.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Append what came of it to this file as a line of JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 impl What {
@@ -155,7 +161,8 @@ fn main() -> ExitCode {
         Command::Corpus => run_corpus(),
         Command::Mutants { names, jobs } => run_mutants(&names, jobs),
         Command::Check { file } => Ok(run_check(&file)),
-        Command::Chaos(arguments) => Ok(run_chaos(&arguments)),
+        Command::Chaos(arguments) => run_chaos(&arguments),
+        Command::Evidence => write_evidence(),
         Command::Worker => worker::serve().map(|()| true),
     };
     match good {
@@ -182,7 +189,7 @@ fn run_sweep(arguments: &SweepArguments) -> io::Result<bool> {
     })?;
     println!("{totals}");
     if let Some(path) = &arguments.json {
-        totals.append_to(path)?;
+        evidence::append(path, &totals)?;
     }
     // A sweep that ran nothing has shown nothing.
     Ok(totals.failures.is_empty() && totals.runs > 0)
@@ -279,7 +286,13 @@ fn run_check(file: &std::path::Path) -> bool {
     }
 }
 
-fn run_chaos(arguments: &ChaosArguments) -> bool {
+fn write_evidence() -> io::Result<bool> {
+    let evidence = Evidence::load()?;
+    std::fs::write(evidence::page_path(), evidence.page())?;
+    Ok(evidence.open().is_empty())
+}
+
+fn run_chaos(arguments: &ChaosArguments) -> io::Result<bool> {
     let outcome = chaos::run(&ChaosOptions {
         runtime: arguments.runtime,
         operations: arguments.operations,
@@ -290,11 +303,14 @@ fn run_chaos(arguments: &ChaosArguments) -> bool {
     match outcome {
         Ok(report) => {
             println!("{report}");
-            true
+            if let Some(path) = &arguments.json {
+                evidence::append(path, &ProcessRun::of(&report))?;
+            }
+            Ok(true)
         }
         Err(error) => {
             println!("FAILED at commit {}: {error}", commit());
-            false
+            Ok(false)
         }
     }
 }

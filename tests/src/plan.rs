@@ -75,6 +75,12 @@ pub enum Fault {
         /// Whose disk.
         node: u64,
     },
+    /// A process ends, and one sector of its disk lies where another belongs when it is started again at the
+    /// end. On as many disks at most as a minority has.
+    MisplaceSector {
+        /// Whose disk.
+        node: u64,
+    },
     /// The state machine applies nothing.
     StallMachine {
         /// Whose.
@@ -93,6 +99,13 @@ pub enum Fault {
         node: u64,
         /// Of the true rate; 1000 is right.
         permille: u64,
+    },
+    /// The time of day is wrong, until somebody sets it right at the end.
+    WallClock {
+        /// Whose.
+        node: u64,
+        /// By how many seconds, in either direction.
+        by_s: i64,
     },
     /// Nothing passes between these nodes and the others.
     Partition {
@@ -123,6 +136,40 @@ pub enum Fault {
         loss_permille: u64,
         /// How much longer the others take at most.
         delay_ms: u64,
+    },
+    /// A direction carries few bytes a second; what would have to wait for long is lost.
+    Throttle {
+        /// From this node,
+        from: u64,
+        /// to this one.
+        to: u64,
+        /// How many.
+        bytes_per_second: u64,
+    },
+    /// Nothing passes in a direction, and all of it at the end.
+    Clog {
+        /// From this node,
+        from: u64,
+        /// to this one.
+        to: u64,
+    },
+    /// A direction swallows long datagrams, and tells nobody (a black hole of path MTU discovery).
+    ShrinkMtu {
+        /// From this node,
+        from: u64,
+        /// to this one.
+        to: u64,
+        /// The longest that passes: QUIC needs 1,200.
+        datagram_bytes: u64,
+    },
+    /// A link between two nodes comes and goes, in both directions.
+    Flap {
+        /// One of them.
+        one: u64,
+        /// The other.
+        other: u64,
+        /// How long it is gone, and how long it is there.
+        every_ms: u64,
     },
     /// Whoever leads is asked to hand over.
     Transfer {
@@ -162,14 +209,23 @@ const fn seldom(_: Level) -> u64 {
     1
 }
 
-const fn seldom_on_files(level: Level) -> u64 {
+const fn seldom_on_the_stack(level: Level) -> u64 {
     match level {
         Level::Consensus => 0,
         Level::Stack => 1,
     }
 }
 
+const HOUR_S: i64 = 60 * 60;
+/// Certificates of nodes live for 90 days, the CA's for ten years.
+const YEAR_S: i64 = 365 * 24 * HOUR_S;
+
 /// The kinds of faults that are drawn.
+///
+/// Only those under which something is promised. A wiped disk and an old image are kept out by peers that
+/// have seen the store since their own start, so nothing is promised once those restart as well; a disk that
+/// lies about what it synced, or loses a write, may take back what it promised until there is a witness
+/// beside the log. These are scripted instead (`e1_`, `e4_`, `b13_`).
 const PALETTE: &[Kind] = &[
     Kind {
         draw: |rng, params| Fault::Kill {
@@ -218,7 +274,14 @@ const PALETTE: &[Kind] = &[
         draw: |rng, params| Fault::TurnBit {
             node: params.some_node(rng),
         },
-        weight: seldom_on_files,
+        weight: seldom_on_the_stack,
+        lasts_max_ms: 2_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::MisplaceSector {
+            node: params.some_node(rng),
+        },
+        weight: seldom_on_the_stack,
         lasts_max_ms: 2_000,
     },
     Kind {
@@ -242,6 +305,14 @@ const PALETTE: &[Kind] = &[
             permille: *rng.pick(&[500, 900, 990, 1010, 1100, 2000]),
         },
         weight: seldom,
+        lasts_max_ms: 10_000,
+    },
+    Kind {
+        draw: |rng, params| Fault::WallClock {
+            node: params.some_node(rng),
+            by_s: *rng.pick(&[-10 * YEAR_S, -HOUR_S, HOUR_S, YEAR_S, 10 * YEAR_S]),
+        },
+        weight: seldom_on_the_stack,
         lasts_max_ms: 10_000,
     },
     Kind {
@@ -278,6 +349,50 @@ const PALETTE: &[Kind] = &[
             }
         },
         weight: often,
+        lasts_max_ms: 6_000,
+    },
+    Kind {
+        draw: |rng, params| {
+            let (from, to) = params.some_link(rng);
+            Fault::Throttle {
+                from,
+                to,
+                bytes_per_second: *rng.pick(&[8_000, 50_000, 500_000]),
+            }
+        },
+        weight: seldom_on_the_stack,
+        lasts_max_ms: 6_000,
+    },
+    Kind {
+        draw: |rng, params| {
+            let (from, to) = params.some_link(rng);
+            Fault::Clog { from, to }
+        },
+        weight: seldom_on_the_stack,
+        lasts_max_ms: 3_000,
+    },
+    Kind {
+        draw: |rng, params| {
+            let (from, to) = params.some_link(rng);
+            Fault::ShrinkMtu {
+                from,
+                to,
+                datagram_bytes: rng.within(1_200..1_472),
+            }
+        },
+        weight: seldom_on_the_stack,
+        lasts_max_ms: 10_000,
+    },
+    Kind {
+        draw: |rng, params| {
+            let (one, other) = params.some_link(rng);
+            Fault::Flap {
+                one,
+                other,
+                every_ms: *rng.pick(&[20, 100, 400]),
+            }
+        },
+        weight: seldom_on_the_stack,
         lasts_max_ms: 6_000,
     },
     Kind {

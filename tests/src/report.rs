@@ -1,9 +1,6 @@
 //! What many runs add up to, for people and for programs.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -55,10 +52,9 @@ impl Totals {
     /// Of no run yet.
     #[must_use]
     pub fn new(level: Level, twice: bool) -> Self {
-        let began = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             commit: commit(),
-            began: began.map_or(0, |since| since.as_secs()),
+            began: since_1970(),
             level,
             seeds: (u64::MAX, 0),
             runs: 0,
@@ -84,16 +80,6 @@ impl Totals {
             seed,
             failure,
         }));
-    }
-
-    /// Appends the totals to a file of JSON lines.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
-    pub fn append_to(&self, path: &Path) -> io::Result<()> {
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        file.write_all((serde_json::to_string(self)? + "\n").as_bytes())
     }
 
     /// One line on how far it is.
@@ -150,6 +136,13 @@ impl fmt::Display for Failed {
         )?;
         write!(f, "  {command} shrink --level {level} --seed {seed}")
     }
+}
+
+/// Now, in seconds since 1970.
+#[must_use]
+pub fn since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The commit that is checked out; the same seed means the same run only there.

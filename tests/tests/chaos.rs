@@ -40,19 +40,19 @@ fn survives(runtime: Runtime) {
 
 /// On async-std.
 #[test]
-fn on_async_std() {
+fn c3_c4_d2_processes_survive_on_async_std() {
     survives(Runtime::AsyncStd);
 }
 
 /// On smol.
 #[test]
-fn on_smol() {
+fn c3_c4_d2_processes_survive_on_smol() {
     survives(Runtime::Smol);
 }
 
 /// On tokio.
 #[test]
-fn on_tokio() {
+fn c3_c4_d2_processes_survive_on_tokio() {
     survives(Runtime::Tokio);
 }
 

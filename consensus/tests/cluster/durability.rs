@@ -31,7 +31,7 @@ fn is_heartbeat_response(body: &Body) -> bool {
 
 /// A vote leaves only after it is durable; so does the request of a candidate, which votes for itself.
 #[test]
-fn no_vote_before_its_ticket() {
+fn a4_no_vote_before_its_ticket() {
     let mut rig = Setup::voters(2).build();
     rig.stall_disk(1, true);
     rig.stall_disk(2, true);
@@ -181,7 +181,7 @@ fn a_ticket_is_good_after_later_readies_without_writes() {
 /// Control: a disk that reports success and keeps nothing is caught by the checker at its first
 /// promise, so the checks above mean something.
 #[test]
-fn a_lying_disk_is_caught() {
+fn a16_a_lying_disk_is_caught() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.checker.collect = true;
     rig.isolate(3);
@@ -227,7 +227,7 @@ fn a_forgotten_vote_is_caught() {
 
 /// A crash right after the write reached the disk, but before the ticket, loses no safety.
 #[test]
-fn a_write_may_be_durable_without_anybody_knowing() {
+fn a3_a_write_may_be_durable_without_anybody_knowing() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.isolate(3);
     rig.stall_disk(2, true);

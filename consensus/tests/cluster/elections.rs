@@ -82,7 +82,7 @@ fn a_split_vote_is_resolved() {
 
 /// A node that returns from isolation does not depose the leader: pre-vote left its term alone.
 #[test]
-fn a_returning_node_does_not_disturb() {
+fn d4_a_returning_node_does_not_disturb() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     let term = rig.term(1);
     rig.isolate(3);
@@ -104,7 +104,7 @@ fn a_returning_node_does_not_disturb() {
 
 /// An isolated leader steps down by check-quorum, and neither it nor a minority commits.
 #[test]
-fn an_isolated_leader_and_a_minority_commit_nothing() {
+fn d2_an_isolated_leader_and_a_minority_commit_nothing() {
     let mut rig = Rig::led_by(1, Setup::voters(5));
     rig.commit(1, "a");
     rig.partition(&[&[1, 2], &[3, 4, 5]]);
@@ -123,7 +123,7 @@ fn an_isolated_leader_and_a_minority_commit_nothing() {
 
 /// A burst of ticks after a pause makes a follower ask, but the leader keeps its term.
 #[test]
-fn a_burst_of_ticks_does_not_depose_the_leader() {
+fn c10_a_burst_of_ticks_does_not_depose_the_leader() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     let term = rig.term(1);
     for _ in 0..60 {
@@ -138,7 +138,7 @@ fn a_burst_of_ticks_does_not_depose_the_leader() {
 
 /// A leader that was paused steps down in a burst of ticks rather than lead without a majority.
 #[test]
-fn a_burst_of_ticks_at_the_leader_is_survived() {
+fn c10_a_burst_of_ticks_at_the_leader_is_survived() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     for _ in 0..200 {
         rig.core(1).handle_tick();
@@ -146,6 +146,30 @@ fn a_burst_of_ticks_at_the_leader_is_survived() {
     rig.run_until(200, "a leader", |rig| rig.leader().is_some());
     let leader = rig.leader().unwrap();
     rig.commit(leader, "a");
+}
+
+/// Timers that fire a tick early, at each node as it likes, depose nobody and hold nothing up.
+#[test]
+fn c6_ticks_that_come_early_depose_nobody() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    let term = rig.term(1);
+    let mut early = [false; 3];
+    for round in 0..500 {
+        // Whoever is a tick ahead waits for the others, who may get ahead in the meantime.
+        for (node, early) in (1..=3).zip(&mut early) {
+            *early = !*early && rig.rng.chance(50);
+            if *early {
+                rig.core(node).handle_tick();
+                rig.pump();
+            }
+        }
+        rig.tick();
+        if round % 50 == 0 {
+            rig.commit(1, "a");
+        }
+    }
+    assert_eq!((rig.leader(), rig.term(1)), (Some(1), term));
+    rig.run_until(20, "all agree", Rig::agrees);
 }
 
 /// A learner receives the log and neither votes nor campaigns.

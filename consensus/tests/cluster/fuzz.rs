@@ -209,13 +209,13 @@ fn hostile(seeds: impl Iterator<Item = u64>) {
 
 /// No message panics a node, or makes it vote twice, take back a commit, or promise what is not durable.
 #[test]
-fn hostile_messages_panic_nobody() {
+fn i7_hostile_messages_panic_nobody() {
     hostile((0..HOSTILE_SEEDS).filter(|seed| seed % 4 < 2));
 }
 
 /// The other half of the seeds, so that two cores share them.
 #[test]
-fn hostile_messages_panic_nobody_either() {
+fn i7_hostile_messages_panic_nobody_either() {
     hostile((0..HOSTILE_SEEDS).filter(|seed| seed % 4 >= 2));
 }
 

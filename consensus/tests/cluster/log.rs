@@ -1,6 +1,8 @@
 //! Logs that differ become equal; logs that are behind catch up.
 
-use quorate_consensus::{Body, Config, Entry, EntryId, Message, ProposeError, Refused, Status};
+use quorate_consensus::{
+    Body, Config, ENTRY_OVERHEAD_BYTES, Entry, EntryId, Message, ProposeError, Refused, Status,
+};
 
 use crate::rig::{Fate, Rig, Setup};
 
@@ -8,7 +10,7 @@ const LARGE: [u8; 400] = [b'x'; 400];
 
 /// A follower with a conflicting suffix rejects, is probed, and converges; its proposals failed for sure.
 #[test]
-fn a_conflicting_suffix_is_replaced() {
+fn g1_a_conflicting_suffix_is_replaced() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.commit(1, "a");
     rig.isolate(1);
@@ -71,7 +73,7 @@ fn an_entry_of_an_older_term_is_not_committed_by_counting() {
 
 /// Suffixes of several terms, none committed, give way to whoever leads in the end.
 #[test]
-fn suffixes_of_many_terms_converge() {
+fn g1_suffixes_of_many_terms_converge() {
     let mut rig = Rig::led_by(1, Setup::voters(5));
     for round in 0..6_u64 {
         let leader = round % 5 + 1;
@@ -248,6 +250,32 @@ fn windows_full_of_uncommitted_entries_take_the_entry_that_commits_them() {
     rig.run_until(1000, "all agree", Rig::agrees);
     let leader = rig.leader().expect("they agree on one");
     let _ = rig.commit(leader, "b");
+}
+
+/// Entries one byte below, at and above what a message holds, the smallest ones and very many of them:
+/// all arrive, in order; only the empty command is refused.
+#[test]
+fn g13_entries_at_the_limits_of_size_arrive() {
+    let bound = 500;
+    let fits = bound - ENTRY_OVERHEAD_BYTES as usize;
+    let setup = Setup::voters(3).config(move |config| config.message_bytes_max = bound as u64);
+    let mut rig = Rig::led_by(1, setup);
+    let mut proposed = 0;
+    for bytes in [fits - 1, fits, fits + 1, 10 * bound, 1] {
+        let token = rig.propose(1, vec![b'x'; bytes]);
+        assert!(matches!(rig.outcome(token), Some(Ok(_))), "{bytes} bytes");
+        proposed += 1;
+    }
+    let empty = rig.propose(1, "");
+    assert_eq!(rig.outcome(empty), Some(&Err(ProposeError::Empty)));
+    for _ in 0..20_000 {
+        let _ = rig.propose_unpumped(1, "y");
+        proposed += 1;
+    }
+    rig.pump();
+    rig.run_until(100, "n3 has applied all", |rig| {
+        rig.applied(3).len() == proposed
+    });
 }
 
 /// A leader that proposes without a bound is refused once it alone would fill a follower's window.

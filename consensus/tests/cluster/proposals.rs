@@ -25,7 +25,7 @@ fn a_follower_names_the_leader() {
 
 /// Commands that can never be are refused at once, at their exact bounds.
 #[test]
-fn impossible_commands_are_refused() {
+fn h9_impossible_commands_are_refused() {
     let mut rig = Rig::led_by(1, Setup::voters(1).small());
     let token = rig.propose(1, "");
     assert_eq!(rig.outcome(token), Some(&Err(ProposeError::Empty)));
@@ -41,7 +41,7 @@ fn impossible_commands_are_refused() {
 
 /// What waits to be committed is bounded; what is refused can be proposed again later.
 #[test]
-fn too_many_uncommitted_bytes_are_refused() {
+fn h9_too_many_uncommitted_bytes_are_refused() {
     let mut rig = Rig::led_by(1, Setup::voters(2).small());
     rig.stall_disk(2, true);
     let tokens: Vec<_> = (0..10).map(|_| rig.propose(1, vec![1; 500])).collect();
@@ -83,7 +83,7 @@ fn proposals_of_one_turn_share_a_message() {
 
 /// When leadership is lost and nobody decides, the outcome is unknown, and the entry is named.
 #[test]
-fn an_undecided_proposal_is_unknown() {
+fn h10_an_undecided_proposal_is_unknown() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.isolate(1);
     let token = rig.propose(1, "a");
@@ -100,7 +100,7 @@ fn an_undecided_proposal_is_unknown() {
 /// When another entry was committed at the index, the proposal is gone for good, and the client may
 /// propose it again.
 #[test]
-fn an_overwritten_proposal_failed_for_sure() {
+fn h10_an_overwritten_proposal_failed_for_sure() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.isolate(1);
     rig.ticks(5);
@@ -121,7 +121,7 @@ fn an_overwritten_proposal_failed_for_sure() {
 
 /// When the next leader has the entry and commits it, the old leader still tells its client so.
 #[test]
-fn a_proposal_survives_a_change_of_leader() {
+fn h10_a_proposal_survives_a_change_of_leader() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     // n2 and n3 take the entry; n1 hears nothing back.
     rig.net.rule = Some(Box::new(|_, to, message| match (to, &message.body) {
@@ -140,7 +140,7 @@ fn a_proposal_survives_a_change_of_leader() {
 
 /// A node that loses and regains leadership with open proposals answers each exactly once and truly.
 #[test]
-fn leadership_lost_and_regained_with_open_proposals() {
+fn h10_leadership_lost_and_regained_with_open_proposals() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.net.rule = Some(Box::new(|_, to, message| match (to, &message.body) {
         (1, Body::AppendAccepted { .. }) => Fate::Drop,

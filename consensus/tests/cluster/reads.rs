@@ -43,7 +43,7 @@ fn a_single_node_reads() {
 /// A new leader does not know what its predecessors committed before it has committed itself; its
 /// reads wait for that.
 #[test]
-fn a_read_waits_for_the_first_commit_of_the_term() {
+fn h6_a_read_waits_for_the_first_commit_of_the_term() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     let at = rig.commit(1, "a");
     rig.crash(1);
@@ -62,9 +62,18 @@ fn a_read_waits_for_the_first_commit_of_the_term() {
     assert!(rig.read_outcome(read).unwrap().as_ref().unwrap() > &at.index);
 }
 
+/// Where nobody leads, a read is refused at once and says so, instead of being dropped in silence.
+#[test]
+fn h6_without_a_leader_a_read_is_refused() {
+    let mut rig = Setup::voters(3).build();
+    let read = rig.read(1);
+    let nobody = Err(ReadError::NotLeader { leader: None });
+    assert_eq!(rig.read_outcome(read), Some(&nobody));
+}
+
 /// An isolated leader serves no read: it cannot know whether there is another leader by now.
 #[test]
-fn an_isolated_leader_serves_no_read() {
+fn h4_an_isolated_leader_serves_no_read() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.isolate(1);
     let during = rig.read(1);
@@ -108,7 +117,7 @@ fn reads_fail_with_the_leadership() {
 
 /// A read that nobody confirms gives up in time, although its leader leads on.
 #[test]
-fn a_read_that_nobody_confirms_times_out() {
+fn h6_a_read_that_nobody_confirms_times_out() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.net.rule = Some(Box::new(|_, to, message| match (to, &message.body) {
         (1, Body::HeartbeatResponse { .. }) => Fate::Drop,
@@ -125,7 +134,7 @@ fn a_read_that_nobody_confirms_times_out() {
 
 /// The majority must answer the round itself: acknowledgements of earlier heartbeats do not count.
 #[test]
-fn old_heartbeat_responses_confirm_nothing() {
+fn h5_old_heartbeat_responses_confirm_nothing() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.commit(1, "a");
     // All answers arrive 10 ticks late, so those that arrive first are older than the read.
@@ -149,7 +158,7 @@ fn old_heartbeat_responses_confirm_nothing() {
 /// A read that was confirmed before a partition is answered by a state that is current for it: nothing
 /// acknowledged before it began can be missing, however late the state machine is.
 #[test]
-fn a_read_confirmed_before_a_partition_is_linearizable() {
+fn c5_h7_a_read_confirmed_before_a_partition_is_linearizable() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     let at = rig.commit(1, "a");
     rig.stall_machine(1, true);
@@ -167,7 +176,7 @@ fn a_read_confirmed_before_a_partition_is_linearizable() {
 /// A read waits for everything that was committed when it was confirmed, although the leader may not
 /// apply it yet because its own disk is late.
 #[test]
-fn a_read_waits_until_its_index_is_applied() {
+fn h7_a_read_waits_until_its_index_is_applied() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.stall_disk(1, true);
     rig.propose(1, "a");
@@ -185,7 +194,7 @@ fn a_read_waits_until_its_index_is_applied() {
 
 /// No read context is ever used twice, not even by another life of the same node.
 #[test]
-fn contexts_differ_after_a_restart() {
+fn h5_contexts_differ_after_a_restart() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     for _ in 0..5 {
         let _ = rig.read(1);

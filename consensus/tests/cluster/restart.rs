@@ -61,7 +61,7 @@ fn a_state_behind_the_log_is_applied_again() {
 
 /// All nodes lose power at once, again and again; nothing acknowledged is lost.
 #[test]
-fn the_whole_cluster_loses_power() {
+fn a14_the_whole_cluster_loses_power() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     for round in 1..=5 {
         let leader = rig.leader().unwrap();
@@ -127,7 +127,7 @@ fn a_wrong_configuration_is_refused_with_every_mistake() {
 
 /// A node whose disk was wiped refuses the leader's heartbeats instead of acknowledging what it lost.
 #[test]
-fn a_wiped_disk_does_not_acknowledge_what_it_lost() {
+fn e5_a_wiped_disk_does_not_acknowledge_what_it_lost() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     let old = rig.durable(3).clone();
     let at = rig.commit(1, "a");

@@ -83,7 +83,7 @@ fn a_transfer_to_a_dead_node_times_out() {
 
 /// Proposals of the same turn as a transfer are refused with the target as the one to go to.
 #[test]
-fn a_proposal_in_the_turn_of_a_transfer_is_sent_to_the_target() {
+fn h9_a_proposal_in_the_turn_of_a_transfer_is_sent_to_the_target() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.net.loss_percent = 100;
     let token = rig.propose_unpumped(1, "a");

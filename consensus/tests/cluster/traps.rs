@@ -132,7 +132,7 @@ fn panics(mut node: RawNode<MemStorage>, step: impl FnOnce(&mut RawNode<MemStora
 
 /// A leader cannot know of acknowledgements that this node never gave; raft panics.
 #[test]
-fn a_commit_beyond_the_log() {
+fn e5_a_commit_beyond_the_log() {
     let (mut rig, term, status) = cluster();
     let refused = refuses(&mut rig, 2, 1, message(term, heartbeat(99)));
     let expected = Refused::LostEntries {
@@ -149,7 +149,7 @@ fn a_commit_beyond_the_log() {
 
 /// A previous entry of term zero "matches" any index beyond raft's log; raft panics.
 #[test]
-fn a_previous_entry_of_term_zero() {
+fn i7_a_previous_entry_of_term_zero() {
     let (mut rig, term, _) = cluster();
     let previous = entry_id(0, 100);
     let refused = refuses(
@@ -166,7 +166,7 @@ fn a_previous_entry_of_term_zero() {
 
 /// Entries with a gap, or not after the previous one; raft panics.
 #[test]
-fn entries_with_a_gap() {
+fn i7_entries_with_a_gap() {
     let (mut rig, term, status) = cluster();
     let previous = status.last;
     let next = previous.index.value() + 1;
@@ -215,7 +215,7 @@ fn previous_entries_that_cannot_be() {
 /// Term zero means "local" to raft, which then skips every check of terms: it takes the heartbeat of
 /// a leader long gone.
 #[test]
-fn a_message_of_term_zero() {
+fn i7_a_message_of_term_zero() {
     let (mut rig, _, _) = cluster();
     for from in [1, 3] {
         let refused = refuses(&mut rig, 2, from, message(0, heartbeat(1)));
@@ -231,7 +231,7 @@ fn a_message_of_term_zero() {
 
 /// A term at the end of numbers; raft overflows at its next election.
 #[test]
-fn a_term_that_overflows() {
+fn i7_a_term_that_overflows() {
     let (mut rig, _, _) = cluster();
     let refused = refuses(&mut rig, 2, 1, message(u64::MAX, heartbeat(1)));
     let term = Term::new(u64::MAX);
@@ -244,7 +244,7 @@ fn a_term_that_overflows() {
 
 /// Acknowledgements of what the leader does not have; raft overflows.
 #[test]
-fn an_acknowledgement_beyond_the_log() {
+fn i7_an_acknowledgement_beyond_the_log() {
     let (mut rig, term, status) = cluster();
     let last = status.last.index;
     let none = entry_id(1, 1);
@@ -431,7 +431,7 @@ fn a_single_voter_waits_for_its_disk_before_it_elects_itself() {
 /// The kinds that panic raft whatever their fields, or that forge reads and moves of leadership, cannot
 /// be written as a `Message` at all. This is what they would do.
 #[test]
-fn kinds_that_have_no_message() {
+fn i6_kinds_that_have_no_message() {
     assert!(panics(bare_leader(), |node| {
         let _ = node.step(pb(MessageType::MsgPropose, 0));
     }));

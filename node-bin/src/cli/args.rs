@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{bench, certs, demo, exit, kv, start, status, transfer};
+use super::{bench, certs, check, demo, exit, kv, start, status, transfer};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
@@ -30,4 +30,6 @@ pub(crate) enum Command {
     TransferLeader(transfer::TransferArgs),
     /// Measure operations per second and latencies
     Bench(bench::BenchArgs),
+    /// Check the files of a stopped node, without changing them
+    Check(check::CheckArgs),
 }

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod certs;
+mod check;
 mod config;
 mod connect;
 mod credentials;
@@ -111,6 +112,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Status(args) => status::run(args, out),
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),
+        Command::Check(args) => check::run(&args, out),
     }
 }
 

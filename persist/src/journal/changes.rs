@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Invariants: no two of `writes` overlap; none reaches beyond `length`; `kept` is at most `length` and
 /// at most the length of what lies below.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     writes: BTreeMap<u64, Vec<u8>>,
     /// How long the image is with them.
     length: u64,
@@ -20,7 +20,7 @@ pub(super) struct Changes {
 
 impl Changes {
     /// No change to an image of `length` bytes.
-    pub(super) fn none(length: u64) -> Self {
+    pub(crate) fn none(length: u64) -> Self {
         Self {
             writes: BTreeMap::new(),
             length,
@@ -30,30 +30,30 @@ impl Changes {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.changed
     }
 
     /// How long the image is with them.
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
     /// How much of what lies below is still there.
-    pub(super) fn kept(&self) -> u64 {
+    pub(crate) fn kept(&self) -> u64 {
         self.kept
     }
 
     /// How many bytes are to be written, and in how many pieces.
-    pub(super) fn size(&self) -> (u64, usize) {
+    pub(crate) fn size(&self) -> (u64, usize) {
         (self.bytes, self.writes.len())
     }
 
-    pub(super) fn writes(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    pub(crate) fn writes(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.writes.iter().map(|(offset, data)| (*offset, &**data))
     }
 
-    pub(super) fn set_length(&mut self, length: u64) {
+    pub(crate) fn set_length(&mut self, length: u64) {
         self.changed |= length != self.length;
         if length < self.length {
             self.take(length, self.length);
@@ -65,7 +65,7 @@ impl Changes {
     /// # Panics
     ///
     /// When `data` reaches beyond the length: redb lengthens its file before it writes there.
-    pub(super) fn write(&mut self, offset: u64, data: Vec<u8>) {
+    pub(crate) fn write(&mut self, offset: u64, data: Vec<u8>) {
         let end = offset + data.len() as u64;
         assert!(
             end <= self.length,
@@ -82,7 +82,7 @@ impl Changes {
     }
 
     /// Adds changes that were made on top of these.
-    pub(super) fn absorb(&mut self, above: Self) {
+    pub(crate) fn absorb(&mut self, above: Self) {
         self.set_length(above.kept);
         self.set_length(above.length);
         for (offset, data) in above.writes {
@@ -91,7 +91,7 @@ impl Changes {
     }
 
     /// Overwrites in `out`, which stands at `offset`, what was written there.
-    pub(super) fn overlay(&self, offset: u64, out: &mut [u8]) {
+    pub(crate) fn overlay(&self, offset: u64, out: &mut [u8]) {
         let end = offset + out.len() as u64;
         for (at, data) in self.writes.range(..end).rev() {
             let data_end = at + data.len() as u64;
@@ -105,7 +105,7 @@ impl Changes {
     }
 
     /// Takes out what was written from `from` to `to`, the last piece first.
-    pub(super) fn take(&mut self, from: u64, to: u64) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) fn take(&mut self, from: u64, to: u64) -> Vec<(u64, Vec<u8>)> {
         let mut taken = Vec::new();
         while let Some((&at, data)) = self.writes.range(..to).next_back() {
             let end = at + data.len() as u64;

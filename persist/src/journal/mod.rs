@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{DatabaseError, StorageBackend};
 
-use self::changes::Changes;
+pub(crate) use self::changes::Changes;
 use self::flush::{Flush, write_back};
 use self::header::{COPIES, Header};
 use self::record::BLOCK_BYTES;

@@ -52,8 +52,14 @@ impl Suffering {
             Fault::Pause { node } => self.paused |= 1 << node,
             Fault::StallDisk { node } => self.disk_stalled |= 1 << node,
             Fault::StallMachine { node } => self.machine_stalled |= 1 << node,
-            // This level has no bits to turn.
+            // This level has no files, no certificates and no datagrams.
             Fault::TurnBit { .. }
+            | Fault::MisplaceSector { .. }
+            | Fault::WallClock { .. }
+            | Fault::Throttle { .. }
+            | Fault::Clog { .. }
+            | Fault::ShrinkMtu { .. }
+            | Fault::Flap { .. }
             | Fault::ClockJump { .. }
             | Fault::ClockRate { .. }
             | Fault::Partition { .. }
@@ -110,7 +116,13 @@ impl World {
             Fault::FailDisk { .. } | Fault::StallDisk { .. } | Fault::StallMachine { .. } => {
                 counts.disk_faults += 1;
             }
-            Fault::TurnBit { .. } => {}
+            Fault::TurnBit { .. }
+            | Fault::MisplaceSector { .. }
+            | Fault::WallClock { .. }
+            | Fault::Throttle { .. }
+            | Fault::Clog { .. }
+            | Fault::ShrinkMtu { .. }
+            | Fault::Flap { .. } => {}
             Fault::ClockJump { node, by_ms } => {
                 counts.clock_faults += 1;
                 self.member(node).clock.jump(by_ms);

@@ -586,7 +586,7 @@ mod tests {
 
     /// Equal entries give equal answers and equal states.
     #[test]
-    fn states_that_differ_are_noticed() {
+    fn g14_states_that_differ_are_noticed() {
         let mut book = book();
         let at = entry(2, 2, "a").id;
         book.state_is(node(1), at, 7);

@@ -76,6 +76,8 @@ struct Host {
     disk_stalled: bool,
     parked: Vec<u64>,
     disk_us: u64,
+    /// By how many seconds its time of day is wrong.
+    wall_clock_s: i64,
 }
 
 struct TaskWaker {
@@ -220,6 +222,7 @@ impl Engine {
             disk_stalled: false,
             parked: Vec::new(),
             disk_us,
+            wall_clock_s: 0,
         };
         self.state().hosts.insert(host, host_state);
     }
@@ -250,6 +253,24 @@ impl Engine {
         let wakers: Vec<Waker> = state.events.values().filter_map(of_host).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How long the disk of `host` takes at most, in microseconds.
+    pub(super) fn set_disk(&self, host: HostId, disk_us: u64) {
+        let mut state = self.state();
+        state.hosts.get_mut(&host).expect("the host exists").disk_us = disk_us;
+    }
+
+    /// True time in nanoseconds, and by how many seconds `host` is wrong about the time of day.
+    pub(super) fn wall_clock(&self, host: HostId) -> (u64, i64) {
+        let state = self.state();
+        (state.now, state.hosts[&host].wall_clock_s)
+    }
+
+    pub(super) fn set_wall_clock(&self, host: HostId, by_s: i64) {
+        let mut state = self.state();
+        let host = state.hosts.get_mut(&host).expect("the host exists");
+        host.wall_clock_s = by_s;
     }
 
     pub(super) fn life(&self, host: HostId) -> u64 {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::disk::Failure;
+use super::network::DATAGRAM_BYTES_MAX;
 use super::world::{Image, World, node_host};
 use crate::level::Counts;
 use crate::plan::{Fault, Plan, PlannedFault};
@@ -12,8 +13,34 @@ use crate::rng::Rng;
 /// Whether a fault begins or ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Edge {
-    Begins,
+    Begins {
+        until: Duration,
+    },
+    /// It is there again, after it was gone for a moment.
+    Returns,
     Ends,
+}
+
+/// When `planned` begins and ends: a link that flaps does it again and again.
+fn edges(planned: &PlannedFault) -> Vec<(Duration, Edge, Fault)> {
+    let begins = Duration::from_millis(planned.at_ms);
+    let ends = begins + Duration::from_millis(planned.lasts_ms);
+    let edge = |at: Duration, edge: Edge| (at, edge, planned.fault.clone());
+    let first = edge(begins, Edge::Begins { until: ends });
+    let Fault::Flap { every_ms, .. } = planned.fault else {
+        return vec![first, edge(ends, Edge::Ends)];
+    };
+    let every = Duration::from_millis(every_ms.max(1));
+    let mut edges = vec![first];
+    let mut at = begins;
+    while at < ends {
+        edges.push(edge((at + every).min(ends), Edge::Ends));
+        at += 2 * every;
+        if at < ends {
+            edges.push(edge(at, Edge::Returns));
+        }
+    }
+    edges
 }
 
 /// The faults of a plan, in the order of time.
@@ -29,14 +56,6 @@ pub(super) struct Injector {
 
 impl Injector {
     pub(super) fn new(plan: &Plan) -> Self {
-        let edges = |planned: &PlannedFault| {
-            let begins = Duration::from_millis(planned.at_ms);
-            let ends = begins + Duration::from_millis(planned.lasts_ms);
-            [
-                (begins, Edge::Begins, planned.fault.clone()),
-                (ends, Edge::Ends, planned.fault.clone()),
-            ]
-        };
         let mut edges: Vec<_> = plan.faults.iter().flat_map(edges).collect();
         edges.sort_by_key(|(at, _, _)| *at);
         Self {
@@ -60,7 +79,8 @@ impl Injector {
             let (_, edge, fault) = self.edges[self.next].clone();
             self.next += 1;
             match edge {
-                Edge::Begins => self.begin(world, &fault, nodes),
+                Edge::Begins { until } => self.begin(world, &fault, until, nodes),
+                Edge::Returns => recur(world, &fault),
                 Edge::Ends => self.end(world, &fault, nodes),
             }
         }
@@ -73,6 +93,7 @@ impl Injector {
             world.pause(node, false);
             world.stall_disk(node, false);
             world.set_clock_rate(node, 1_000);
+            world.set_wall_clock(node, 0);
         }
         self.next = self.edges.len();
         self.held.clear();
@@ -97,7 +118,7 @@ impl Injector {
         *held = held.saturating_sub(1);
     }
 
-    fn begin(&mut self, world: &mut World, fault: &Fault, nodes: u64) {
+    fn begin(&mut self, world: &mut World, fault: &Fault, until: Duration, nodes: u64) {
         match *fault {
             Fault::Kill { node, written } => {
                 self.counts.kills += u64::from(world.runs(node));
@@ -146,6 +167,13 @@ impl Injector {
                     self.counts.disk_faults += u64::from(world.flip_bit(node));
                 }
             }
+            Fault::MisplaceSector { node } => {
+                self.hold(node);
+                if world.may_damage(node) {
+                    world.kill(node, true);
+                    self.counts.disk_faults += u64::from(world.misplace_sector(node));
+                }
+            }
             Fault::ClockJump { node, by_ms } => {
                 self.counts.clock_faults += 1;
                 world.jump_clock(node, Duration::from_millis(by_ms));
@@ -153,6 +181,10 @@ impl Injector {
             Fault::ClockRate { node, permille } => {
                 self.counts.clock_faults += 1;
                 world.set_clock_rate(node, permille);
+            }
+            Fault::WallClock { node, by_s } => {
+                self.counts.clock_faults += 1;
+                world.set_wall_clock(node, by_s);
             }
             Fault::Partition { ref side, .. } => {
                 self.counts.partitions += 1;
@@ -177,6 +209,36 @@ impl Injector {
                     link.loss_permille = loss_permille;
                     link.delay_us = delay_ms * 1_000;
                 });
+            }
+            Fault::Throttle {
+                from,
+                to,
+                bytes_per_second,
+            } => {
+                self.counts.link_faults += 1;
+                world.link(node_host(from), node_host(to), |link| {
+                    link.bytes_per_second = Some(bytes_per_second);
+                });
+            }
+            Fault::Clog { from, to } => {
+                self.counts.link_faults += 1;
+                world.link(node_host(from), node_host(to), |link| {
+                    link.clogged_until = link.clogged_until.max(until.as_nanos() as u64);
+                });
+            }
+            Fault::ShrinkMtu {
+                from,
+                to,
+                datagram_bytes,
+            } => {
+                self.counts.link_faults += 1;
+                world.link(node_host(from), node_host(to), |link| {
+                    link.datagram_bytes_max = datagram_bytes as usize;
+                });
+            }
+            Fault::Flap { .. } => {
+                self.counts.link_faults += 1;
+                recur(world, fault);
             }
             Fault::Transfer { to } => {
                 self.counts.leadership_faults += 1;
@@ -204,6 +266,7 @@ impl Injector {
             Fault::Kill { node, .. }
             | Fault::Stop { node }
             | Fault::TurnBit { node }
+            | Fault::MisplaceSector { node }
             | Fault::Wipe { node } => self.release(node),
             Fault::KillAll { .. } => (1..=nodes).for_each(|node| self.release(node)),
             Fault::Pause { node } => world.pause(node, false),
@@ -216,6 +279,7 @@ impl Injector {
                 self.release(node);
             }
             Fault::ClockRate { node, .. } => world.set_clock_rate(node, 1_000),
+            Fault::WallClock { node, .. } => world.set_wall_clock(node, 0),
             Fault::Partition { ref side, .. } => world.partition(side, false),
             Fault::CutOneWay { from, to } => world.cut(from, to, false),
             Fault::Bridge { node } => bridge(world, node, nodes, false),
@@ -225,14 +289,39 @@ impl Injector {
                     link.delay_us = 0;
                 });
             }
+            Fault::Throttle { from, to, .. } => {
+                world.link(node_host(from), node_host(to), |link| {
+                    link.bytes_per_second = None;
+                });
+            }
+            Fault::ShrinkMtu { from, to, .. } => {
+                world.link(node_host(from), node_host(to), |link| {
+                    link.datagram_bytes_max = DATAGRAM_BYTES_MAX;
+                });
+            }
+            Fault::Flap { one, other, .. } => {
+                world.cut(one, other, false);
+                world.cut(other, one, false);
+            }
             Fault::RestoreImage { node } => {
                 if let Some(image) = self.images.remove(&node) {
                     world.kill(node, true);
                     world.restore(node, &image);
                 }
             }
-            Fault::ClockJump { .. } | Fault::Transfer { .. } | Fault::Campaign { .. } => {}
+            Fault::ClockJump { .. }
+            | Fault::Clog { .. }
+            | Fault::Transfer { .. }
+            | Fault::Campaign { .. } => {}
         }
+    }
+}
+
+/// A link that flaps is gone again.
+fn recur(world: &mut World, fault: &Fault) {
+    if let Fault::Flap { one, other, .. } = *fault {
+        world.cut(one, other, true);
+        world.cut(other, one, true);
     }
 }
 

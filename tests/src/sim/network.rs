@@ -17,6 +17,10 @@ use crate::rng::Rng;
 
 /// What a socket holds for a process that does not read, as the kernel's buffer does.
 const SOCKET_BYTES_MAX: usize = 4 << 20;
+/// The longest UDP payload of an Ethernet frame.
+pub(super) const DATAGRAM_BYTES_MAX: usize = 1_500 - 28;
+/// How long a datagram waits for a narrow link at most: a router's queue is no longer than that.
+const LINK_QUEUE_NS_MAX: u64 = 1_000_000_000;
 /// The first port that a socket gets which asked for none.
 const PORT_FIRST: u16 = 40_000;
 
@@ -63,7 +67,7 @@ impl Default for Link {
             delay_us: 0,
             clogged_until: 0,
             bytes_per_second: None,
-            datagram_bytes_max: 1_500 - 28,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
             free_at: 0,
         }
     }
@@ -82,6 +86,8 @@ struct State {
     noisy: bool,
     links: BTreeMap<(HostId, HostId), Link>,
     sockets: BTreeMap<SocketAddr, Weak<Socket>>,
+    /// Where others see a socket that is not seen at its own address: a router is in between.
+    seen_at: BTreeMap<SocketAddr, SocketAddr>,
     next_port: u16,
     rng: Rng,
     datagrams: u64,
@@ -95,6 +101,7 @@ impl Network {
             noisy: true,
             links: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            seen_at: BTreeMap::new(),
             next_port: PORT_FIRST,
             rng: Rng::stream(seed, "network"),
             datagrams: 0,
@@ -136,6 +143,24 @@ impl Network {
         });
         state.sockets.insert(address, Arc::downgrade(&socket));
         Ok(socket)
+    }
+
+    /// The sockets of `host` are seen at other ports from now on.
+    pub(super) fn rebind(&self, host: HostId) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let sockets = state.sockets.keys();
+        for socket in sockets.filter(|socket| host_at(**socket) == Some(host)) {
+            state.next_port += 1;
+            let seen_at = address(host, state.next_port);
+            state.seen_at.insert(*socket, seen_at);
+        }
+    }
+
+    /// `data` arrives at `to` as if `source` had sent it.
+    pub(super) fn forge(&self, source: SocketAddr, to: SocketAddr, data: Vec<u8>) {
+        let ecn = None;
+        self.deliver(to, Packet { source, data, ecn });
     }
 
     /// How many datagrams were sent, and their bytes.
@@ -183,6 +208,7 @@ impl Network {
             return;
         };
         let mut state = self.state();
+        let source = state.seen_at.get(&source).copied().unwrap_or(source);
         state.datagrams += 1;
         state.bytes += datagram.len() as u64;
         let arrivals = state.travel(from, to, now, datagram);
@@ -196,11 +222,7 @@ impl Network {
     }
 
     fn deliver(&self, destination: SocketAddr, packet: Packet) {
-        let socket = self
-            .state()
-            .sockets
-            .get(&destination)
-            .and_then(Weak::upgrade);
+        let socket = self.state().socket_behind(destination);
         if let Some(socket) = socket {
             socket.take_in(packet);
         }
@@ -208,6 +230,14 @@ impl Network {
 }
 
 impl State {
+    /// The socket that is seen at `address`.
+    fn socket_behind(&self, address: SocketAddr) -> Option<Arc<Socket>> {
+        let mut moved = self.seen_at.iter();
+        let own = moved.find(|(_, seen_at)| **seen_at == address);
+        let own = own.map_or(address, |(own, _)| *own);
+        self.sockets.get(&own).and_then(Weak::upgrade)
+    }
+
     /// When copies of `datagram` arrive, and what is left of them.
     fn travel(
         &mut self,
@@ -228,6 +258,9 @@ impl State {
         }
         let mut leaves = now;
         if let Some(bytes_per_second) = link.bytes_per_second {
+            if link.free_at > now + LINK_QUEUE_NS_MAX {
+                return Vec::new();
+            }
             let takes = datagram.len() as u64 * 1_000_000_000 / bytes_per_second.max(1);
             link.free_at = link.free_at.max(now) + takes;
             leaves = link.free_at;

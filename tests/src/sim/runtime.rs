@@ -74,7 +74,13 @@ impl Environment for Process {
     }
 
     fn now(&self) -> SystemTime {
-        epoch() + Duration::from_nanos(self.engine.now())
+        let (now, wrong_by) = self.engine.wall_clock(self.host);
+        let now = epoch() + Duration::from_nanos(now);
+        let wrong = Duration::from_secs(wrong_by.unsigned_abs());
+        match wrong_by < 0 {
+            true => now - wrong,
+            false => now + wrong,
+        }
     }
 
     fn bind(

@@ -21,6 +21,9 @@ use crate::rng::Rng;
 /// the state as large as the parameters want them.
 const BALLAST_PERCENT: u64 = 30;
 
+/// How long a client that was not served waits before it tries again.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// What the clients of a run share.
 #[derive(Clone)]
 pub(super) struct Workload {
@@ -144,9 +147,14 @@ impl Worker {
                 let _ = self.client.put(format!("ballast{key}"), value).await;
             }
         }
-        // Without faults, each of these succeeds at last.
-        while !self.put().await {}
-        while !self.carry_out(Operation::Scan).await {}
+        // Without faults, each of these succeeds at last. A client that is told at once that it cannot be
+        // served, as while a node's calendar is wrong, has to let time pass.
+        while !self.put().await {
+            self.process.sleep(AGAIN_AFTER).await;
+        }
+        while !self.carry_out(Operation::Scan).await {
+            self.process.sleep(AGAIN_AFTER).await;
+        }
         self.tally.finished.fetch_add(1, Ordering::Relaxed);
     }
 

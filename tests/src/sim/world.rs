@@ -275,9 +275,28 @@ impl World {
     /// When it cannot be made.
     #[must_use]
     pub fn client(&self, client: u64, timeout: Duration) -> Client {
+        self.client_of(client, self.addresses(), timeout)
+    }
+
+    /// A client that knows only `node`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn client_at(&self, client: u64, node: u64, timeout: Duration) -> Client {
+        let at = address(node_host(node), NODE_PORT);
+        self.client_of(client, BTreeMap::from([(node_id(node), at)]), timeout)
+    }
+
+    fn client_of(
+        &self,
+        client: u64,
+        nodes: BTreeMap<NodeId, SocketAddr>,
+        timeout: Duration,
+    ) -> Client {
         let process = self.process(client_host(client));
-        let mut config =
-            ClientConfig::new(self.addresses().into_iter().collect(), pki::client(client));
+        let mut config = ClientConfig::new(nodes.into_iter().collect(), pki::client(client));
         config.request_timeout = timeout;
         config.environment = Arc::<Process>::clone(&process);
         Client::connect(config, process).expect("a client")
@@ -311,7 +330,8 @@ impl World {
         self.process(client_host(client))
     }
 
-    pub(super) fn spawn_on(&self, host: HostId, task: impl Future<Output = ()> + Send + 'static) {
+    /// Lets the process that runs on `host` now do `task`, without waiting for it.
+    pub fn spawn_on(&self, host: HostId, task: impl Future<Output = ()> + Send + 'static) {
         self.engine
             .spawn(host, self.engine.life(host), Box::pin(task));
     }
@@ -381,6 +401,12 @@ impl World {
             let mut nodes = self.running.keys();
             nodes.all(|node| book.compared_to(node_id(*node)) > from)
         })
+    }
+
+    /// How many datagrams were sent.
+    #[must_use]
+    pub fn datagrams(&self) -> u64 {
+        self.network.sent().0
     }
 
     /// How often a disk was synced, and how much was sent.

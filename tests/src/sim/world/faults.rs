@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, leads, node_host, node_id};
+use super::{
+    NODE_PORT, Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, leads, node_host, node_id,
+};
 use crate::sim::disk::{Disk, Failure};
 use crate::sim::engine::HostId;
-use crate::sim::network::Link;
+use crate::sim::network::{Link, address};
 use crate::sim::runtime::Process;
 
 /// An old state of a disk.
@@ -110,6 +112,25 @@ impl World {
         self.disks[&node].lose_writes(writes);
     }
 
+    /// From now on the disk of a node only says that it syncs, until it loses power. Whether anything is
+    /// promised then is for the caller to know: see [`World::forget`].
+    pub fn lie(&mut self, node: u64) {
+        self.engine.note(&format!("the disk of n{node} lies"));
+        self.disks[&node].lie();
+    }
+
+    /// What the store of a node was told to keep proves nothing any more.
+    pub fn forget(&mut self, node: u64) {
+        self.damaged.insert(node);
+        self.book.with(|book| book.forget_store_of(node_id(node)));
+    }
+
+    /// How long a write of a node takes at most.
+    pub fn slow_disk(&mut self, node: u64, write_max: Duration) {
+        let write_max_us = u64::try_from(write_max.as_micros()).expect("less than centuries");
+        self.engine.set_disk(node_host(node), write_max_us);
+    }
+
     /// Whether the disk of a node may be damaged: on more than a minority of disks, nobody promises
     /// anything.
     #[must_use]
@@ -120,13 +141,22 @@ impl World {
 
     /// Turns a bit on the disk of a node that does not run; false when it must not, or holds nothing.
     pub fn flip_bit(&mut self, node: u64) -> bool {
+        self.damage(node, "a bit turns", Disk::flip_bit)
+    }
+
+    /// Puts a sector where another belongs, on the disk of a node that does not run; false when it must
+    /// not, or holds too little.
+    pub fn misplace_sector(&mut self, node: u64) -> bool {
+        self.damage(node, "a sector is misplaced", Disk::misplace_sector)
+    }
+
+    fn damage(&mut self, node: u64, what: &str, damage: impl FnOnce(&Disk) -> bool) -> bool {
         let busy = self.runs(node) || self.stopping.contains_key(&node);
-        if busy || !self.may_damage(node) || !self.disks[&node].flip_bit() {
+        if busy || !self.may_damage(node) || !damage(&self.disks[&node]) {
             return false;
         }
         self.damaged.insert(node);
-        self.engine
-            .note(&format!("a bit on the disk of n{node} turns"));
+        self.engine.note(&format!("{what} on the disk of n{node}"));
         true
     }
 
@@ -164,6 +194,13 @@ impl World {
             .note(&format!("the clock of n{node} runs at {permille}"));
         self.engine
             .change_clock(node_host(node), |clock, now| clock.set_rate(now, permille));
+    }
+
+    /// The time of day at a node is wrong by so many seconds.
+    pub fn set_wall_clock(&mut self, node: u64, by_s: i64) {
+        self.engine
+            .note(&format!("the time of day at n{node} is wrong by {by_s} s"));
+        self.engine.set_wall_clock(node_host(node), by_s);
     }
 
     /// Changes one direction between two hosts.
@@ -212,6 +249,20 @@ impl World {
             self.engine.note(&format!("n{node} is to campaign"));
             running.node.raft().campaign();
         }
+    }
+
+    /// The router before `node` forgets it: what it sends comes from another port from now on. What is sent
+    /// to either reaches it.
+    pub fn rebind(&mut self, node: u64) {
+        self.engine
+            .note(&format!("n{node} is seen at another port"));
+        self.network.rebind(node_host(node));
+    }
+
+    /// Somebody who sees no packet sends `datagram` to `to` in the name of `from`.
+    pub fn forge(&mut self, from: u64, to: u64, datagram: Vec<u8>) {
+        let at = |node| address(node_host(node), NODE_PORT);
+        self.network.forge(at(from), at(to), datagram);
     }
 
     /// Ends all faults of the network.

@@ -1,0 +1,176 @@
+//! `quorate check`: whether a stopped node's data folder is in order, without changing it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use quorate::kv::{KvOptions, KvStore, STATE_FILE};
+use quorate::{EntryId, LOG_FILE, NodeId, StateMachine};
+use quorate_persist::{CheckedLog, OpenError, OsFiles, Unchanged, check_log};
+use serde_json::{Value, json};
+
+use super::{Failure, exit};
+
+/// Read every page, checksum, entry and bound of a stopped node's files; nothing is written.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The data folder
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let result = check(&args.dir);
+    if args.json {
+        let text = match &result {
+            Ok(checked) => checked.in_json(),
+            Err(failure) => json!({ "ok": false, "problem": failure.message }),
+        };
+        writeln!(out, "{text}").map_err(Failure::output)?;
+    } else if let Ok(checked) = &result {
+        write!(out, "{}", checked.in_words()).map_err(Failure::output)?;
+    }
+    result.map(drop)
+}
+
+/// What was found in order.
+struct Checked {
+    log: CheckedLog,
+    /// `None` when there is no such file, which the log makes again.
+    state: Option<State>,
+}
+
+struct State {
+    applied: EntryId,
+    digest: u64,
+}
+
+fn check(dir: &Path) -> Result<Checked, Failure> {
+    let log = check_log(OsFiles, &dir.join(LOG_FILE)).map_err(|error| failure(&error))?;
+    let path = dir.join(STATE_FILE);
+    let there = path.try_exists().map_err(|error| {
+        Failure::new(
+            exit::NO_INPUT,
+            format!("cannot read {}: {error}", path.display()),
+        )
+    })?;
+    let state = there.then(|| check_state(&path, &log)).transpose()?;
+    Ok(Checked { log, state })
+}
+
+fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
+    let options = KvOptions {
+        background: false,
+        ..KvOptions::default()
+    };
+    let store = KvStore::open_in(&Unchanged(OsFiles), path, &log.identity, options)
+        .map_err(|error| rebuilt(failure(&error)))?;
+    let applied = store.applied();
+    if !holds(log, applied) {
+        let message = format!(
+            "{} has applied entry {applied}, which the log, up to {}, does not hold",
+            path.display(),
+            log.last()
+        );
+        return Err(Failure::new(exit::DATA, message).help(
+            "the log was lost or replaced: do not start this node on it; remove the member and add a new one",
+        ));
+    }
+    let damaged = |error| {
+        let message = format!("{} is damaged: {error}", path.display());
+        rebuilt(Failure::new(exit::DATA, message))
+    };
+    let digest = store.digest().map_err(damaged)?;
+    Ok(State { applied, digest })
+}
+
+/// Whether `entry` is one of the log's.
+fn holds(log: &CheckedLog, entry: EntryId) -> bool {
+    let runs = log.recovered.terms.iter().rev();
+    let run = runs.into_iter().find(|first| first.index <= entry.index);
+    entry.index <= log.recovered.last && run.is_some_and(|first| first.term == entry.term)
+}
+
+/// What to do where only the state is damaged, and the log, which holds all of it, is in order.
+fn rebuilt(failure: Failure) -> Failure {
+    failure.help(
+        "the log is in order: move the file away, and the next start makes it again from the log",
+    )
+}
+
+fn failure(error: &OpenError) -> Failure {
+    let code = match error {
+        OpenError::Missing { .. } => exit::NO_INPUT,
+        OpenError::Locked { .. } => exit::UNAVAILABLE,
+        OpenError::Corrupt { .. } => exit::DATA,
+        OpenError::WrongCluster { .. }
+        | OpenError::WrongNode { .. }
+        | OpenError::NewerFormat { .. } => exit::CONFIG,
+        _ => exit::IO,
+    };
+    Failure::new(code, error.to_string())
+}
+
+impl Checked {
+    fn in_words(&self) -> String {
+        let CheckedLog {
+            identity,
+            store_id,
+            boots,
+            recovered,
+        } = &self.log;
+        let hard_state = &recovered.hard_state;
+        let vote = hard_state
+            .vote
+            .map_or_else(String::new, |node| format!(", vote for {node}"));
+        let state = match &self.state {
+            Some(State { applied, digest }) => {
+                format!("in order: applied {applied}, digest {digest:016x}")
+            }
+            None => "is not there; the next start makes it from the log".into(),
+        };
+        format!(
+            "{LOG_FILE}  in order: node {} of cluster {:?}, started {boots} times, store {store_id:032x}\n\
+             {:width$}  entries up to {}, commit {}, term {}{vote}, members {}\n\
+             {STATE_FILE:width$}  {state}\n",
+            identity.node.value(),
+            identity.cluster,
+            "",
+            self.log.last(),
+            hard_state.commit,
+            hard_state.term,
+            recovered.membership,
+            width = LOG_FILE.len(),
+        )
+    }
+
+    fn in_json(&self) -> Value {
+        let CheckedLog {
+            identity,
+            store_id,
+            boots,
+            recovered,
+        } = &self.log;
+        let id = |id: EntryId| json!({ "index": id.index.value(), "term": id.term.value() });
+        json!({
+            "ok": true,
+            "log": {
+                "cluster": identity.cluster,
+                "node": identity.node.value(),
+                "store": format!("{store_id:032x}"),
+                "starts": boots,
+                "term": recovered.hard_state.term.value(),
+                "vote": recovered.hard_state.vote.map(NodeId::value),
+                "commit": recovered.hard_state.commit.value(),
+                "last": id(self.log.last()),
+            },
+            "state": self.state.as_ref().map(|state| json!({
+                "applied": id(state.applied),
+                "digest": format!("{:016x}", state.digest),
+            })),
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! Looking at files without changing them.
+//!
+//! Opening a log carries its journal out, lets redb repair itself and counts the start: all of it writes.
+//! Through [`Unchanged`] the same code runs, and what it writes stays in memory.
+
+use std::ffi::OsString;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use redb::{BackendError, DatabaseError, StorageBackend};
+
+use crate::files::Files;
+use crate::journal::Changes;
+use crate::storage::Storage;
+
+/// Files that can be opened and stay as they are.
+#[derive(Debug)]
+pub struct Unchanged<F>(pub F);
+
+/// A file under the changes that are made to it, which nobody else sees.
+#[derive(Debug)]
+struct View {
+    storage: Box<dyn Storage>,
+    changes: Mutex<Changes>,
+}
+
+impl View {
+    fn changes<T>(&self, work: impl FnOnce(&mut Changes) -> T) -> T {
+        work(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Storage for View {}
+
+impl StorageBackend for View {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.changes(|changes| changes.length()))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.changes(|changes| {
+            let end = offset + out.len() as u64;
+            if end > changes.length() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let kept = changes.kept().clamp(offset, end) - offset;
+            let kept = usize::try_from(kept).expect("a part of the buffer");
+            let (below, cut) = out.split_at_mut(kept);
+            if !below.is_empty() {
+                self.storage.read(offset, below)?;
+            }
+            cut.fill(0);
+            changes.overlay(offset, out);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.changes(|changes| changes.set_length(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.changes(|changes| changes.write(offset, data.to_vec()));
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.storage.close()
+    }
+
+    /// A file that somebody writes to would change while it is looked at.
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.storage.try_lock_range(start, end)
+    }
+}
+
+fn read_only() -> io::Error {
+    io::ErrorKind::ReadOnlyFilesystem.into()
+}
+
+impl<F: Files> Files for Unchanged<F> {
+    fn make_directory(&self, _path: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.0.exists(path)
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        self.0.length(path)
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        self.0.names(directory)
+    }
+
+    fn create(&self, _path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+        Err(read_only().into())
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+        let storage = self.0.open(path)?;
+        let changes = Mutex::new(Changes::none(storage.len()?));
+        Ok(Box::new(View { storage, changes }))
+    }
+
+    fn sync(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.0.random(bytes)
+    }
+}

@@ -1,0 +1,79 @@
+//! Disks that are empty or old when a node comes back.
+
+use std::time::Duration;
+
+use quorate_tests::sim::World;
+
+use crate::stage::{get, leader, others, put, world};
+
+/// A node that comes back with an empty disk is kept out by peers that have known it before.
+#[test]
+fn e1_a_wiped_node_is_kept_out() {
+    let mut world = world(3, 1);
+    put(&mut world, "a");
+    let wiped = leader(&world);
+    world.kill(wiped, true);
+    world.wipe(wiped);
+    world.start(wiped).unwrap();
+    put(&mut world, "b");
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.failure(), None);
+    assert!(world.leader().is_some_and(|leader| leader != wiped));
+    let status = world.status(wiped).unwrap();
+    assert_eq!(
+        status.last,
+        quorate::ORIGIN,
+        "nobody sends it anything: {status}"
+    );
+}
+
+/// A node whose disk went back in time is kept out by peers that have known a later start of it.
+#[test]
+fn e4_a_restored_node_is_kept_out() {
+    let mut world = world(3, 1);
+    put(&mut world, "a");
+    let restored = leader(&world);
+    let image = world.image(restored);
+    let restart = |world: &mut World| {
+        world.kill(restored, true);
+        world.start(restored).unwrap();
+        world.run_for(Duration::from_secs(5));
+    };
+    restart(&mut world);
+    restart(&mut world);
+    world.kill(restored, true);
+    world.restore(restored, &image);
+    world.start(restored).unwrap();
+    let before = world.status(restored).map(|status| status.last);
+    put(&mut world, "b");
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.failure(), None);
+    assert!(world.leader().is_some_and(|leader| leader != restored));
+    let status = world.status(restored).unwrap();
+    assert!(
+        before.is_none_or(|before| before == status.last),
+        "{status}"
+    );
+    let led = world.status(leader(&world)).unwrap();
+    assert!(status.commit < led.commit, "{status} against {led}");
+}
+
+/// The leader has the last entry, one follower has it, too, and then the leader's disk is empty: those two
+/// were a majority, so the entry is still there once the other follower is back.
+#[test]
+fn e3_the_last_entry_outlives_the_disk_of_its_leader() {
+    let mut world = world(3, 1);
+    let wiped = leader(&world);
+    let [away, _] = others(3, wiped)[..] else {
+        panic!("three nodes");
+    };
+    world.partition(&[away], true);
+    put(&mut world, "a");
+    world.kill(wiped, true);
+    world.wipe(wiped);
+    world.start(wiped).unwrap();
+    world.partition(&[away], false);
+    assert!(get(&mut world, "a"));
+    assert_ne!(leader(&world), wiped);
+    assert_eq!(world.failure(), None);
+}
