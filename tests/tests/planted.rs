@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use quorate_tests::planted::table::{self, Table};
-use quorate_tests::planted::{BUGS, PLANTED};
+use quorate_tests::planted::{BUGS, Finder, PLANTED};
 
 /// How a bug is asked for: spelt apart, so that this file does not find itself.
 const ASKS: &str = concat!("is", "(\"");
@@ -45,6 +45,21 @@ fn every_bug_is_planted() {
     };
     let missing: Vec<_> = listed.iter().filter(|name| !outside(name)).collect();
     assert!(missing.is_empty(), "planted nowhere: {missing:?}");
+}
+
+/// Every test that is to notice a bug is there.
+#[test]
+fn every_test_of_the_list_exists() {
+    for bug in BUGS {
+        let Finder::Test { folder, test, .. } = bug.finder else {
+            continue;
+        };
+        let name = test.rsplit("::").next().unwrap();
+        let function = format!("fn {name}()");
+        let tests = files(&root().join(folder).join("tests"), "rs");
+        let found = tests.iter().any(|(_, text)| text.contains(&function));
+        assert!(found, "{}: {folder} has no {name}", bug.name);
+    }
 }
 
 /// The table has every bug of the list as the list has it, each was noticed in time, nothing was found

@@ -231,7 +231,7 @@ pub const BUGS: &[Bug] = &[
         test(
             "consensus",
             "cluster",
-            "reads::a_read_waits_until_its_index_is_applied",
+            "reads::h7_a_read_waits_until_its_index_is_applied",
         ),
     ),
     bug(
@@ -255,7 +255,7 @@ pub const BUGS: &[Bug] = &[
         test(
             "consensus",
             "cluster",
-            "fuzz::hostile_messages_panic_nobody",
+            "fuzz::i7_hostile_messages_panic_nobody",
         ),
     ),
     // Clients.
