@@ -282,7 +282,7 @@ fn open_any(
 pub fn begin_durable(database: &Database) -> Result<WriteTransaction, StoreFault> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    transaction.set_two_phase_commit(!planted::is("one-phase-commit"));
+    transaction.set_two_phase_commit(true);
     Ok(transaction)
 }
 

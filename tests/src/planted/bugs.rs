@@ -87,7 +87,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "failed-sync-repeated",
         "a sync that failed is repeated, and the second one is believed",
-        level2(40),
+        level2(200),
     ),
     bug(
         "acknowledged-before-written",
@@ -148,15 +148,6 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     bug(
-        "one-phase-commit",
-        "a commit has one phase",
-        test(
-            "persist",
-            "suite",
-            "media::b7_a_flipped_bit_after_a_crash_takes_no_commit_back",
-        ),
-    ),
-    bug(
         "owner-not-checked",
         "a node opens the log of another one",
         test(
@@ -179,7 +170,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "timeouts-not-random",
         "all election timeouts are the same",
-        level1(1_000),
+        level1(2_000),
     ),
     bug(
         "vote-before-durable",
