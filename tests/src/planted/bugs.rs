@@ -264,7 +264,11 @@ pub const BUGS: &[Bug] = &[
     bug(
         "other-store-admitted",
         "a member may come back with another store",
-        test("tests", "simulation", "e1_a_wiped_node_is_kept_out"),
+        test(
+            "tests",
+            "simulation",
+            "identity::e1_a_wiped_node_is_kept_out",
+        ),
     ),
     bug(
         "older-boot-admitted",
