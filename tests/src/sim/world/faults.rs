@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::{
-    NODE_PORT, Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, leads, node_host, node_id,
-};
+use super::{NODE_PORT, Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, node_host, node_id};
 use crate::sim::disk::{Disk, Failure};
 use crate::sim::engine::HostId;
 use crate::sim::network::{Link, address};
@@ -230,17 +228,16 @@ impl World {
 
     /// Asks whoever leads to hand over.
     pub fn transfer(&mut self, to: Option<u64>) {
-        let leader = self.running.values().find(|running| leads(&running.node));
-        let Some(leader) = leader.map(|running| running.node.handle()) else {
-            return;
-        };
+        let Some(host) = self.leader() else { return };
+        let leader = self.running[&host].node.handle();
         let to = to.map(node_id);
         self.engine
             .note(&format!("{} is to hand over to {to:?}", leader.id()));
         let transfer = async move {
             let _ = leader.raft().clone().transfer_leader(to).await;
         };
-        self.spawn_on(node_host(self.leader().unwrap_or(1)), transfer);
+        // With its own process, which it must not outlive; others may take themselves for the leader, too.
+        self.spawn_on(node_host(host), transfer);
     }
 
     /// Lets `node` call an election.
