@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use redb::{BackendError, DatabaseError, StorageBackend};
 
 use crate::files::Files;
-use crate::journal::Changes;
+use crate::journal::{Changes, read_layers};
 use crate::storage::Storage;
 
 /// Files that can be opened and stay as they are.
@@ -41,19 +41,9 @@ impl StorageBackend for View {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.changes(|changes| {
-            let end = offset + out.len() as u64;
-            if end > changes.length() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let kept = changes.kept().clamp(offset, end) - offset;
-            let kept = usize::try_from(kept).expect("a part of the buffer");
-            let (below, cut) = out.split_at_mut(kept);
-            if !below.is_empty() {
-                self.storage.read(offset, below)?;
-            }
-            cut.fill(0);
-            changes.overlay(offset, out);
-            Ok(())
+            read_layers(&[changes], offset, out, |out| {
+                self.storage.read(offset, out)
+            })
         })
     }
 

@@ -1,6 +1,7 @@
 //! What has been written to an image and is not in its place yet.
 
 use std::collections::BTreeMap;
+use std::io;
 
 /// Changes to what lies below: the image, or the image under other changes.
 ///
@@ -40,7 +41,7 @@ impl Changes {
     }
 
     /// How much of what lies below is still there.
-    pub(crate) fn kept(&self) -> u64 {
+    pub(super) fn kept(&self) -> u64 {
         self.kept
     }
 
@@ -131,6 +132,34 @@ impl Changes {
     }
 }
 
+/// Reads what `layers`, the lowest first, and what lies `below` them hold at `offset`.
+pub(crate) fn read_layers(
+    layers: &[&Changes],
+    offset: u64,
+    out: &mut [u8],
+    below: impl FnOnce(&mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let end = offset + out.len() as u64;
+    let top = layers.last().expect("at least one layer");
+    if end > top.length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // How much of what is asked for the layers from `lowest` on have kept of those under them.
+    let kept = |lowest: usize| {
+        let kept = layers[lowest..].iter().map(|layer| layer.kept).min();
+        index(kept.unwrap_or(end).clamp(offset, end) - offset)
+    };
+    let (lowest, cut) = out.split_at_mut(kept(0));
+    if !lowest.is_empty() {
+        below(lowest)?;
+    }
+    cut.fill(0);
+    for (layer, above) in layers.iter().zip(1..) {
+        layer.overlay(offset, &mut out[..kept(above)]);
+    }
+    Ok(())
+}
+
 fn index(distance: u64) -> usize {
     usize::try_from(distance).expect("a distance inside of a buffer")
 }
@@ -174,11 +203,12 @@ mod tests {
                         above.write(from as u64, vec![step; to - from]);
                     }
                 }
-                let mut read = vec![0; model.len()];
-                let kept = index(below.kept().min(above.kept()));
-                read[..kept].copy_from_slice(&image[..kept]);
-                below.overlay(0, &mut read[..index(above.kept())]);
-                above.overlay(0, &mut read);
+                let mut read = vec![7; model.len()];
+                let below_all = |out: &mut [u8]| {
+                    out.copy_from_slice(&image[..out.len()]);
+                    Ok(())
+                };
+                read_layers(&[&below, &above], 0, &mut read, below_all).unwrap();
                 assert_eq!(read, model);
                 let bytes: usize = above.writes().map(|(_, data)| data.len()).sum();
                 assert_eq!(above.size(), (bytes as u64, above.writes().count()));

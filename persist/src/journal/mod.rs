@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{DatabaseError, StorageBackend};
 
-pub(crate) use self::changes::Changes;
+pub(crate) use self::changes::{Changes, read_layers};
 use self::flush::{Flush, write_back};
 use self::header::{COPIES, Header};
 use self::record::BLOCK_BYTES;
@@ -216,7 +216,7 @@ impl State {
     }
 
     /// What lies on top of the image, the lowest first.
-    fn layers(&self) -> impl DoubleEndedIterator<Item = &Changes> {
+    fn layers(&self) -> impl Iterator<Item = &Changes> {
         let flushing = self.flushing.iter().map(Flush::changes);
         flushing.chain([&self.recorded, &self.pending])
     }
@@ -345,25 +345,11 @@ impl StorageBackend for Journal {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.0.state();
-        let end = offset + out.len() as u64;
-        if end > state.pending.length() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        // How much of each layer, and of the image below them, those above it have kept.
-        let within = |kept: u64| (kept.clamp(offset, end) - offset) as usize;
-        let kept = state.layers().map(Changes::kept).min().unwrap_or(end);
-        let (below, cut) = out.split_at_mut(within(kept));
-        if !below.is_empty() {
-            let image = state.header.offset_of_image();
-            self.0.storage.read(image + offset, below)?;
-        }
-        cut.fill(0);
+        let image = state.header.offset_of_image();
         let layers: Vec<&Changes> = state.layers().collect();
-        for (layer, above) in layers.iter().zip(1..) {
-            let kept = layers[above..].iter().map(|layer| layer.kept()).min();
-            layer.overlay(offset, &mut out[..within(kept.unwrap_or(end))]);
-        }
-        Ok(())
+        read_layers(&layers, offset, out, |out| {
+            self.0.storage.read(image + offset, out)
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -104,7 +104,8 @@ pub struct Bug {
     /// The plans in the corpus that keep it found.
     #[serde(default)]
     pub pinned: Vec<String>,
-    /// The commit that put it right.
+    /// The commit that put it right, unless there was nothing to mend.
+    #[serde(default)]
     pub fixed_by: String,
 }
 

@@ -1,6 +1,6 @@
 //! What the world makes of what a node did: it checks it, and carries it on.
 
-use quorate_consensus::{Batch, LeaderChange, LogIndex, Message, Payload, Role};
+use quorate_consensus::{Batch, Body, LeaderChange, LogIndex, Message, Payload, Role};
 
 use super::clock::{MICROSECOND, MILLISECOND};
 use super::executor::lock;
@@ -85,8 +85,12 @@ impl World {
         }
         let slower = self.rng.within(0..link.delay_ms * MILLISECOND + 1);
         let delay = self.rng.within(shortest..longest + 1) * MICROSECOND + slower;
+        let mut at = self.now() + delay;
+        if self.healed && matches!(message.body, Body::Append { .. }) {
+            at = self.lanes.in_order(from, to, at);
+        }
         let message = Box::new(message);
-        self.schedule(delay, Event::Deliver { from, to, message });
+        self.schedule_at(at, Event::Deliver { from, to, message });
     }
 
     fn applied(&mut self, node: u64, from: LogIndex, batch: &Batch) {

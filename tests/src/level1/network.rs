@@ -1,5 +1,7 @@
 //! Which messages arrive, and when: one link for each direction between two nodes.
 
+use std::collections::BTreeMap;
+
 use crate::plan::Fault;
 
 /// A direction between two nodes, as the faults of the moment leave it.
@@ -76,5 +78,39 @@ impl Links {
     pub(super) fn refused(&self, from: u64) -> u64 {
         let refused = (1..=self.nodes).filter(|&to| self.get(from, to).refused);
         refused.fold(0, |bits, to| bits | 1 << to)
+    }
+}
+
+/// When the last append of each direction between two nodes arrives.
+///
+/// A network that is well keeps appends in order, as the product's transport does, which sends them on
+/// one stream. To swap them is allowed, but it is weather: what comes before its predecessor is refused,
+/// and `raft` then sends one message a round trip until an answer comes. A member that is thousands of
+/// messages behind catches up like this too, but in no time that the election timeout could bound.
+#[derive(Default)]
+pub(super) struct AppendLanes(BTreeMap<(u64, u64), u64>);
+
+impl AppendLanes {
+    /// When an append arrives that would arrive at `at` if it were alone: after all before it.
+    pub(super) fn in_order(&mut self, from: u64, to: u64, at: u64) -> u64 {
+        let last = self.0.entry((from, to)).or_default();
+        *last = at.max(*last + 1);
+        *last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An append arrives after those before it in its direction, and waits for no other direction.
+    #[test]
+    fn appends_of_one_direction_arrive_in_order() {
+        let mut lanes = AppendLanes::default();
+        assert_eq!(lanes.in_order(1, 2, 50), 50);
+        assert_eq!(lanes.in_order(1, 2, 20), 51);
+        assert_eq!(lanes.in_order(2, 1, 20), 20);
+        assert_eq!(lanes.in_order(1, 2, 51), 52);
+        assert_eq!(lanes.in_order(1, 2, 80), 80);
     }
 }

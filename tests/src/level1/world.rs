@@ -14,7 +14,7 @@ use super::executor::{Part, TaskId, Woken, lock};
 use super::faults::Suffering;
 use super::invariants::Invariants;
 use super::member::{Member, Process};
-use super::network::Links;
+use super::network::{AppendLanes, Links};
 use super::seams::Effects;
 use super::trace::Trace;
 use crate::level::Counts;
@@ -34,6 +34,7 @@ pub(super) struct World {
     pub(super) time: Arc<Time>,
     pub(super) members: Vec<Member>,
     pub(super) links: Links,
+    pub(super) lanes: AppendLanes,
     pub(super) suffering: Suffering,
     pub(super) clients: Clients,
     pub(super) invariants: Invariants,
@@ -124,6 +125,7 @@ impl World {
             rng: Rng::stream(plan.seed, "world"),
             members: (1..=params.nodes()).map(member).collect(),
             links: Links::under(params.nodes(), std::iter::empty()),
+            lanes: AppendLanes::default(),
             suffering: Suffering::default(),
             clients: Clients::new(&params.clients),
             invariants: Invariants::new(membership.clone()),
@@ -159,7 +161,7 @@ impl World {
         self.schedule_at(self.now() + after, event);
     }
 
-    fn schedule_at(&mut self, at: u64, event: Event) {
+    pub(super) fn schedule_at(&mut self, at: u64, event: Event) {
         self.scheduled += 1;
         let order = (self.rng.next_u64() as u32, self.scheduled);
         self.events.push(Reverse(Scheduled { at, order, event }));
