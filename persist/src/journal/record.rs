@@ -15,12 +15,15 @@
 //! | rest | what is stored of the pieces, one after the other |
 //!
 //! On disk the body is cut into parts of 504 bytes, the last one filled with zeros, as are parts up to
-//! a whole number of blocks. Each part lies in a sector of 512 bytes, between two marks of 4 bytes: the
-//! CRC-32C of salt and sequence number; its complement as the last mark of all.
+//! one less than a whole number of blocks. Each part lies in a sector of 512 bytes, between two marks of
+//! 4 bytes: the CRC-32C of salt and sequence number. The last sector holds the parity of all parts (their
+//! exclusive or), and its last mark is the complement.
 //!
 //! The marks tell a write that a power loss interrupted, which leaves sectors without the mark, from
-//! damage to a record that was once whole. Without them, damage to the last record would take back
-//! what was acknowledged, silently.
+//! damage to a record that was once whole; without them, damage to the last record would take back
+//! what was acknowledged, silently. One sector without its mark is made good from the parity: it may
+//! have been lost or overwritten since, and if it was never written, a record that nobody was told of
+//! may as well be there.
 
 use super::changes::Changes;
 
@@ -64,7 +67,7 @@ pub(super) fn span_max(changes: &Changes) -> u64 {
 
 /// How many bytes a record with so many in its body takes up.
 fn span(body_bytes: u64) -> u64 {
-    let sectors = body_bytes.div_ceil(PART_BYTES as u64);
+    let sectors = body_bytes.div_ceil(PART_BYTES as u64) + 1;
     sectors.next_multiple_of(SECTORS_A_BLOCK) * SECTOR_BYTES as u64
 }
 
@@ -73,17 +76,29 @@ pub(super) fn encode(changes: &Changes, sequence: u64, salt: u128) -> Vec<u8> {
     let body = encode_body(changes, sequence, salt);
     let mark = mark(sequence, salt);
     let mut record = vec![0; usize::try_from(span(body.len() as u64)).expect("it fits in memory")];
-    let mut parts = body.chunks(PART_BYTES);
+    let mut parity = [0; PART_BYTES];
+    for (sector, part) in record
+        .chunks_exact_mut(SECTOR_BYTES)
+        .zip(body.chunks(PART_BYTES))
+    {
+        sector[MARK_BYTES..MARK_BYTES + part.len()].copy_from_slice(part);
+        add(&mut parity, part);
+    }
     for sector in record.chunks_exact_mut(SECTOR_BYTES) {
         sector[..MARK_BYTES].copy_from_slice(&mark.to_le_bytes());
-        if let Some(part) = parts.next() {
-            sector[MARK_BYTES..MARK_BYTES + part.len()].copy_from_slice(part);
-        }
         sector[MARK_BYTES + PART_BYTES..].copy_from_slice(&mark.to_le_bytes());
     }
-    let last = record.len() - MARK_BYTES;
-    record[last..].copy_from_slice(&(!mark).to_le_bytes());
+    let last = record.len() - SECTOR_BYTES;
+    record[last + MARK_BYTES..][..PART_BYTES].copy_from_slice(&parity);
+    record[last + MARK_BYTES + PART_BYTES..].copy_from_slice(&(!mark).to_le_bytes());
     record
+}
+
+/// Adds `part` to the parity of others, or takes it out.
+fn add(parity: &mut [u8], part: &[u8]) {
+    for (sum, byte) in parity.iter_mut().zip(part) {
+        *sum ^= byte;
+    }
 }
 
 fn encode_body(changes: &Changes, sequence: u64, salt: u128) -> Vec<u8> {
@@ -119,75 +134,132 @@ fn encode_body(changes: &Changes, sequence: u64, salt: u128) -> Vec<u8> {
 
 /// Looks at the beginning of `bytes` for the record `sequence`.
 pub(super) fn find(bytes: &[u8], sequence: u64, salt: u128) -> Found {
-    match Record::decode(bytes, salt) {
-        Some(record) if record.sequence() == sequence => Found::Record(record),
-        _ if was_whole(bytes, mark(sequence, salt)) => Found::Damaged,
-        _ => Found::Nothing,
+    let mark = mark(sequence, salt);
+    // The length may be damaged, and so may the last mark; one of them tells.
+    let mut damaged = false;
+    for sectors in [sectors_by_length(bytes), sectors_by_mark(bytes, mark)] {
+        match sectors.map(|count| look(bytes, count, sequence, salt)) {
+            Some(Found::Record(record)) => return Found::Record(record),
+            Some(Found::Damaged) => damaged = true,
+            Some(Found::Nothing) | None => {}
+        }
+    }
+    match damaged {
+        true => Found::Damaged,
+        false => Found::Nothing,
     }
 }
 
 /// Whether a record with the number `sequence_min` or a higher one begins `bytes`.
 pub(super) fn is_later(bytes: &[u8], sequence_min: u64, salt: u128) -> bool {
+    let Some(body) = bytes.get(MARK_BYTES..MARK_BYTES + HEAD_BYTES) else {
+        return false;
+    };
+    let sequence = u64::from_le_bytes(*body[8..].first_chunk().expect("it lies in the head"));
     // Most blocks are told apart by their magic alone.
-    let magic = bytes
-        .get(MARK_BYTES + 4..)
-        .is_some_and(|rest| rest.starts_with(&MAGIC));
-    magic && Record::decode(bytes, salt).is_some_and(|record| record.sequence() >= sequence_min)
+    body[4..8] == MAGIC
+        && sequence >= sequence_min
+        && matches!(find(bytes, sequence, salt), Found::Record(_))
 }
 
-/// Whether every sector of a record with this mark was written. One bit of a mark may be another one by
-/// now.
-fn was_whole(bytes: &[u8], mark: u32) -> bool {
+/// How many sectors the record that begins `bytes` has by its own word.
+fn sectors_by_length(bytes: &[u8]) -> Option<usize> {
+    let field = bytes.get(MARK_BYTES + 16..)?.first_chunk()?;
+    let body_bytes = u64::from_le_bytes(*field);
+    if body_bytes > bytes.len() as u64 {
+        return None;
+    }
+    let span = usize::try_from(span(body_bytes)).ok()?;
+    (span <= bytes.len()).then_some(span / SECTOR_BYTES)
+}
+
+/// How many sectors there are up to the one with the last mark, at most one of them without its mark.
+fn sectors_by_mark(bytes: &[u8], mark: u32) -> Option<usize> {
+    let mut missing = 0;
+    for (sector, count) in bytes.chunks_exact(SECTOR_BYTES).zip(1..) {
+        match marked(sector, mark) {
+            Marked::Last => return Some(count),
+            Marked::Yes => {}
+            Marked::No if missing == 0 => missing += 1,
+            Marked::No => return None,
+        }
+    }
+    None
+}
+
+enum Marked {
+    Yes,
+    /// As the last one of the record.
+    Last,
+    No,
+}
+
+fn marked(sector: &[u8], mark: u32) -> Marked {
+    // One bit of a mark may be another one by now.
     let is = |found: &[u8], mark: u32| {
         let found = u32::from_le_bytes(*found.first_chunk().expect("a mark"));
         (found ^ mark).count_ones() <= 1
     };
-    for sector in bytes.chunks_exact(SECTOR_BYTES) {
-        let (first, last) = (&sector[..MARK_BYTES], &sector[MARK_BYTES + PART_BYTES..]);
-        if !is(first, mark) {
-            return false;
-        }
-        if is(last, !mark) {
-            return true;
-        }
-        if !is(last, mark) {
-            return false;
-        }
+    let last = &sector[MARK_BYTES + PART_BYTES..];
+    if !is(sector, mark) {
+        Marked::No
+    } else if is(last, mark) {
+        Marked::Yes
+    } else if is(last, !mark) {
+        Marked::Last
+    } else {
+        Marked::No
     }
-    false
+}
+
+/// Looks for the record `sequence` in the first `count` sectors.
+fn look(bytes: &[u8], count: usize, sequence: u64, salt: u128) -> Found {
+    let mark = mark(sequence, salt);
+    let sectors: Vec<&[u8]> = bytes.chunks_exact(SECTOR_BYTES).take(count).collect();
+    let is_right = |at: usize| match marked(sectors[at], mark) {
+        Marked::Yes => at + 1 < count,
+        Marked::Last => at + 1 == count,
+        Marked::No => false,
+    };
+    let missing: Vec<usize> = (0..count).filter(|at| !is_right(*at)).collect();
+    if missing.len() > 1 {
+        return Found::Nothing;
+    }
+    let part = |at: usize| &sectors[at][MARK_BYTES..MARK_BYTES + PART_BYTES];
+    let mut body: Vec<u8> = (0..count - 1).flat_map(part).copied().collect();
+    if let Some(&at) = missing.first()
+        && at < count - 1
+    {
+        let mut made_good = part(count - 1).to_vec();
+        (0..count - 1)
+            .filter(|other| *other != at)
+            .for_each(|other| add(&mut made_good, part(other)));
+        body[at * PART_BYTES..][..PART_BYTES].copy_from_slice(&made_good);
+    }
+    match Record::new(body, sequence, salt, (count * SECTOR_BYTES) as u64) {
+        Some(record) => Found::Record(record),
+        None => Found::Damaged,
+    }
 }
 
 impl Record {
-    /// The record that begins `bytes`, if a whole one does.
-    fn decode(bytes: &[u8], salt: u128) -> Option<Self> {
-        let first = bytes.get(MARK_BYTES..MARK_BYTES + PART_BYTES)?;
-        let size = u64::from_le_bytes(*first[16..].first_chunk()?);
-        let span = if size <= bytes.len() as u64 {
-            usize::try_from(span(size)).ok()?
-        } else {
-            return None;
-        };
-        let sectors = bytes.get(..span)?.chunks_exact(SECTOR_BYTES);
-        let mut body: Vec<u8> = sectors
-            .flat_map(|sector| &sector[MARK_BYTES..MARK_BYTES + PART_BYTES])
-            .copied()
-            .collect();
-        body.truncate(usize::try_from(size).ok()?);
+    /// The record with this body, filled up with zeros, if it is whole.
+    fn new(mut body: Vec<u8>, sequence: u64, salt: u128, span: u64) -> Option<Self> {
         let head = body.first_chunk::<HEAD_BYTES>()?;
+        let size = u64::from_le_bytes(*head[16..].first_chunk()?);
+        let right = head[4..8] == MAGIC && head[8..16] == sequence.to_le_bytes();
         let expected = u32::from_le_bytes(*head.first_chunk()?);
-        (head[4..8] == MAGIC && checksum(salt, &body[4..]) == expected).then_some(Self {
-            body,
-            span: span as u64,
-        })
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| *size <= body.len())?;
+        body.truncate(size);
+        let whole = checksum(salt, body.get(4..)?) == expected;
+        (right && whole).then_some(Self { body, span })
     }
 
     fn number(&self, at: usize) -> u64 {
         let field = self.body[at..].first_chunk();
         u64::from_le_bytes(*field.expect("fields lie in the head"))
-    }
-
-    fn sequence(&self) -> u64 {
-        self.number(8)
     }
 
     /// Adds what the record changes to `changes`; `None` when it contradicts itself or what came
@@ -314,6 +386,34 @@ mod tests {
         assert!(matches!(find(&bytes, 8, 5), Found::Nothing));
         assert!(matches!(find(&[], 7, 5), Found::Nothing));
         assert!(is_later(&bytes, 7, 5) && !is_later(&bytes, 8, 5));
+    }
+
+    /// A sector that was lost, or overwritten with another, is made good; two are as if never written.
+    #[test]
+    fn a_lost_sector_is_made_good() {
+        let mut large = changes();
+        large.write(4096, (0..4096).map(|at| (at % 251) as u8 + 1).collect());
+        let (old, new) = (encode(&large, 3, 5), encode(&large, 7, 5));
+        let sectors = new.len() / SECTOR_BYTES;
+        let replace = |record: &mut Vec<u8>, at: usize, from: usize| {
+            let sector = &old[from * SECTOR_BYTES..][..SECTOR_BYTES];
+            record[at * SECTOR_BYTES..][..SECTOR_BYTES].copy_from_slice(sector);
+        };
+        for at in 0..sectors {
+            for from in [at, (at + 3) % sectors] {
+                let mut damaged = new.clone();
+                replace(&mut damaged, at, from);
+                let found = record(&damaged, 7, 5).unwrap();
+                assert_eq!(found.body, encode_body(&large, 7, 5), "sector {at}");
+                assert_eq!(found.span, new.len() as u64);
+                let other = (at + 1) % sectors;
+                replace(&mut damaged, other, other);
+                assert!(
+                    matches!(find(&damaged, 7, 5), Found::Nothing),
+                    "sector {at}"
+                );
+            }
+        }
     }
 
     /// A write that a power loss interrupts, or tears inside of a sector, is no damage.
