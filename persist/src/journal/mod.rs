@@ -77,8 +77,7 @@ struct State {
 }
 
 impl Journal {
-    /// Makes an empty journal and an empty image on empty `storage`. What is made becomes durable
-    /// with the first sync.
+    /// Makes an empty journal and an empty image on empty `storage`, durable when this returns.
     pub(crate) fn create(
         storage: Box<dyn Storage>,
         format: u32,
