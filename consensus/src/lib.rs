@@ -28,6 +28,7 @@ mod planted;
 mod proposals;
 mod reads;
 mod ready;
+mod repeats;
 mod sanitize;
 mod slog_bridge;
 mod start;

@@ -14,11 +14,12 @@ use crate::gate::DurabilityGate;
 use crate::jitter;
 use crate::log_view::{Fetch, LogView};
 use crate::membership::Membership;
-use crate::message::{Message, ReadContext};
+use crate::message::{Body, Message, ReadContext};
 use crate::planted;
 use crate::proposals::{Proposal, ProposalToken, Proposals};
 use crate::reads::{ReadToken, Reads};
 use crate::ready::{Committed, LeaderChange, Ready};
+use crate::repeats::Repeats;
 use crate::sanitize::{self, Receiver, Refused};
 use crate::slog_bridge;
 use crate::start::{check_recovered, raft_config};
@@ -43,6 +44,7 @@ pub struct RaftNode {
     reads: Reads,
     read_round: u64,
     gate: DurabilityGate,
+    repeats: Repeats,
     /// The last entry handed to the state machine.
     handed: LogIndex,
     applied: LogIndex,
@@ -119,6 +121,7 @@ impl RaftNode {
             },
             membership: recovered.membership.clone(),
             gate: DurabilityGate::new(hard_state),
+            repeats: Repeats::default(),
             handed: applied.index,
             applied: applied.index,
             seen: LeaderChange {
@@ -168,6 +171,9 @@ impl RaftNode {
     pub fn handle_message(&mut self, from: NodeId, message: Message) -> Result<(), Refused> {
         self.check(from, &message)
             .inspect_err(|refused| self.note_refused(from, *refused))?;
+        if let Body::AppendAccepted { .. } | Body::AppendRejected { .. } = &message.body {
+            self.repeats.forget(from.value());
+        }
         let pb = convert::message_to_pb(from, self.config.node, message);
         // The only errors left are about members that are gone, or proposals, which never come here.
         if let Err(error) = self.raw.step(pb) {
@@ -220,6 +226,7 @@ impl RaftNode {
 
     /// A message to `peer` could not be sent: what was believed to be on its way may be lost.
     pub fn handle_unreachable(&mut self, peer: NodeId) {
+        self.repeats.forget(peer.value());
         self.raw.report_unreachable(peer.value());
         self.settle();
     }
@@ -358,6 +365,7 @@ impl RaftNode {
         let committed = raft_ready.take_committed_entries();
         let mut messages = raft_ready.take_messages();
         messages.extend(raft_ready.take_persisted_messages());
+        messages.retain(|message| !self.repeats.hold_back(message, self.now));
         let entries = raft_ready.take_entries();
         self.raw.mut_store().append(&entries);
         self.raw.advance_append_async(raft_ready);
@@ -517,13 +525,11 @@ impl RaftNode {
         }
         sanitize::check(&receiver, from, message)?;
         match &message.body {
-            crate::message::Body::Append { entries, .. }
-                if !entries.is_empty() && self.must_wait_for_room() =>
-            {
+            Body::Append { entries, .. } if !entries.is_empty() && self.must_wait_for_room() => {
                 Err(Refused::Busy)
             }
             // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
-            crate::message::Body::Vote { granted: true, .. }
+            Body::Vote { granted: true, .. }
                 if self.seen.role != Role::Leader && !self.log_is_durable() =>
             {
                 Err(Refused::NotAsked)

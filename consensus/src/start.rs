@@ -10,8 +10,10 @@ use crate::planted;
 use crate::types::{EntryId, LogIndex, NodeId};
 
 /// Append messages that may be on their way to one member. With [`Config::message_bytes_max`] this
-/// bounds what one slow member can hold in queues.
-const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// bounds what one slow member can hold in queues: 8 MiB at the default size, half of what the
+/// transport queues for a lane. A queue that ran over would be filled again with what it holds already.
+/// While that many are on their way, further entries gather into larger messages.
+const INFLIGHT_MESSAGES_MAX: usize = 32;
 
 /// The settings under which `raft` keeps its promises; the defaults do not.
 pub(crate) fn raft_config(config: &Config, applied: LogIndex) -> raft::Config {

@@ -9,6 +9,7 @@ pub mod corpus;
 pub mod evidence;
 pub mod level;
 pub mod level1;
+pub mod log;
 pub mod params;
 pub mod plan;
 pub mod planted;

@@ -16,7 +16,7 @@ use quorate_tests::report::{Failed, commit};
 use quorate_tests::shrink::shrink;
 use quorate_tests::sweep::{self, Sweep};
 use quorate_tests::worker::{self, Worker};
-use quorate_tests::{check, corpus, planted};
+use quorate_tests::{check, corpus, log, planted};
 
 /// Simulations of Quorate: run many seeds, look at one, make it smaller.
 #[derive(Parser)]
@@ -37,6 +37,9 @@ enum Command {
         /// Print every event.
         #[arg(long)]
         trace: bool,
+        /// Print what the nodes log, with the time inside: `debug`, or `info,quorate_quic_transport=trace`.
+        #[arg(long)]
+        log: Option<String>,
     },
     /// Print the plan of a seed, as `replay` and `shrink` read it.
     Plan {
@@ -155,7 +158,7 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Sweep(arguments) => run_sweep(&arguments),
-        Command::Replay { what, trace } => what.case().map(|case| replay(&case, trace)),
+        Command::Replay { what, trace, log } => run_replay(&what, trace, log.as_deref()),
         Command::Plan { what } => print_plan(&what),
         Command::Shrink { what, out } => run_shrink(&what, &out),
         Command::Corpus => run_corpus(),
@@ -193,6 +196,11 @@ fn run_sweep(arguments: &SweepArguments) -> io::Result<bool> {
     }
     // A sweep that ran nothing has shown nothing.
     Ok(totals.failures.is_empty() && totals.runs > 0)
+}
+
+fn run_replay(what: &What, trace: bool, log: Option<&str>) -> io::Result<bool> {
+    log.map(log::print).transpose()?;
+    Ok(replay(&what.case()?, trace))
 }
 
 fn replay(case: &Case, trace: bool) -> bool {

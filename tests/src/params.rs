@@ -90,6 +90,13 @@ impl Params {
             Level::Consensus if rng.chance(25) => rng.within(1..3),
             Level::Consensus | Level::Stack => 0,
         };
+        let network = Network::draw(rng, election_timeout_ms);
+        let write_max_us = *rng.pick(&[10, 1_000, 10_000, 50_000]);
+        let apply_max_us = *rng.pick(&[10, 1_000, 20_000]);
+        let mut clients = Clients::draw(rng, &bounds);
+        let answer_max_us = 4 * network.delay_max_us + 2 * write_max_us + apply_max_us;
+        // Who never waits for as long as an answer takes when all is well is never served.
+        clients.patience_ms = clients.patience_ms.max(2 * answer_max_us / 1_000);
         Self {
             voters,
             learners,
@@ -101,10 +108,10 @@ impl Params {
             recovery_max_ms: 10_000 + 60 * election_timeout_ms,
             election_timeout_ms,
             heartbeat_interval_ms: election_timeout_ms / *rng.pick(&[4, 5, 8]),
-            network: Network::draw(rng, election_timeout_ms),
-            write_max_us: *rng.pick(&[10, 1_000, 10_000, 50_000]),
-            apply_max_us: *rng.pick(&[10, 1_000, 20_000]),
-            clients: Clients::draw(rng, &bounds),
+            network,
+            write_max_us,
+            apply_max_us,
+            clients,
             bounds,
         }
     }

@@ -301,3 +301,49 @@ fn proposals_without_a_bound_are_refused() {
     };
     assert_eq!(refused, Refused::Busy);
 }
+
+/// Heartbeats overtake entries, so a response to one does not show that the entries were lost: a member behind
+/// a slow link must not be sent another copy with each of them.
+#[test]
+fn a_slow_link_is_not_filled_with_copies() {
+    const SLOW_TICKS: u64 = 400;
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.isolate(3);
+    rig.commit(1, "b");
+    rig.heal();
+    rig.net.rule = Some(Box::new(|_, to, message| match message.body {
+        Body::Append { .. } if to == 3 => Fate::Delay(SLOW_TICKS),
+        _ => Fate::Deliver,
+    }));
+    let (before, last) = (rig.sent.len(), rig.status(1).last);
+    rig.run_until(2 * SLOW_TICKS, "n3 catches up", |rig| {
+        rig.status(3).last == last
+    });
+    let to_n3 = |body: fn(&Body) -> bool| {
+        let sent = rig.sent[before..].iter();
+        sent.filter(|(_, to, message)| *to == 3 && body(&message.body))
+            .count()
+    };
+    let heartbeats = to_n3(|body| matches!(body, Body::Heartbeat { .. }));
+    let copies = to_n3(|body| matches!(body, Body::Append { entries, .. } if !entries.is_empty()));
+    assert!(heartbeats > 50, "{heartbeats} heartbeats");
+    assert!((1..10).contains(&copies), "{copies} copies");
+}
+
+/// A transport may lose messages without telling: what was held back as a copy comes after all.
+#[test]
+fn entries_lost_without_a_word_are_sent_again() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    let mut lost = 0;
+    rig.net.rule = Some(Box::new(move |_, to, message| match message.body {
+        Body::Append { .. } if to == 3 && lost < 5 => {
+            lost += 1;
+            Fate::Drop
+        }
+        _ => Fate::Deliver,
+    }));
+    rig.commit(1, "b");
+    rig.run_until(400, "n3 catches up", Rig::agrees);
+}

@@ -18,6 +18,7 @@ use super::network::{AppendLanes, Links};
 use super::seams::Effects;
 use super::trace::Trace;
 use crate::level::Counts;
+use crate::log;
 use crate::plan::Plan;
 use crate::rng::Rng;
 
@@ -236,6 +237,7 @@ impl World {
 
     fn run_task(&mut self, task: TaskId) {
         let held = self.suffering.holds(task);
+        log::moment(self.time.now(), task.node);
         let member = self.member_mut(task.node);
         if member.life != task.life {
             return;

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::clock::HostClock;
 use super::trace::Trace;
+use crate::log;
 use crate::rng::Rng;
 
 /// A machine of the world: a node's, or a client's.
@@ -175,6 +176,7 @@ impl State {
             };
             slot.queued = false;
             let task = slot.task.take().expect("only one task is polled at a time");
+            log::moment(self.now, slot.host.0.into());
             self.current = Some(id);
             self.polls += 1;
             return Some((id, task, slot.waker.clone()));
