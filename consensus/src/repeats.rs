@@ -6,13 +6,13 @@ use raft::eraftpb::{Message, MessageType};
 
 use crate::config::ELECTION_TICKS;
 
-/// The first wait for an answer before the same entries are sent again. A link that needs longer than an
-/// election timeout for one message is slow; one that is faster sees no copies.
-const WAIT_TICKS_MIN: u64 = ELECTION_TICKS as u64;
+/// The first wait for an answer before the same entries are sent again, a second by default: a link that
+/// carries a message within it sees no copies.
+const WAIT_TICKS_MIN: u64 = 4 * ELECTION_TICKS as u64;
 
 /// The longest such wait: what a message of 256 KiB then takes of a link is little, and a transport
 /// that loses without telling is not waited for without end.
-const WAIT_TICKS_MAX: u64 = 8 * ELECTION_TICKS as u64;
+const WAIT_TICKS_MAX: u64 = 16 * ELECTION_TICKS as u64;
 
 /// What was sent last to each member and has had no answer.
 ///
@@ -92,8 +92,8 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_bound() {
         let mut repeats = Repeats::default();
-        let sent = sent_at(&mut repeats, 0..800);
-        assert_eq!(sent, [0, 25, 75, 175, 375, 575, 775]);
+        let sent = sent_at(&mut repeats, 0..1_600);
+        assert_eq!(sent, [0, 100, 300, 700, 1_100, 1_500]);
     }
 
     #[test]

@@ -41,7 +41,10 @@ pub fn executable() -> &'static Path {
             Some(profile) if folder.ends_with("deps") => profile,
             _ => folder,
         };
-        let mut build = Command::new(env!("CARGO"));
+        // Not the one that built this: without rustup's proxy before it, rustc would obey the toolchain files
+        // of the dependencies.
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
         build
             .args(["build", "--quiet", "--locked", "--workspace"])
             .args(["--bin", "quorate", "--test", "bad_input"])

@@ -206,6 +206,18 @@ fn what_is_kept() {
         seen.wrote(1, hard(2, None, 1), &removed, first, &disk);
     });
     assert_eq!(lost, ["committed is kept"]);
+    let late = broken(|seen| {
+        let mut disk = log(hard(2, None, 1), &[entry(2, 2)]);
+        seen.wrote(1, hard(1, None, 1), &[], first, &disk);
+        seen.leads(3, Term::new(4));
+        seen.applies(2, &entry(2, 2), |_| Some(&disk));
+        let removed = disk.write(&LogWrite {
+            entries: vec![entry(3, 2)],
+            hard_state: hard(4, None, 1),
+        });
+        seen.wrote(1, hard(2, None, 1), &removed, first, &disk);
+    });
+    assert!(late.is_empty(), "ordered before it was committed: {late:?}");
     let crossed = broken(|seen| {
         let one = log(hard(3, None, 1), &[entry(2, 2), entry(3, 3)]);
         let other = log(hard(3, None, 1), &[entry(1, 2), entry(3, 3)]);
