@@ -14,6 +14,9 @@ const WAIT_TICKS_MIN: u64 = 4 * ELECTION_TICKS as u64;
 /// that loses without telling is not waited for without end.
 const WAIT_TICKS_MAX: u64 = 16 * ELECTION_TICKS as u64;
 
+/// Fewer bytes of commands than this are sent again with every heartbeat: a packet more or less.
+const SMALL_BYTES: usize = 1_000;
+
 /// What was sent last to each member and has had no answer.
 ///
 /// `raft` sends a member whose log it is looking for the same entries again with every response to a
@@ -43,7 +46,8 @@ impl Repeats {
 
     /// Whether `message` only repeats, and too early.
     pub(crate) fn hold_back(&mut self, message: &Message, now: u64) -> bool {
-        if message.get_msg_type() != MessageType::MsgAppend || message.entries.is_empty() {
+        let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
+        if message.get_msg_type() != MessageType::MsgAppend || bytes < SMALL_BYTES {
             return false;
         }
         let place = (message.term, message.index);
@@ -78,7 +82,11 @@ mod tests {
             ..Message::default()
         };
         message.set_msg_type(MessageType::MsgAppend);
-        message.set_entries(vec![Entry::default()].into());
+        let entry = Entry {
+            data: vec![0; SMALL_BYTES].into(),
+            ..Entry::default()
+        };
+        message.set_entries(vec![entry].into());
         message
     }
 
@@ -106,6 +114,9 @@ mod tests {
         assert!(!repeats.hold_back(&entries_after(10), 4), "they were lost");
         let mut heartbeat = entries_after(10);
         heartbeat.set_msg_type(MessageType::MsgHeartbeat);
-        assert!(!repeats.hold_back(&heartbeat, 4), "no entries in it");
+        assert!(!repeats.hold_back(&heartbeat, 4), "not entries");
+        let mut small = entries_after(10);
+        small.entries[0].data = "x".into();
+        assert!(!repeats.hold_back(&small, 4), "it costs nothing");
     }
 }

@@ -15,8 +15,8 @@ use crate::types::{EntryId, LogIndex, NodeId};
 
 /// Carries messages to other members. Loss, delay, duplication and reordering are all allowed. Where a
 /// loss is told, by [`RaftHandle::report_unreachable`](crate::RaftHandle::report_unreachable), entries are
-/// sent again at once; where it is not, a member that is being probed gets them again after four election
-/// timeouts or more.
+/// sent again at once; where it is not, a member that is being probed gets large ones again after four
+/// election timeouts or more.
 pub trait Transport: Send + 'static {
     /// Hands `message` to the way to `to`, without waiting.
     ///

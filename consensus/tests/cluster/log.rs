@@ -310,7 +310,7 @@ fn a_slow_link_is_not_filled_with_copies() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.commit(1, "a");
     rig.isolate(3);
-    rig.commit(1, "b");
+    rig.commit(1, &"b".repeat(2_000));
     rig.heal();
     rig.net.rule = Some(Box::new(|_, to, message| match message.body {
         Body::Append { .. } if to == 3 => Fate::Delay(SLOW_TICKS),
@@ -338,12 +338,12 @@ fn entries_lost_without_a_word_are_sent_again() {
     rig.commit(1, "a");
     let mut lost = 0;
     rig.net.rule = Some(Box::new(move |_, to, message| match message.body {
-        Body::Append { .. } if to == 3 && lost < 5 => {
+        Body::Append { .. } if to == 3 && lost < 4 => {
             lost += 1;
             Fate::Drop
         }
         _ => Fate::Deliver,
     }));
-    rig.commit(1, "b");
-    rig.run_until(400, "n3 catches up", Rig::agrees);
+    rig.commit(1, &"b".repeat(2_000));
+    rig.run_until(3_000, "n3 catches up", Rig::agrees);
 }

@@ -56,8 +56,7 @@ fn h6_a_read_waits_for_the_first_commit_of_the_term() {
     rig.ticks(20);
     assert_eq!(rig.read_outcome(read), None);
     rig.net.rule = None;
-    // The transport did not tell that anything was lost, so the entry comes again only after a while.
-    rig.run_until(150, "the read is answered", |rig| {
+    rig.run_until(20, "the read is answered", |rig| {
         rig.read_outcome(read).is_some()
     });
     assert!(rig.read_outcome(read).unwrap().as_ref().unwrap() > &at.index);
