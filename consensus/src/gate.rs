@@ -50,6 +50,11 @@ impl DurabilityGate {
         self.unpersisted.is_empty()
     }
 
+    /// The ticket of the oldest write that is on its way to the disk.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.unpersisted.front().map(|first| first.ticket)
+    }
+
     /// The write that the `raft` Ready `number` needs, if any.
     pub(crate) fn write(
         &mut self,

@@ -14,6 +14,7 @@
 
 mod config;
 mod convert;
+mod disk_watch;
 mod driver;
 mod durability;
 mod entry;

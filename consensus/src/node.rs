@@ -7,6 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
+use crate::disk_watch::{DiskWatch, Sight};
 use crate::durability::{AppendTicket, Recovered};
 use crate::entry::Entry;
 use crate::error::{ProposeError, ReadError, StartError, TransferError};
@@ -44,6 +45,7 @@ pub struct RaftNode {
     reads: Reads,
     read_round: u64,
     gate: DurabilityGate,
+    disk: DiskWatch,
     repeats: Repeats,
     /// The last entry handed to the state machine.
     handed: LogIndex,
@@ -121,6 +123,7 @@ impl RaftNode {
             },
             membership: recovered.membership.clone(),
             gate: DurabilityGate::new(hard_state),
+            disk: DiskWatch::default(),
             repeats: Repeats::default(),
             handed: applied.index,
             applied: applied.index,
@@ -152,6 +155,7 @@ impl RaftNode {
         if self.seen.role == Role::Leader || self.may_campaign() {
             self.raw.tick();
         }
+        self.watch_disk();
         if self.now.is_multiple_of(EXPIRY_TICKS) {
             self.out
                 .failed_proposals
@@ -638,6 +642,31 @@ impl RaftNode {
             self.out.failed_proposals.extend(unknown);
         }
         self.out.change = Some(self.seen);
+    }
+
+    /// A leader whose disk does not answer applies nothing, so its clients wait, though the others go on
+    /// without it: it gives leadership to one whose disk has everything.
+    fn watch_disk(&mut self) {
+        let Some(sight) = self.disk.look(self.gate.oldest(), self.now) else {
+            return;
+        };
+        let (node, term) = (self.config.node, self.seen.term);
+        let time =
+            |ticks: u64| self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX);
+        match sight {
+            Sight::Stalled { ticks } => warn!(
+                %node, %term, role = %self.seen.role, waited = ?time(ticks),
+                "the disk does not answer: nothing is acknowledged until it does"
+            ),
+            Sight::Recovered { ticks } => {
+                info!(%node, %term, waited = ?time(ticks), "the disk answers again");
+                return;
+            }
+        }
+        if self.seen.role == Role::Leader && self.transfer.is_none() {
+            // Without another voter there is nobody to take it.
+            let _ = self.transfer_leader(None);
+        }
     }
 
     fn end_transfer(&mut self) {

@@ -265,3 +265,57 @@ fn the_ready_that_asks_for_a_write_does_not_carry_its_promise() {
     assert!(ready.messages.is_empty(), "{:?}", ready.messages);
     assert!(core.poll_ready().is_none());
 }
+
+/// A leader whose disk hangs gives leadership away, to one whose disk has everything; what it had taken on is
+/// committed there, and it follows.
+#[test]
+fn b16_a_leader_whose_disk_hangs_hands_over() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.stall_disk(1, true);
+    rig.propose(1, "b");
+    rig.ticks(50);
+    assert!(rig.leads(1), "a short stall is no reason");
+    rig.run_until(200, "another leads", |rig| {
+        [2, 3].iter().any(|&node| rig.leads(node))
+    });
+    let next = rig.leader().unwrap();
+    rig.commit(next, "c");
+    assert_eq!(rig.applied(next), ["a", "b", "c"]);
+    assert_eq!(rig.applied(1), ["a"], "its disk still hangs");
+    rig.ticks(500);
+    assert!(rig.leads(next), "it does not disturb who leads");
+    rig.stall_disk(1, false);
+    rig.run_until(100, "all agree", Rig::agrees);
+}
+
+/// Where nobody could do better, it stays.
+#[test]
+fn a_leader_whose_disk_hangs_stays_when_the_others_hang_too() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    for node in [1, 2, 3] {
+        rig.stall_disk(node, true);
+    }
+    let token = rig.propose(1, "b");
+    rig.ticks(600);
+    assert!(rig.leads(1));
+    for node in [1, 2, 3] {
+        rig.stall_disk(node, false);
+    }
+    rig.run_until(100, "all agree", Rig::agrees);
+    assert!(matches!(rig.outcome(token), Some(Ok(_))));
+    rig.commit(1, "c");
+}
+
+/// A single voter has nobody to hand over to.
+#[test]
+fn a_single_voter_waits_for_its_disk() {
+    let mut rig = Rig::led_by(1, Setup::voters(1));
+    rig.stall_disk(1, true);
+    let token = rig.propose(1, "a");
+    rig.ticks(600);
+    assert!(rig.leads(1));
+    rig.stall_disk(1, false);
+    assert!(matches!(rig.outcome(token), Some(Ok(_))));
+}
