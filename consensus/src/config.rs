@@ -52,6 +52,14 @@ pub struct Config {
     /// After what time with unsaved changes the state machine is asked to begin to make itself
     /// durable. Default 5 s.
     pub checkpoint_interval: Duration,
+    /// After what time without an answer from the log's disk the node stops itself, with
+    /// [`Fatal::DiskHangs`](crate::Fatal::DiskHangs). A leader gives up leadership long before, after
+    /// four election timeouts.
+    ///
+    /// Default 60 s: a volume that moves to another machine is back within half a minute. Too small: a
+    /// disk that pauses costs a restart. Too large: a member that does nothing looks alive. At least
+    /// eight election timeouts.
+    pub disk_hang_timeout: Duration,
 }
 
 /// Ticks per shortest election timeout. Finer ticks separate the timeouts of two followers better,
@@ -79,6 +87,7 @@ impl Config {
             reads_max: 100_000,
             checkpoint_bytes: 8 << 20,
             checkpoint_interval: Duration::from_secs(5),
+            disk_hang_timeout: Duration::from_secs(60),
         }
     }
 
@@ -142,6 +151,14 @@ impl Config {
         check(
             self.checkpoint_bytes > 0 && !self.checkpoint_interval.is_zero(),
             "checkpoints need a size and an interval above zero".into(),
+        );
+        check(
+            self.disk_hang_timeout >= 8 * self.election_timeout,
+            format!(
+                "a disk is given {:?} to answer, which is less than eight election timeouts ({:?})",
+                self.disk_hang_timeout,
+                8 * self.election_timeout
+            ),
         );
         mistakes
     }

@@ -35,6 +35,11 @@ pub(crate) enum Sight {
 }
 
 impl DiskWatch {
+    /// For how many ticks the oldest write has been on its way.
+    pub(crate) fn waited(&self, now: u64) -> u64 {
+        self.oldest.as_ref().map_or(0, |oldest| now - oldest.since)
+    }
+
     /// Looks once a tick: `oldest` is the ticket of the oldest write that is not done.
     pub(crate) fn look(&mut self, oldest: Option<u64>, now: u64) -> Option<Sight> {
         let before = self.oldest.as_ref();

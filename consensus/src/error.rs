@@ -1,5 +1,7 @@
 //! What went wrong, and whether the caller may try again.
 
+use std::time::Duration;
+
 use crate::driver::{StateMachineError, StoreError};
 use crate::types::{EntryId, NodeId};
 
@@ -92,6 +94,14 @@ pub enum Fatal {
     /// The state machine could not go on.
     #[error("the state machine failed, so this node stops: {0}")]
     StateMachine(#[source] StateMachineError),
+    /// A write has not come back from the disk for
+    /// [`Config::disk_hang_timeout`](crate::Config::disk_hang_timeout). The thread that waits for it cannot
+    /// be ended; the process can.
+    #[error("the disk has not answered for {waited:?}, so this node stops; check the disk")]
+    DiskHangs {
+        /// For how long.
+        waited: Duration,
+    },
     /// A worker thread ended without an error of its own; it panicked.
     #[error("the {worker} thread panicked, so this node stops")]
     WorkerGone {

@@ -1,5 +1,7 @@
 //! The pure core: inputs in, [`Ready`]s out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
 use raft::{RawNode, StateRole};
@@ -7,7 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
-use crate::disk_watch::{DiskWatch, Sight};
+use crate::disk_watch::{DiskWatch, STALLED_TICKS, Sight};
 use crate::durability::{AppendTicket, Recovered};
 use crate::entry::Entry;
 use crate::error::{ProposeError, ReadError, StartError, TransferError};
@@ -320,6 +322,21 @@ impl RaftNode {
         ready.reads = self.reads.take_ready(self.handed);
         ready.fetches = self.raw.mut_store().take_fetches();
         (!ready.is_empty()).then_some(ready)
+    }
+
+    /// For how long the oldest write has been waiting for the disk.
+    #[must_use]
+    pub fn disk_waits(&self) -> Duration {
+        self.duration(self.disk.waited(self.now))
+    }
+
+    /// From when on a disk that does not answer counts as stalled.
+    pub(crate) fn disk_stall_timeout(&self) -> Duration {
+        self.duration(STALLED_TICKS)
+    }
+
+    fn duration(&self, ticks: u64) -> Duration {
+        self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
     /// How the node stands.
@@ -651,15 +668,13 @@ impl RaftNode {
             return;
         };
         let (node, term) = (self.config.node, self.seen.term);
-        let time =
-            |ticks: u64| self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX);
         match sight {
             Sight::Stalled { ticks } => warn!(
-                %node, %term, role = %self.seen.role, waited = ?time(ticks),
+                %node, %term, role = %self.seen.role, waited = ?self.duration(ticks),
                 "the disk does not answer: nothing is acknowledged until it does"
             ),
             Sight::Recovered { ticks } => {
-                info!(%node, %term, waited = ?time(ticks), "the disk answers again");
+                info!(%node, %term, waited = ?self.duration(ticks), "the disk answers again");
                 return;
             }
         }

@@ -30,6 +30,7 @@ enum Disk {
     Works,
     Fails,
     Panics,
+    Hangs,
 }
 
 struct Log {
@@ -39,10 +40,14 @@ struct Log {
 
 impl LogStore for Log {
     fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
-        match *self.disk.lock().unwrap() {
+        let disk = *self.disk.lock().unwrap();
+        match disk {
             Disk::Works => {}
             Disk::Fails => return Err(StoreError::new("the disk is gone")),
             Disk::Panics => panic!("meant to be seen"),
+            Disk::Hangs => loop {
+                thread::park();
+            },
         }
         for write in batch {
             self.entries.extend(
@@ -107,10 +112,17 @@ impl Clock for ThreadClock {
     }
 }
 
-fn assembled(disk: &Arc<Mutex<Disk>>) -> Running {
+/// Longer than any test takes, but for the one that waits for it.
+const DISK_HANG_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn assembled(disk: &Arc<Mutex<Disk>>, hang_timeout: Duration) -> Running {
     let node = NodeId::new(1).unwrap();
     let recovered = Recovered::founding(Membership::new([node], []).unwrap());
-    let core = RaftNode::new(Config::new(node), &recovered, ORIGIN, Vec::new()).unwrap();
+    let mut config = Config::new(node);
+    config.election_timeout = Duration::from_millis(20);
+    config.heartbeat_interval = Duration::from_millis(5);
+    config.disk_hang_timeout = hang_timeout;
+    let core = RaftNode::new(config, &recovered, ORIGIN, Vec::new()).unwrap();
     let log = Log {
         entries: BTreeMap::new(),
         disk: Arc::clone(disk),
@@ -136,13 +148,17 @@ struct Started {
 
 /// A cluster of one that leads.
 fn start() -> Started {
+    start_with(DISK_HANG_TIMEOUT)
+}
+
+fn start_with(hang_timeout: Duration) -> Started {
     let disk = Arc::new(Mutex::new(Disk::Works));
     let Running {
         handle,
         driver,
         writer,
         applier,
-    } = assembled(&disk);
+    } = assembled(&disk, hang_timeout);
     let workers = [
         thread::spawn(|| block_on(writer.run())),
         thread::spawn(|| block_on(applier.run())),
@@ -200,6 +216,39 @@ fn a_failed_write_stops_the_node_and_is_not_acknowledged() {
     assert!(matches!(node.end(), Err(Fatal::Store(_))));
 }
 
+/// A write that never comes back stops the driver; whoever waited for it is told what is true.
+#[test]
+fn b16_a_disk_that_hangs_stops_the_node() {
+    let node = start_with(Duration::from_millis(500));
+    *node.disk.lock().unwrap() = Disk::Hangs;
+    let outcome = block_on(node.handle.propose("lost?".into()));
+    assert!(
+        matches!(outcome, Err(ProposeError::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+    // The writer's thread is left behind.
+    let fatal = node.driver.join().unwrap().expect_err("it stops by itself");
+    assert!(matches!(fatal, Fatal::DiskHangs { .. }), "{fatal}");
+}
+
+/// Told to stop, a node does not wait for a disk that has not answered for long.
+#[test]
+fn a_stop_does_not_wait_for_a_disk_that_hangs() {
+    let node = start();
+    *node.disk.lock().unwrap() = Disk::Hangs;
+    let (handle, begun) = (node.handle.clone(), Instant::now());
+    node.handle.propose_then("lost?".into(), |_| {});
+    let stop = thread::spawn(move || {
+        // Four election timeouts, many times over: nothing outside shows when the driver has noticed.
+        thread::sleep(Duration::from_secs(1));
+        handle.stop();
+    });
+    let fatal = node.driver.join().unwrap().expect_err("it says so");
+    assert!(matches!(fatal, Fatal::DiskHangs { .. }), "{fatal}");
+    assert!(begun.elapsed() < DISK_HANG_TIMEOUT / 2, "it was told");
+    stop.join().unwrap();
+}
+
 /// A writer that panics is as good as a failed write.
 #[test]
 fn a_worker_that_panics_stops_the_node() {
@@ -231,7 +280,8 @@ fn a_failed_state_machine_stops_the_node() {
 /// What waits for a driver that never takes it is bounded, refused beyond that, and answered at the end.
 #[test]
 fn the_inbox_is_bounded_and_nobody_waits_for_ever() {
-    let Running { handle, driver, .. } = assembled(&Arc::new(Mutex::new(Disk::Works)));
+    let Running { handle, driver, .. } =
+        assembled(&Arc::new(Mutex::new(Disk::Works)), DISK_HANG_TIMEOUT);
     let outcomes = Arc::new(Mutex::new(Vec::new()));
     let count = quorate_consensus::INBOX_REQUESTS_MAX + 1;
     for _ in 0..count {

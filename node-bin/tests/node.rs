@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use quorate::{
     ProposeError, Service, StartError, StateMachine, StateMachineError,
 };
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate_consensus::{Entry, LogIndex, LogStore, LogWrite, StoreError};
 use quorate_quic_transport::IncomingCall;
 
 fn credentials(node: u64) -> Credentials {
@@ -152,6 +154,49 @@ fn a_service_that_panics_stops_the_node() {
         matches!(*fatal, Fatal::WorkerGone { worker: "service" }),
         "{fatal}"
     );
+}
+
+/// The log of a node, on a disk that can be made to hang.
+struct Hanging {
+    log: Box<dyn LogStore>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl LogStore for Hanging {
+    fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::park();
+        }
+        self.log.append(batch)
+    }
+
+    fn read(&self, first: LogIndex, last: LogIndex, max: u64) -> Result<Vec<Entry>, StoreError> {
+        self.log.read(first, last, max)
+    }
+}
+
+/// A node whose disk never answers stops itself, and its end does not wait for the disk either.
+#[test]
+fn b16_a_node_whose_disk_hangs_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let hangs = Arc::new(AtomicBool::new(false));
+    let mut config = config(directory.path(), &[]);
+    config.raft.disk_hang_timeout = Duration::from_secs(2);
+    let disk = Arc::clone(&hangs);
+    let builder = Node::builder(config, credentials(1));
+    let builder = builder.around_log(move |_, _, log| Box::new(Hanging { log, hangs: disk }));
+    let node = builder.start(Count(0)).unwrap();
+    block_on(async {
+        while node.propose("one".into()).await.is_err() {}
+        hangs.store(true, Ordering::Relaxed);
+        let lost = node.propose("two".into()).await;
+        let unknown = matches!(lost, Err(ProposeError::OutcomeUnknown { .. }));
+        assert!(unknown, "{lost:?}");
+        let fatal = node.stopped().await.expect_err("it stops by itself");
+        assert!(matches!(*fatal, Fatal::DiskHangs { .. }), "{fatal}");
+        let end = node.shutdown(Duration::from_secs(1)).await;
+        assert!(end.is_err(), "the threads are not waited for");
+    });
 }
 
 /// Proposals that a stop overtakes are told what is true: most of them that nothing happened.

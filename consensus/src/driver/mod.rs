@@ -170,7 +170,7 @@ impl Driver {
             let mut taken = 0;
             let stop = loop {
                 match input {
-                    Some(Input::Stop) => break Some(Ok(())),
+                    Some(Input::Stop) => break Some(self.stops()),
                     Some(Input::Failed(fatal)) => break Some(Err(fatal)),
                     Some(input) => self.handle(input),
                     None => break None,
@@ -185,6 +185,10 @@ impl Driver {
             }
             self.tick_if_due();
             self.carry_out();
+            let waited = self.node.disk_waits();
+            if waited >= self.node.config().disk_hang_timeout {
+                break Err(Fatal::DiskHangs { waited });
+            }
             if taken == TURN_INPUTS_MAX {
                 // There may always be more: what shares the thread, heartbeats' packets, gets its turn.
                 future::yield_now().await;
@@ -192,6 +196,16 @@ impl Driver {
         };
         self.end();
         outcome
+    }
+
+    /// A stop waits for the writes that are on their way, but not for a disk that has not answered for so
+    /// long that a leader would have given up leadership.
+    fn stops(&self) -> Result<(), Fatal> {
+        let waited = self.node.disk_waits();
+        match waited >= self.node.disk_stall_timeout() {
+            true => Err(Fatal::DiskHangs { waited }),
+            false => Ok(()),
+        }
     }
 
     /// Answers whoever still waits, with what is certain. Handles may live on, and with them the channel.

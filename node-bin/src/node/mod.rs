@@ -223,7 +223,8 @@ impl Node {
     }
 
     /// Stops in good order: hands leadership to another voter, saves the state, tells the peers, and ends
-    /// every thread. Takes at most about `within` and a second.
+    /// every thread. Takes at most about `within` and a second, and what the disk takes for the writes that
+    /// are on their way; where it has not answered for long already, it is not waited for.
     ///
     /// # Errors
     ///
@@ -233,9 +234,18 @@ impl Node {
         self.handle.raft.stop();
         let _ = self.ended.recv().await;
         self.handle.transport.shutdown(within).await;
-        self.threads.join();
+        self.end_threads();
         info!(node = %self.handle.id(), "stopped");
         self.outcome.take()
+    }
+
+    fn end_threads(&mut self) {
+        if let Err(fatal) = self.outcome.take()
+            && matches!(*fatal, Fatal::DiskHangs { .. })
+        {
+            self.threads.abandon_workers();
+        }
+        self.threads.join();
     }
 
     async fn hand_over(&self) {
@@ -276,6 +286,6 @@ impl std::ops::Deref for Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.handle.raft.stop();
-        self.threads.join();
+        self.end_threads();
     }
 }

@@ -28,7 +28,12 @@ pub(super) async fn drive(
     alarm.disarm();
     if let Err(fatal) = ended {
         error!(node = %node.id(), err = %fatal, "the node stops itself");
+        let writer_ends = !matches!(fatal, Fatal::DiskHangs { .. });
         outcome.set(fatal);
+        if !writer_ends {
+            // Whoever waits for the end would wait for the disk.
+            end.close();
+        }
     }
     drop(end);
 }
@@ -166,6 +171,11 @@ impl Threads {
             .spawn(|| future::block_on(work));
         self.workers.push(thread.map_err(StartError::Thread)?);
         Ok(())
+    }
+
+    /// Leaves the workers to themselves: the disk that they wait for may never answer.
+    pub(super) fn abandon_workers(&mut self) {
+        self.workers.clear();
     }
 
     /// Waits until the workers have ended, which they do once the driver has, then ends the I/O thread.
