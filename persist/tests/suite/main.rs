@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod disk;
 mod faults;
+mod fixtures;
 mod founding;
 mod log;
 mod media;
