@@ -1,18 +1,19 @@
 //! The pure core: inputs in, [`Ready`]s out.
 
-use std::time::Duration;
+mod handover;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
 use raft::{RawNode, StateRole};
 use tracing::{debug, error, info, warn};
 
+use self::handover::Transfer;
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
-use crate::disk_watch::{DiskWatch, STALLED_TICKS, Sight};
+use crate::disk_watch::DiskWatch;
 use crate::durability::{AppendTicket, Recovered};
 use crate::entry::Entry;
-use crate::error::{ProposeError, ReadError, StartError, TransferError};
+use crate::error::{ProposeError, ReadError, StartError};
 use crate::gate::DurabilityGate;
 use crate::jitter;
 use crate::log_view::{Fetch, LogView};
@@ -71,11 +72,6 @@ struct Timeouts {
     seed: u64,
     draws: u64,
     ticks: usize,
-}
-
-struct Transfer {
-    target: NodeId,
-    until: u64,
 }
 
 impl RaftNode {
@@ -273,31 +269,6 @@ impl RaftNode {
         self.out.failed_reads.push((token, error));
     }
 
-    /// Hands leadership to `target`, or to the voter that is furthest when `None`. The outcome comes in
-    /// [`Ready::transfer`] (thesis, section 3.10).
-    ///
-    /// # Errors
-    ///
-    /// [`TransferError`] when there is nothing to hand over or nobody to take it.
-    pub fn transfer_leader(&mut self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
-        if self.seen.role != Role::Leader {
-            return Err(TransferError::NotLeader {
-                leader: self.seen.leader,
-            });
-        }
-        let other = |id: &NodeId| self.membership.is_voter(*id) && *id != self.config.node;
-        let target = target.or_else(|| self.furthest_voter()).filter(other);
-        let target = target.ok_or(TransferError::NoTarget)?;
-        info!(node = %self.config.node, term = %self.seen.term, peer = %target, "handing over leadership");
-        self.raw.transfer_leader(target.value());
-        self.transfer = Some(Transfer {
-            target,
-            until: self.now + 2 * ELECTION_TICKS as u64,
-        });
-        self.settle();
-        Ok(target)
-    }
-
     /// Gives up the proposals that are not in the log yet: nothing happened, and nothing will. For a node
     /// that stops.
     pub fn abandon_proposals(&mut self) -> Vec<ProposalToken> {
@@ -322,21 +293,6 @@ impl RaftNode {
         ready.reads = self.reads.take_ready(self.handed);
         ready.fetches = self.raw.mut_store().take_fetches();
         (!ready.is_empty()).then_some(ready)
-    }
-
-    /// For how long the oldest write has been waiting for the disk.
-    #[must_use]
-    pub fn disk_waits(&self) -> Duration {
-        self.duration(self.disk.waited(self.now))
-    }
-
-    /// From when on a disk that does not answer counts as stalled.
-    pub(crate) fn disk_stall_timeout(&self) -> Duration {
-        self.duration(STALLED_TICKS)
-    }
-
-    fn duration(&self, ticks: u64) -> Duration {
-        self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
     /// How the node stands.
@@ -661,44 +617,6 @@ impl RaftNode {
         self.out.change = Some(self.seen);
     }
 
-    /// A leader whose disk does not answer applies nothing, so its clients wait, though the others go on
-    /// without it: it gives leadership to one whose disk has everything.
-    fn watch_disk(&mut self) {
-        let Some(sight) = self.disk.look(self.gate.oldest(), self.now) else {
-            return;
-        };
-        let (node, term) = (self.config.node, self.seen.term);
-        match sight {
-            Sight::Stalled { ticks } => warn!(
-                %node, %term, role = %self.seen.role, waited = ?self.duration(ticks),
-                "the disk does not answer: nothing is acknowledged until it does"
-            ),
-            Sight::Recovered { ticks } => {
-                info!(%node, %term, waited = ?self.duration(ticks), "the disk answers again");
-                return;
-            }
-        }
-        if self.seen.role == Role::Leader && self.transfer.is_none() {
-            // Without another voter there is nobody to take it.
-            let _ = self.transfer_leader(None);
-        }
-    }
-
-    fn end_transfer(&mut self) {
-        let Some(transfer) = &self.transfer else {
-            return;
-        };
-        let outcome = match self.seen.leader {
-            Some(leader) if leader != self.config.node => Ok(leader),
-            _ if self.now >= transfer.until => Err(TransferError::TimedOut {
-                target: transfer.target,
-            }),
-            _ => return,
-        };
-        self.transfer = None;
-        self.out.transfer = Some(outcome);
-    }
-
     fn draw_timeout(&mut self) {
         let range = ELECTION_TICKS..2 * ELECTION_TICKS;
         self.timeouts.draws += 1;
@@ -707,14 +625,6 @@ impl RaftNode {
         self.raw
             .raft
             .set_randomized_election_timeout(self.timeouts.ticks);
-    }
-
-    fn furthest_voter(&self) -> Option<NodeId> {
-        self.progress()
-            .into_iter()
-            .filter(|peer| self.membership.is_voter(peer.node))
-            .max_by_key(|peer| (peer.active, peer.matched))
-            .map(|peer| peer.node)
     }
 
     fn progress(&self) -> Vec<PeerProgress> {

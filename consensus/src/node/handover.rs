@@ -1,0 +1,104 @@
+//! Giving leadership away: because somebody asks, or because this node's disk does not answer.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::RaftNode;
+use crate::config::ELECTION_TICKS;
+use crate::disk_watch::{STALLED_TICKS, Sight};
+use crate::error::TransferError;
+use crate::types::{NodeId, Role};
+
+pub(super) struct Transfer {
+    pub(super) target: NodeId,
+    pub(super) until: u64,
+}
+
+impl RaftNode {
+    /// Hands leadership to `target`, or to the voter that is furthest when `None`. The outcome comes in
+    /// [`Ready::transfer`] (thesis, section 3.10).
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError`] when there is nothing to hand over or nobody to take it.
+    pub fn transfer_leader(&mut self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
+        if self.seen.role != Role::Leader {
+            return Err(TransferError::NotLeader {
+                leader: self.seen.leader,
+            });
+        }
+        let other = |id: &NodeId| self.membership.is_voter(*id) && *id != self.config.node;
+        let target = target.or_else(|| self.furthest_voter()).filter(other);
+        let target = target.ok_or(TransferError::NoTarget)?;
+        info!(node = %self.config.node, term = %self.seen.term, peer = %target, "handing over leadership");
+        self.raw.transfer_leader(target.value());
+        self.transfer = Some(Transfer {
+            target,
+            until: self.now + 2 * ELECTION_TICKS as u64,
+        });
+        self.settle();
+        Ok(target)
+    }
+
+    /// For how long the oldest write has been waiting for the disk.
+    #[must_use]
+    pub fn disk_waits(&self) -> Duration {
+        self.duration(self.disk.waited(self.now))
+    }
+
+    /// From when on a disk that does not answer counts as stalled.
+    pub(crate) fn disk_stall_timeout(&self) -> Duration {
+        self.duration(STALLED_TICKS)
+    }
+
+    fn duration(&self, ticks: u64) -> Duration {
+        self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+
+    /// A leader whose disk does not answer applies nothing, so its clients wait, though the others go on
+    /// without it: it gives leadership to one whose disk has everything.
+    pub(super) fn watch_disk(&mut self) {
+        let Some(sight) = self.disk.look(self.gate.oldest(), self.now) else {
+            return;
+        };
+        let (node, term) = (self.config.node, self.seen.term);
+        match sight {
+            Sight::Stalled { ticks } => warn!(
+                %node, %term, role = %self.seen.role, waited = ?self.duration(ticks),
+                "the disk does not answer: nothing is acknowledged until it does"
+            ),
+            Sight::Recovered { ticks } => {
+                info!(%node, %term, waited = ?self.duration(ticks), "the disk answers again");
+                return;
+            }
+        }
+        if self.seen.role == Role::Leader && self.transfer.is_none() {
+            // Without another voter there is nobody to take it.
+            let _ = self.transfer_leader(None);
+        }
+    }
+
+    pub(super) fn end_transfer(&mut self) {
+        let Some(transfer) = &self.transfer else {
+            return;
+        };
+        let outcome = match self.seen.leader {
+            Some(leader) if leader != self.config.node => Ok(leader),
+            _ if self.now >= transfer.until => Err(TransferError::TimedOut {
+                target: transfer.target,
+            }),
+            _ => return,
+        };
+        self.transfer = None;
+        self.out.transfer = Some(outcome);
+    }
+
+    fn furthest_voter(&self) -> Option<NodeId> {
+        self.progress()
+            .into_iter()
+            .filter(|peer| self.membership.is_voter(peer.node))
+            .max_by_key(|peer| (peer.active, peer.matched))
+            .map(|peer| peer.node)
+    }
+}
