@@ -17,7 +17,7 @@ pub(super) struct Transfer {
 
 impl RaftNode {
     /// Hands leadership to `target`, or to the voter that is furthest when `None`. The outcome comes in
-    /// [`Ready::transfer`] (thesis, section 3.10).
+    /// [`Ready::transfer`](crate::Ready::transfer) (thesis, section 3.10).
     ///
     /// # Errors
     ///
