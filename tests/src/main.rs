@@ -128,6 +128,9 @@ struct ChaosArguments {
     /// Decides faults and operations.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Nothing but SIGKILL, several a second.
+    #[arg(long)]
+    kills: bool,
     /// Append what came of it to this file as a line of JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -306,6 +309,7 @@ fn run_chaos(arguments: &ChaosArguments) -> io::Result<bool> {
         operations: arguments.operations,
         seconds: arguments.seconds,
         seed: arguments.seed,
+        kills_only: arguments.kills,
         stale_reads: false,
     });
     match outcome {

@@ -17,6 +17,7 @@ fn options(runtime: Runtime) -> ChaosOptions {
         operations: 1_000_000,
         seconds: SECONDS,
         seed: 1,
+        kills_only: false,
         stale_reads: false,
     }
 }

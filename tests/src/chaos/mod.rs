@@ -51,6 +51,8 @@ pub struct ChaosOptions {
     pub seconds: u64,
     /// Decides the faults and what clients ask for, but not when the system does what.
     pub seed: u64,
+    /// Nothing but SIGKILL, several a second: what a crash at any moment leaves is started again and again.
+    pub kills_only: bool,
     /// Plants the fault that clients sometimes get an old answer: then the run has to fail.
     pub stale_reads: bool,
 }
@@ -168,6 +170,7 @@ pub fn run(options: &ChaosOptions) -> Result<ChaosReport, ChaosError> {
         cluster,
         network: Arc::clone(&network),
         runtime: options.runtime,
+        kills_only: options.kills_only,
         admin,
         rng: Rng::stream(options.seed, "nemesis"),
         faults: Faults::new(),

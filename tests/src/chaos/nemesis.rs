@@ -22,6 +22,10 @@ const CALM_MAX_MS: u64 = 1_500;
 /// How long a fault lasts at most: several elections.
 const FAULT_MAX_MS: u64 = 2_000;
 
+/// The same where there is nothing but kills: a node is often killed soon after it has started, or
+/// soon after it leads.
+const KILLS_APART_MAX_MS: u64 = 400;
+
 /// How often something happened, by name.
 pub type Faults = BTreeMap<&'static str, u64>;
 
@@ -30,6 +34,8 @@ pub(super) struct Nemesis {
     pub(super) cluster: Cluster,
     pub(super) network: Arc<Network>,
     pub(super) runtime: Runtime,
+    /// Whether it does nothing but kill.
+    pub(super) kills_only: bool,
     /// May hand leadership over, and knows who leads.
     pub(super) admin: Client,
     pub(super) rng: Rng,
@@ -52,6 +58,32 @@ impl Nemesis {
 
     /// Causes trouble until told to stop, and then leaves everything whole and running.
     pub(super) fn rage(&mut self, stop: &Receiver<()>) {
+        match self.kills_only {
+            true => self.kill_again_and_again(stop),
+            false => self.cause_anything(stop),
+        }
+    }
+
+    fn kill_again_and_again(&mut self, stop: &Receiver<()>) {
+        while goes_on(stop, self.rng.within(1..KILLS_APART_MAX_MS)) {
+            let node = self.some_node();
+            let fault = match self.rng.chance(5) {
+                true => Fault::KillAll { written: false },
+                false => Fault::Kill {
+                    node,
+                    written: false,
+                },
+            };
+            self.begin(&fault);
+            let goes_on = goes_on(stop, self.rng.within(1..KILLS_APART_MAX_MS));
+            self.end(&fault);
+            if !goes_on {
+                break;
+            }
+        }
+    }
+
+    fn cause_anything(&mut self, stop: &Receiver<()>) {
         while goes_on(stop, self.rng.within(1..CALM_MAX_MS)) {
             let mut faults = Vec::new();
             // One of each at most: a process that is both frozen and told to stop would never do so.
