@@ -133,16 +133,19 @@ fn fail_everywhere(script: &Script, mut inspect: impl FnMut(u64, &Run, &Disk)) {
 /// and the step under way wholly or not at all.
 #[test]
 fn a1_a2_nothing_acknowledged_is_lost_at_any_crash_point() {
-    let script = script();
+    let (script, losses) = (script(), LOSSES * crate::times());
+    let mut points = 0;
     fail_everywhere(&script, |fail_at, run, disk| {
-        for loss in 0..LOSSES {
-            let mut rng = Rng::new(fail_at * LOSSES + loss);
+        for loss in 0..losses {
+            let mut rng = Rng::new(fail_at * losses + loss);
+            points += 1;
             let left = Disk::holding(disk.after_power_loss(&mut rng));
             if let Err(wrong) = check(&left, run, &script) {
                 panic!("operation {fail_at}, loss {loss}: {wrong}");
             }
         }
     });
+    println!("{points} crash points");
 }
 
 /// A crash between the disk and the acknowledgement: whether or not the step got there, it can be

@@ -19,6 +19,12 @@ use quorate_consensus::{
 };
 use quorate_persist::{Opened, Options, StoreIdentity};
 
+/// How many times as much is tried as with every `cargo test`: `scripts/disk.sh` sets it.
+fn times() -> u64 {
+    let set = std::env::var("QUORATE_TIMES");
+    set.map_or(1, |times| times.parse().expect("a number"))
+}
+
 fn node(id: u64) -> NodeId {
     NodeId::new(id).unwrap()
 }
