@@ -9,6 +9,7 @@ use quorate_persist::begin_durable;
 use redb::ReadableTable;
 use tempfile::TempDir;
 
+mod fixtures;
 mod flushing;
 
 use self::flushing::Gate;
