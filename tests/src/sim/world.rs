@@ -385,7 +385,7 @@ impl World {
     }
 
     /// How the running nodes stand, as they said last.
-    pub(super) fn statuses(&self) -> Vec<Status> {
+    pub fn statuses(&self) -> Vec<Status> {
         let running: BTreeSet<NodeId> = self.running.keys().map(|node| node_id(*node)).collect();
         self.book.with(|book| {
             let seen = book.seen().values();
