@@ -117,13 +117,18 @@ fn suffer(world: &mut World, injector: &mut Injector, until: Duration, nodes: u6
 
 /// Liveness phase: without faults, all is well in time, and every client can write and read.
 fn recover(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Injector) {
-    let deadline = world.now() + Duration::from_millis(plan.params.recovery_max_ms);
+    let recovery_max = Duration::from_millis(plan.params.recovery_max_ms);
+    let mut deadline = world.now() + recovery_max;
     workload.finish();
     let clients = plan.params.clients.count;
     let nodes = plan.params.nodes();
     let well = |world: &World| is_well(world, nodes) && workload.finished() == clients;
     while world.now() < deadline && !well(world) && world.failure().is_none() {
         injector.start_free(world, nodes);
+        if world.is_stopping() {
+            // Its connections may have to drain for long; the stop has a bound of its own.
+            deadline = world.now() + recovery_max;
+        }
         let step = world.now() + TEND_EVERY;
         world.run_until(step, |_| false);
     }

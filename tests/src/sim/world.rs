@@ -384,6 +384,11 @@ impl World {
         }
     }
 
+    /// Whether a node is still on its way to an orderly end.
+    pub(super) fn is_stopping(&self) -> bool {
+        !self.stopping.is_empty()
+    }
+
     /// How the running nodes stand, as they said last.
     pub fn statuses(&self) -> Vec<Status> {
         let running: BTreeSet<NodeId> = self.running.keys().map(|node| node_id(*node)).collect();
