@@ -8,6 +8,8 @@ use super::clock::MILLISECOND;
 use super::executor::{Part, TaskId, lock};
 use super::network::Links;
 use super::world::{Event, World, id};
+use quorate_consensus::Fatal;
+
 use crate::plan::Fault;
 
 /// What the faults of the moment do to nodes; derived from them whenever one begins or ends.
@@ -108,8 +110,9 @@ impl World {
             }
             Fault::Stop { node } => {
                 counts.stops += 1;
-                if let Some(process) = self.process_of(node) {
+                if let Some(process) = &mut self.member_mut(node).process {
                     process.handle.stop();
+                    process.stopping = true;
                 }
             }
             Fault::Pause { .. } => counts.pauses += 1,
@@ -233,12 +236,14 @@ impl World {
         let Some(process) = self.member_mut(node).process.take() else {
             return;
         };
-        let end = lock(&process.end).take();
+        let (end, stopping) = (lock(&process.end).take(), process.stopping);
         drop(process);
         let failed = lock(&self.member(node).disk).has_failed;
         if let Some(Err(fatal)) = end {
+            // Told to stop, it does not wait for a disk that does not answer, and says so.
+            let reason = failed || stopping && matches!(fatal, Fatal::DiskHangs { .. });
             self.invariants
-                .require("nodes stop for a reason only", failed, || {
+                .require("nodes stop for a reason only", reason, || {
                     format!("n{node} stops: {fatal}")
                 });
         }

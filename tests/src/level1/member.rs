@@ -48,6 +48,8 @@ pub(super) struct Process {
     /// How the driver ended.
     pub(super) end: Arc<Mutex<Option<Result<(), Fatal>>>>,
     probe: Option<Probe>,
+    /// Whether it was told to stop.
+    pub(super) stopping: bool,
 }
 
 type Probe = Pin<Box<dyn Future<Output = Result<Status, Stopped>>>>;
@@ -176,6 +178,7 @@ impl Process {
             applier: Task::new(id(Part::Applier), woken, applier.run()),
             end,
             probe: None,
+            stopping: false,
         }
     }
 
