@@ -95,7 +95,8 @@ pub enum Fatal {
     #[error("the state machine failed, so this node stops: {0}")]
     StateMachine(#[source] StateMachineError),
     /// A write has not come back from the disk for
-    /// [`Config::disk_hang_timeout`](crate::Config::disk_hang_timeout). The thread that waits for it cannot
+    /// [`Config::disk_hang_timeout`](crate::Config::disk_hang_timeout), or, when the node was told to stop,
+    /// for four election timeouts. The thread that waits for it cannot
     /// be ended; the process can.
     #[error("the disk has not answered for {waited:?}, so this node stops; check the disk")]
     DiskHangs {

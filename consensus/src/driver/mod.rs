@@ -185,8 +185,7 @@ impl Driver {
             }
             self.tick_if_due();
             self.carry_out();
-            let waited = self.node.disk_waits();
-            if waited >= self.node.config().disk_hang_timeout {
+            if let Some(waited) = self.node.disk_hangs() {
                 break Err(Fatal::DiskHangs { waited });
             }
             if taken == TURN_INPUTS_MAX {
@@ -201,10 +200,9 @@ impl Driver {
     /// A stop waits for the writes that are on their way, but not for a disk that has not answered for so
     /// long that a leader would have given up leadership.
     fn stops(&self) -> Result<(), Fatal> {
-        let waited = self.node.disk_waits();
-        match waited >= self.node.disk_stall_timeout() {
-            true => Err(Fatal::DiskHangs { waited }),
-            false => Ok(()),
+        match self.node.disk_stalls() {
+            Some(waited) => Err(Fatal::DiskHangs { waited }),
+            None => Ok(()),
         }
     }
 

@@ -41,15 +41,20 @@ impl RaftNode {
         Ok(target)
     }
 
-    /// For how long the oldest write has been waiting for the disk.
+    /// For how long the disk has not answered, once that is
+    /// [`Config::disk_hang_timeout`](crate::Config::disk_hang_timeout): the node is to stop then.
     #[must_use]
-    pub fn disk_waits(&self) -> Duration {
-        self.duration(self.disk.waited(self.now))
+    pub fn disk_hangs(&self) -> Option<Duration> {
+        let waited = self.duration(self.disk.waited(self.now));
+        (waited >= self.config.disk_hang_timeout).then_some(waited)
     }
 
-    /// From when on a disk that does not answer counts as stalled.
-    pub(crate) fn disk_stall_timeout(&self) -> Duration {
-        self.duration(STALLED_TICKS)
+    /// For how long the disk has not answered, once that is long enough for a leader to give up leadership: a
+    /// node that is told to stop does not wait for it.
+    #[must_use]
+    pub fn disk_stalls(&self) -> Option<Duration> {
+        let ticks = self.disk.waited(self.now);
+        (ticks >= STALLED_TICKS).then(|| self.duration(ticks))
     }
 
     fn duration(&self, ticks: u64) -> Duration {

@@ -36,6 +36,11 @@ pub struct Invariants {
     violations: Vec<Failure>,
 }
 
+/// Where the committed entry at `index` stands in a list of all of them.
+fn place_of(index: LogIndex) -> usize {
+    (index.value() - ORIGIN.index.value() - 1) as usize
+}
+
 impl Invariants {
     /// Of a new cluster.
     #[must_use]
@@ -273,13 +278,11 @@ impl Invariants {
 
     /// The newest term that anybody led when the entry at `index` was first applied.
     fn committed_in(&self, index: LogIndex) -> Term {
-        let place = (index.value() - ORIGIN.index.value() - 1) as usize;
-        self.commits[place].0
+        self.commits[place_of(index)].0
     }
 
     fn committed_at(&self, index: LogIndex) -> EntryId {
-        let place = (index.value() - ORIGIN.index.value() - 1) as usize;
-        self.committed[place].id
+        self.committed[place_of(index)].id
     }
 
     /// `node` applies `entry`; `log` gives what is durable at each node.
@@ -298,8 +301,7 @@ impl Invariants {
             return;
         }
         if id.index <= self.last_committed() {
-            let place = (id.index.value() - ORIGIN.index.value() - 1) as usize;
-            let same = self.committed.get(place) == Some(entry);
+            let same = self.committed.get(place_of(id.index)) == Some(entry);
             return self.require("state machine safety", same, || {
                 format!("n{node} applies {entry:?}, but another was applied there")
             });

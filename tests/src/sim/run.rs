@@ -95,7 +95,7 @@ fn live(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Inje
     injector.end_all(world, nodes);
     recover(world, plan, workload, injector);
     if world.failure().is_none() {
-        judge(world, workload);
+        judge(world, workload, injector, nodes);
     }
 }
 
@@ -147,14 +147,14 @@ fn recover(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut I
 
 /// Final judgement: the states are equal, the disks hold what they should, and what clients were told
 /// was true.
-fn judge(world: &mut World, workload: &Workload) {
+fn judge(world: &mut World, workload: &Workload, injector: &mut Injector, nodes: u64) {
     let from = world.statuses().iter().map(|status| status.applied).max();
     world.book.with(|book| book.compare_all = true);
     let last = world.client(1, Duration::from_secs(5));
     world.spawn_on(client_host(1), async move {
         let _ = last.put("last", "word").await;
     });
-    let equal = become_equal(world, from.unwrap_or_default());
+    let equal = become_equal(world, injector, nodes, from.unwrap_or_default());
     let statuses = world.statuses();
     world.book.with(|book| {
         book.must(equal, "all apply the same", || {
@@ -168,8 +168,9 @@ fn judge(world: &mut World, workload: &Workload) {
     }
 }
 
-/// Waits until all have applied the same, `from` and what came after it; false when they get no further.
-fn become_equal(world: &mut World, from: LogIndex) -> bool {
+/// Waits until all have applied the same, `from` and what came after it; false when they get no further. A
+/// disk that was to fail may do so only now: its node is started again.
+fn become_equal(world: &mut World, injector: &mut Injector, nodes: u64, from: LogIndex) -> bool {
     let end = world.now() + EQUAL_WITHIN;
     let lasts = |world: &World| {
         world
@@ -181,8 +182,12 @@ fn become_equal(world: &mut World, from: LogIndex) -> bool {
     while world.now() < end {
         let before = lasts(world);
         let deadline = world.now() + STILL_MAX;
-        if world.run_until(deadline, |world| world.states_compared(from)) {
-            return true;
+        while world.now() < deadline {
+            injector.start_free(world, nodes);
+            let step = world.now() + TEND_EVERY;
+            if world.run_until(step, |world| world.states_compared(from)) {
+                return true;
+            }
         }
         if lasts(world) == before {
             return false;
