@@ -12,11 +12,41 @@ use crate::types::{EntryId, HardState, LogIndex, Term};
 /// What one write changes in the durable log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogWrite {
+    /// Gives the log a new beginning, before anything else.
+    pub cut: Option<Cut>,
     /// Contiguous entries. Everything at and after the first one's index is replaced by them;
     /// an empty list leaves the log as it is.
     pub entries: Vec<Entry>,
     /// Replaces the durable hard state.
     pub hard_state: HardState,
+}
+
+impl LogWrite {
+    /// A write that leaves the beginning of the log where it is.
+    #[must_use]
+    pub fn new(entries: Vec<Entry>, hard_state: HardState) -> Self {
+        Self {
+            cut: None,
+            entries,
+            hard_state,
+        }
+    }
+}
+
+/// How a log gets another beginning. The entry before its first one is its *base*.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// Removes the entries up to this one, which lies in the log and is committed, and makes it the
+    /// base: log compaction (Raft paper, section 7).
+    Compact(LogIndex),
+    /// Removes all entries and goes on after this base, which a snapshot holds the effects of. It is
+    /// committed, and above the commit index of the log before.
+    Restore {
+        /// The last entry in the snapshot.
+        base: EntryId,
+        /// The members at that entry.
+        membership: Membership,
+    },
 }
 
 /// A write that the core waits for.
@@ -101,10 +131,13 @@ pub struct Recovered {
     pub hard_state: HardState,
     /// Who belonged to the cluster at the last durable point.
     pub membership: Membership,
-    /// The first entry of every term in the log, in order. Starts with [`ORIGIN`].
+    /// The first entry of every term in the log, in order. Starts with the base, the entry before the
+    /// first one in the log: [`ORIGIN`] until the log is compacted.
     pub terms: Vec<EntryId>,
-    /// The index of the last entry; [`ORIGIN`]'s in an empty log.
+    /// The index of the last entry; the base's in an empty log.
     pub last: LogIndex,
+    /// What all entries count for in byte bounds, added up.
+    pub bytes: u64,
 }
 
 impl Recovered {
@@ -121,7 +154,21 @@ impl Recovered {
             membership,
             terms: vec![ORIGIN],
             last: ORIGIN.index,
+            bytes: 0,
         }
+    }
+
+    /// The entry before the first one in the log.
+    ///
+    /// # Panics
+    ///
+    /// When there are no terms, which no store gives out.
+    #[must_use]
+    pub fn base(&self) -> EntryId {
+        *self
+            .terms
+            .first()
+            .expect("the first of the terms is the base")
     }
 
     /// The term of the last entry.

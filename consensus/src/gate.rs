@@ -79,10 +79,7 @@ impl DurabilityGate {
             changes_vote,
             messages: Vec::new(),
         });
-        let write = LogWrite {
-            entries,
-            hard_state,
-        };
+        let write = LogWrite::new(entries, hard_state);
         Some(Append { number, write })
     }
 

@@ -38,11 +38,11 @@ mod types;
 
 pub use config::Config;
 pub use driver::{
-    Applier, Batch, Clock, Command, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, LogStore, Parts,
-    RaftHandle, Running, StateMachine, StateMachineError, Stopped, StoreError, Transport,
-    Undelivered, Writer, assemble,
+    Applier, Batch, Chunk, Clock, Command, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, LogStore,
+    PLACE_BYTES_MAX, Parts, RaftHandle, Running, SnapshotSink, SnapshotSource, StateMachine,
+    StateMachineError, Stopped, StoreError, Transport, Undelivered, Writer, assemble,
 };
-pub use durability::{Append, AppendTicket, LogWrite, Recovered, persist, read_tail};
+pub use durability::{Append, AppendTicket, Cut, LogWrite, Recovered, persist, read_tail};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, FIRST_INDEX, ORIGIN, Payload};
 pub use error::{Fatal, ProposeError, ReadError, StartError, TransferError};
 pub use log_view::Fetch;

@@ -64,6 +64,7 @@ impl Contender for Quorate {
         let first = self.last + 1;
         self.last += entries as u64;
         let write = LogWrite {
+            cut: None,
             entries: (first..=self.last).map(entry).collect(),
             hard_state: HardState {
                 term,

@@ -30,10 +30,13 @@ pub(crate) fn recover(transaction: &ReadTransaction, seal: &Seal) -> Result<Cont
     let hard_state = decode_hard_state(seal.open_row(&meta, HARD_STATE)?);
 
     let mut shape = LogShape::new(base);
+    let mut bytes = 0;
     for row in transaction.open_table(LOG_TABLE)?.iter()? {
         let (index, row) = row?;
         let index = LogIndex::new(index.value());
-        shape.push(EntryRow::decode(seal, index, row.value())?.id)?;
+        let row = EntryRow::decode(seal, index, row.value())?;
+        shape.push(row.id)?;
+        bytes += row.bytes();
     }
     check_hard_state(&hard_state, &shape)?;
 
@@ -42,6 +45,7 @@ pub(crate) fn recover(transaction: &ReadTransaction, seal: &Seal) -> Result<Cont
         membership,
         terms: shape.terms().to_vec(),
         last: shape.last().index,
+        bytes,
     };
     Ok(Contents {
         recovered,

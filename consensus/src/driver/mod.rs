@@ -21,8 +21,8 @@ use futures_lite::future;
 pub use applier::Applier;
 pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stopped};
 pub use seams::{
-    Batch, Clock, Command, LogStore, StateMachine, StateMachineError, StoreError, Transport,
-    Undelivered,
+    Batch, Chunk, Clock, Command, LogStore, PLACE_BYTES_MAX, SnapshotSink, SnapshotSource,
+    StateMachine, StateMachineError, StoreError, Transport, Undelivered,
 };
 pub use writer::Writer;
 

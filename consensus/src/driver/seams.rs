@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::durability::LogWrite;
-use crate::entry::Entry;
+use crate::entry::{Entry, ORIGIN};
 use crate::message::Message;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -36,7 +36,8 @@ pub struct Undelivered;
 /// The log may tell its caller that something is written only when it survives a power loss.
 pub trait LogStore: Send + 'static {
     /// Makes `batch` durable, in order, as one atomic step: after a crash either all of it is there
-    /// or none of it. Each element first removes every entry at and after its first entry's index
+    /// or none of it. Each element first gives the log a new beginning, if it has a
+    /// [`cut`](LogWrite::cut), then removes every entry at and after its first entry's index
     /// (conflicting suffixes, Raft paper, section 5.3), then adds its entries and replaces the hard
     /// state.
     ///
@@ -130,6 +131,52 @@ pub trait StateMachine: Send + 'static {
         Ok(())
     }
 
+    /// The last entry whose effect survives a crash now, never less than before. The log may be
+    /// compacted up to it, so whoever says more than [`ORIGIN`](crate::ORIGIN), the default, must also
+    /// give out a [`snapshot`](Self::snapshot) for the members that need what was removed.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn durable(&mut self) -> Result<EntryId, StateMachineError> {
+        Ok(ORIGIN)
+    }
+
+    /// A picture of the state after some entry, not before the one last told by
+    /// [`durable`](Self::durable). It must be quick: what it takes to read the picture is done later, on
+    /// another thread, while the state goes on. `None`, the default, where there are no snapshots.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn snapshot(&mut self) -> Result<Option<Box<dyn SnapshotSource>>, StateMachineError> {
+        Ok(None)
+    }
+
+    /// Where snapshots of other members are put; asked for once, before anything else. `None`, the
+    /// default, where there are no snapshots.
+    fn sink(&mut self) -> Option<Box<dyn SnapshotSink>> {
+        None
+    }
+
+    /// The snapshot that the sink has finished and that was not installed yet, as found on disk when the
+    /// state machine was opened.
+    fn received(&self) -> Option<EntryId> {
+        None
+    }
+
+    /// Replaces the state by the snapshot up to `last`, which the sink has finished. When this returns,
+    /// that is durable; a crash before leaves what was there, and the snapshot to be installed again.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        Err(StateMachineError::new(format!(
+            "this state machine has no snapshots, but was given one up to {last}"
+        )))
+    }
+
     /// The last call, on an orderly stop: makes all that was applied durable before it returns, so
     /// that nothing has to be applied again. It does not come after a crash, nor after an error of
     /// this state machine. A state machine in memory does nothing here.
@@ -140,6 +187,62 @@ pub trait StateMachine: Send + 'static {
     fn close(&mut self) -> Result<(), StateMachineError> {
         Ok(())
     }
+}
+
+/// A picture of a state machine, read in pieces while the state machine goes on.
+pub trait SnapshotSource: Send + 'static {
+    /// The last entry whose effect is in the picture.
+    fn last(&self) -> EntryId;
+
+    /// The piece that follows the place `after`, which the piece before it named as
+    /// [`next`](Chunk::next); the first one follows the empty place. The same question has the same
+    /// answer as long as the source lives. A piece has at most about `bytes_max` bytes, more where a
+    /// single item is larger.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node: what it holds is damaged.
+    fn chunk(&mut self, after: &[u8], bytes_max: u64) -> Result<Chunk, StateMachineError>;
+}
+
+/// A piece of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// What the sink understands.
+    pub data: Bytes,
+    /// The place after this piece, at most [`PLACE_BYTES_MAX`] bytes; `None` after the last one.
+    pub next: Option<Bytes>,
+}
+
+/// How long the name of a place in a snapshot may be: a key of the key-value store, and some more.
+pub const PLACE_BYTES_MAX: usize = 2048;
+
+/// Takes a snapshot in, beside the state, which goes on meanwhile. Unfinished ones may be lost in a
+/// crash.
+pub trait SnapshotSink: Send + 'static {
+    /// Begins with the snapshot up to `last`; forgets any other that is not finished.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn begin(&mut self, last: EntryId) -> Result<(), StateMachineError>;
+
+    /// Takes the next piece. Returns whether it could be read; one that could not be leaves the snapshot
+    /// as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn add(&mut self, data: &[u8]) -> Result<bool, StateMachineError>;
+
+    /// All pieces are there: makes the snapshot durable, to be
+    /// [installed](StateMachine::install). Returns whether it is whole and was accepted; else it is
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn finish(&mut self) -> Result<bool, StateMachineError>;
 }
 
 /// Committed entries for the state machine.

@@ -128,6 +128,7 @@ impl MemLog {
             membership: self.membership.clone(),
             terms,
             last: self.last().index,
+            bytes: self.entries.iter().map(Entry::bytes).sum(),
         }
     }
 

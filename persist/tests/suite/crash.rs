@@ -44,6 +44,7 @@ fn disk_with_journal(journal_bytes: u64) -> Disk {
 
 fn vote(term: u64, candidate: u64, commit: u64) -> LogWrite {
     LogWrite {
+        cut: None,
         entries: vec![],
         hard_state: hard_state(term, Some(candidate), commit),
     }
@@ -260,6 +261,7 @@ fn a6_a_suffix_is_never_seen_half_replaced() {
 #[test]
 fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
     let large = |term, first: u64, count: u64, commit| LogWrite {
+        cut: None,
         entries: (first..first + count)
             .map(|index| {
                 let id = EntryId::new(Term::new(term), LogIndex::new(index));

@@ -21,6 +21,7 @@ fn fixture(format: u32, end: &str) -> PathBuf {
 /// Entries, a suffix that was replaced, a vote, and enough to go round the journal.
 fn script() -> Vec<Vec<LogWrite>> {
     let vote = LogWrite {
+        cut: None,
         entries: vec![],
         hard_state: hard_state(7, Some(3), 3),
     };

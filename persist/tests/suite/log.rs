@@ -43,10 +43,12 @@ fn what_was_appended_is_there_after_a_restart() {
     let (_directory, path) = new_store();
     let mut expected = State::founding();
     let empty = LogWrite {
+        cut: None,
         entries: vec![Entry::empty(EntryId::new(Term::new(1), index(2)))],
         hard_state: hard_state(1, Some(1), 1),
     };
     let only_a_vote = LogWrite {
+        cut: None,
         entries: vec![],
         hard_state: hard_state(7, Some(2), 3),
     };
@@ -80,6 +82,7 @@ fn a_batch_may_replace_its_own_suffix() {
         write(2, 3..=8, 1),
         write(3, 8..=8, 2),
         LogWrite {
+            cut: None,
             entries: vec![],
             hard_state: hard_state(4, None, 3),
         },
@@ -130,6 +133,7 @@ fn a_read_is_bounded_in_bytes() {
 #[test]
 fn a_write_against_the_rules_changes_nothing() {
     let vote = |term, vote, commit| LogWrite {
+        cut: None,
         entries: vec![],
         hard_state: hard_state(term, vote, commit),
     };
@@ -146,6 +150,7 @@ fn a_write_against_the_rules_changes_nothing() {
             "entry term falls",
             true,
             vec![LogWrite {
+                cut: None,
                 entries: vec![entry(1, 5)],
                 hard_state: hard_state(2, Some(3), 3),
             }],
@@ -155,6 +160,7 @@ fn a_write_against_the_rules_changes_nothing() {
             "entry above the term",
             true,
             vec![LogWrite {
+                cut: None,
                 entries: vec![entry(3, 5)],
                 hard_state: hard_state(2, Some(3), 3),
             }],

@@ -70,6 +70,7 @@ fn hard_state(term: u64, vote: Option<u64>, commit: u64) -> HardState {
 /// A write of entries in `term` at `indexes`.
 fn write(term: u64, indexes: std::ops::RangeInclusive<u64>, commit: u64) -> LogWrite {
     LogWrite {
+        cut: None,
         entries: indexes.map(|index| entry(term, index)).collect(),
         hard_state: hard_state(term, Some(3), commit),
     }

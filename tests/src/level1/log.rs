@@ -85,6 +85,7 @@ impl MemLog {
             membership: self.membership.clone(),
             terms: self.terms.clone(),
             last: self.last().index,
+            bytes: self.entries.iter().map(Entry::bytes).sum(),
         }
     }
 

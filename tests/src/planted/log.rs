@@ -78,6 +78,7 @@ fn in_two_steps(faulty: &mut Faulty, batch: &[LogWrite]) -> Result<(), StoreErro
         // The entries that it may speak of are still to come.
         hard_state.commit = ORIGIN.index;
         let first = LogWrite {
+            cut: None,
             entries: Vec::new(),
             hard_state,
         };

@@ -489,6 +489,7 @@ mod tests {
 
     fn write(hard_state: HardState, entries: &[Entry]) -> LogWrite {
         LogWrite {
+            cut: None,
             hard_state,
             entries: entries.to_vec(),
         }

@@ -34,6 +34,7 @@ fn hard(term: u64, vote: Option<u64>, commit: u64) -> HardState {
 fn log(hard_state: HardState, entries: &[Entry]) -> MemLog {
     let mut log = MemLog::new(membership());
     log.write(&LogWrite {
+        cut: None,
         entries: entries.to_vec(),
         hard_state,
     });
@@ -200,6 +201,7 @@ fn what_is_kept() {
         seen.wrote(1, hard(1, None, 1), &[], first, &disk);
         seen.applies(1, &entry(2, 2), |_| Some(&disk));
         let removed = disk.write(&LogWrite {
+            cut: None,
             entries: vec![entry(3, 2)],
             hard_state: hard(3, None, 1),
         });
@@ -212,6 +214,7 @@ fn what_is_kept() {
         seen.leads(3, Term::new(4));
         seen.applies(2, &entry(2, 2), |_| Some(&disk));
         let removed = disk.write(&LogWrite {
+            cut: None,
             entries: vec![entry(3, 2)],
             hard_state: hard(4, None, 1),
         });
