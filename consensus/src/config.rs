@@ -52,6 +52,23 @@ pub struct Config {
     /// After what time with unsaved changes the state machine is asked to begin to make itself
     /// durable. Default 5 s.
     pub checkpoint_interval: Duration,
+    /// How many bytes of entries stay in the log although the state machine has their effects durably: a
+    /// member that was away for less gets the entries it missed, and not a snapshot.
+    ///
+    /// Default 64 MiB. Too small: a short restart of a member costs the transfer of the whole state. Too
+    /// large: disk space, and a longer start. Only state machines with snapshots let the log be compacted.
+    pub log_tail_bytes: u64,
+    /// How many bytes of entries a leader keeps in its log for members that are on their way to have them.
+    /// Beyond, they get a snapshot.
+    ///
+    /// Default 1 GiB, at least `log_tail_bytes`. Too small: where much is written during a transfer, the
+    /// entries after the snapshot are gone when it is there, and the next one begins.
+    pub log_bytes_max: u64,
+    /// How many bytes of snapshots a node gives away in a second, to all members together.
+    ///
+    /// Default 64 MiB, at least 64 KiB. Too small: a member takes long to come back.
+    /// Too large: disk and network are busy with it, and writes wait.
+    pub snapshot_bytes_per_second: u64,
     /// After what time without an answer from the log's disk the node stops itself, with
     /// [`Fatal::DiskHangs`](crate::Fatal::DiskHangs). A leader gives up leadership long before, after
     /// four election timeouts.
@@ -69,6 +86,7 @@ pub(crate) const ELECTION_TICKS: usize = 25;
 const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(20);
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const COMMAND_BYTES_LIMIT: u64 = 2 << 20;
+const SNAPSHOT_RATE_MIN: u64 = 64 << 10;
 
 impl Config {
     /// Values that work for `node` on a local network.
@@ -87,6 +105,9 @@ impl Config {
             reads_max: 100_000,
             checkpoint_bytes: 8 << 20,
             checkpoint_interval: Duration::from_secs(5),
+            log_tail_bytes: 64 << 20,
+            log_bytes_max: 1 << 30,
+            snapshot_bytes_per_second: 64 << 20,
             disk_hang_timeout: Duration::from_secs(60),
         }
     }
@@ -151,6 +172,20 @@ impl Config {
         check(
             self.checkpoint_bytes > 0 && !self.checkpoint_interval.is_zero(),
             "checkpoints need a size and an interval above zero".into(),
+        );
+        check(
+            (1..=self.log_bytes_max).contains(&self.log_tail_bytes),
+            format!(
+                "a log tail of {} bytes is outside 1 to the {} bytes that the log may have",
+                self.log_tail_bytes, self.log_bytes_max
+            ),
+        );
+        check(
+            self.snapshot_bytes_per_second >= SNAPSHOT_RATE_MIN,
+            format!(
+                "{} bytes of snapshots in a second are less than {SNAPSHOT_RATE_MIN}",
+                self.snapshot_bytes_per_second
+            ),
         );
         check(
             self.disk_hang_timeout >= 8 * self.election_timeout,

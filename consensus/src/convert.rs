@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{
-    Entry as PbEntry, EntryType, HardState as PbHardState, Message as PbMessage, MessageType,
+    ConfState, Entry as PbEntry, EntryType, HardState as PbHardState, Message as PbMessage,
+    MessageType, Snapshot as PbSnapshot,
 };
 
 use crate::entry::{Entry, Payload};
+use crate::membership::Membership;
 use crate::message::{Body, Message, ReadContext};
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Term};
 
@@ -22,6 +24,39 @@ pub(crate) fn entry_to_pb(entry: Entry) -> PbEntry {
         },
         ..PbEntry::default()
     }
+}
+
+pub(crate) fn conf_state(membership: &Membership) -> ConfState {
+    ConfState {
+        voters: membership.voters().map(NodeId::value).collect(),
+        learners: membership.learners().map(NodeId::value).collect(),
+        ..ConfState::default()
+    }
+}
+
+/// A snapshot without its content, which travels by itself.
+pub(crate) fn snapshot_to_pb(last: EntryId, membership: &Membership) -> PbSnapshot {
+    let mut snapshot = PbSnapshot::default();
+    let metadata = snapshot.mut_metadata();
+    metadata.index = last.index.value();
+    metadata.term = last.term.value();
+    metadata.set_conf_state(conf_state(membership));
+    snapshot
+}
+
+/// The last entry in a snapshot, and the members at it; `None` without, or with joint members, which this
+/// version never has.
+pub(crate) fn snapshot_from_pb(snapshot: &PbSnapshot) -> Option<(EntryId, Membership)> {
+    let metadata = snapshot.get_metadata();
+    if metadata.index == 0 {
+        return None;
+    }
+    let last = EntryId::new(Term::new(metadata.term), LogIndex::new(metadata.index));
+    let ids = |ids: &[u64]| ids.iter().map(|&id| NodeId::new(id)).collect();
+    let members = metadata.get_conf_state();
+    let voters: Option<Vec<_>> = ids(members.get_voters());
+    let learners: Option<Vec<_>> = ids(members.get_learners());
+    Some((last, Membership::new(voters?, learners?).ok()?))
 }
 
 /// `None` for a kind of entry that this version never writes.
@@ -138,6 +173,11 @@ pub(crate) fn message_to_pb(from: NodeId, to: NodeId, message: Message) -> PbMes
             pb.context = read_context_to_pb(read);
         }
         Body::TimeoutNow => pb.set_msg_type(MessageType::MsgTimeoutNow),
+        Body::Snapshot { last, membership } => {
+            pb.set_msg_type(MessageType::MsgSnapshot);
+            pb.set_snapshot(snapshot_to_pb(last, &membership));
+        }
+        Body::Transfer(_) => unreachable!("the content of snapshots goes past `raft`"),
     }
     pb
 }
@@ -193,10 +233,13 @@ pub(crate) fn message_from_pb(mut pb: PbMessage) -> Option<(NodeId, Message)> {
             read: ReadContext::from_bytes(&pb.context),
         },
         MessageType::MsgTimeoutNow => Body::TimeoutNow,
+        MessageType::MsgSnapshot => {
+            let (last, membership) = snapshot_from_pb(pb.get_snapshot())?;
+            Body::Snapshot { last, membership }
+        }
         MessageType::MsgHup
         | MessageType::MsgBeat
         | MessageType::MsgPropose
-        | MessageType::MsgSnapshot
         | MessageType::MsgUnreachable
         | MessageType::MsgSnapStatus
         | MessageType::MsgCheckQuorum
@@ -226,6 +269,7 @@ mod tests {
     #[test]
     fn every_kind_of_message_survives_the_way_to_raft_and_back() {
         let id = |term, index| EntryId::new(Term::new(term), LogIndex::new(index));
+        let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
         let read = Some(ReadContext {
             node: 1,
             boot: 2,
@@ -280,8 +324,11 @@ mod tests {
                 read: None,
             },
             Body::TimeoutNow,
+            Body::Snapshot {
+                last: id(3, 7),
+                membership: Membership::new([from, to], []).unwrap(),
+            },
         ];
-        let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
         for body in bodies {
             let message = Message {
                 term: Term::new(4),

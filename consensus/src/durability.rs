@@ -174,6 +174,8 @@ impl Recovered {
     /// The term of the last entry.
     #[must_use]
     pub fn last_term(&self) -> Term {
-        self.terms.last().map_or(ORIGIN.term, |first| first.term)
+        self.terms
+            .last()
+            .map_or(self.base().term, |first| first.term)
     }
 }

@@ -140,6 +140,17 @@ pub enum StartError {
         /// The last entry in the log.
         last: EntryId,
     },
+    /// The state machine lacks entries that the log no longer has.
+    #[error(
+        "the state machine holds {applied}, but the log begins after {base}: the state was lost or \
+         rolled back; replace this node instead of restarting it"
+    )]
+    StateBehindLog {
+        /// The last entry in the state machine.
+        applied: EntryId,
+        /// The entry before the first one in the log.
+        base: EntryId,
+    },
     /// The state machine holds an entry that differs from the log's.
     #[error(
         "the state machine holds {applied}, but the log has term {term} at that index: the two files \

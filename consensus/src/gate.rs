@@ -55,32 +55,35 @@ impl DurabilityGate {
         self.unpersisted.front().map(|first| first.ticket)
     }
 
-    /// The write that the `raft` Ready `number` needs, if any.
-    pub(crate) fn write(
-        &mut self,
-        number: u64,
-        hard_state: HardState,
-        entries: Vec<Entry>,
-    ) -> Option<Append> {
-        let changes_vote =
-            (hard_state.term, hard_state.vote) != (self.written.term, self.written.vote);
-        // The commit index alone is not worth an fsync: a restart learns it anew (figure 2 of the paper
-        // lists it as volatile). It goes along with the next write.
-        if !changes_vote && entries.is_empty() {
-            if let Some(last) = self.unpersisted.back_mut() {
-                last.number = number;
-            }
-            return None;
+    /// Whether the hard state and these entries are worth a write. The commit index alone is not: a
+    /// restart learns it anew (figure 2 of the paper lists it as volatile). It goes along with the next
+    /// write.
+    pub(crate) fn needs_write(&self, hard_state: HardState, entries: &[Entry]) -> bool {
+        self.changes_vote(hard_state) || !entries.is_empty()
+    }
+
+    fn changes_vote(&self, new: HardState) -> bool {
+        (new.term, new.vote) != (self.written.term, self.written.vote)
+    }
+
+    /// The `raft` Ready `number` has nothing to write.
+    pub(crate) fn skip_write(&mut self, number: u64) {
+        if let Some(last) = self.unpersisted.back_mut() {
+            last.number = number;
         }
-        self.written = hard_state;
+    }
+
+    /// The write that the `raft` Ready `number` needs.
+    pub(crate) fn write(&mut self, number: u64, write: LogWrite) -> Append {
+        let changes_vote = self.changes_vote(write.hard_state);
+        self.written = write.hard_state;
         self.unpersisted.push_back(Unpersisted {
             ticket: number,
             number,
             changes_vote,
             messages: Vec::new(),
         });
-        let write = LogWrite::new(entries, hard_state);
-        Some(Append { number, write })
+        Append { number, write }
     }
 
     /// Lets each message go into `open`, or keeps it behind the writes that it depends on.
@@ -134,9 +137,10 @@ fn needs(message: &PbMessage) -> Needs {
     match message.get_msg_type() {
         // A leader's entries travel while its own fsync runs (thesis, section 10.2.1); it counts itself
         // only with the ticket.
-        MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgTimeoutNow => {
-            Needs::Vote
-        }
+        MessageType::MsgAppend
+        | MessageType::MsgHeartbeat
+        | MessageType::MsgTimeoutNow
+        | MessageType::MsgSnapshot => Needs::Vote,
         // It says only that this node follows that leader in that term, and holds up reads.
         MessageType::MsgHeartbeatResponse => Needs::Vote,
         MessageType::MsgRequestVoteResponse if planted::is("vote-before-durable") => Needs::Vote,

@@ -12,6 +12,7 @@
 //! This crate never touches the network, a disk, TLS or a wire encoding.
 #![forbid(unsafe_code)]
 
+mod compaction;
 mod config;
 mod convert;
 mod disk_watch;
@@ -32,26 +33,28 @@ mod ready;
 mod repeats;
 mod sanitize;
 mod slog_bridge;
+mod snapshots;
 mod start;
 mod status;
 mod types;
 
 pub use config::Config;
 pub use driver::{
-    Applier, Batch, Chunk, Clock, Command, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, LogStore,
-    PLACE_BYTES_MAX, Parts, RaftHandle, Running, SnapshotSink, SnapshotSource, StateMachine,
-    StateMachineError, Stopped, StoreError, Transport, Undelivered, Writer, assemble,
+    Applier, Batch, Chunk, Clock, Command, Courier, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX,
+    LogStore, PLACE_BYTES_MAX, Parts, RaftHandle, Running, SnapshotSink, SnapshotSource,
+    StateMachine, StateMachineError, Stopped, StoreError, Transport, Undelivered, Writer, assemble,
 };
 pub use durability::{Append, AppendTicket, Cut, LogWrite, Recovered, persist, read_tail};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, FIRST_INDEX, ORIGIN, Payload};
 pub use error::{Fatal, ProposeError, ReadError, StartError, TransferError};
 pub use log_view::Fetch;
 pub use membership::{InvalidMembership, MEMBERS_MAX, Membership};
-pub use message::{Body, Message, ReadContext};
+pub use message::{Body, Message, ReadContext, Transfer};
 pub use node::RaftNode;
 pub use proposals::ProposalToken;
 pub use reads::ReadToken;
 pub use ready::{Committed, LeaderChange, Ready};
 pub use sanitize::Refused;
+pub use snapshots::{ChunkWanted, Take, TakeStep};
 pub use status::{PeerProgress, Status};
 pub use types::{EntryId, HardState, LogIndex, NodeId, Role, Term};

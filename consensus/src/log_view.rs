@@ -3,17 +3,18 @@
 //! `raft` calls its storage synchronously and treats most errors as fatal, so no disk stands behind
 //! these calls: the newest entries are here, and older ones are asked for and answered later.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry as PbEntry, HardState as PbHardState, Snapshot};
+use raft::eraftpb::{Entry as PbEntry, HardState as PbHardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::convert;
 use crate::durability::Recovered;
-use crate::entry::{ENTRY_OVERHEAD_BYTES, Entry, ORIGIN};
+use crate::entry::{ENTRY_OVERHEAD_BYTES, Entry};
+use crate::membership::Membership;
 use crate::planted;
-use crate::types::{EntryId, LogIndex, NodeId, Term};
+use crate::types::{EntryId, LogIndex, Term};
 
 /// How many reads of older entries may be outstanding. One per lagging member is enough; when there
 /// are more, `raft` asks again at the next heartbeat.
@@ -24,10 +25,11 @@ const FETCHES_MAX: usize = 32;
 /// for a member that makes them up, it is a bound.
 const UNDECIDED_TERMS_MAX: usize = 1 << 13;
 
-/// Window of the log kept in memory, and the terms of the whole log.
+/// Window of the log kept in memory, and the terms of the whole log after its base, the last entry that
+/// was compacted.
 ///
 /// Invariants:
-/// - indexes are contiguous from `window_first` to `last`;
+/// - indexes are contiguous from `window_first`, which comes after the base, to `last`;
 /// - terms never decrease;
 /// - every entry that is not yet durable, or not yet applied, is in the window;
 /// - the window's bytes are the sum over its entries, and evicting keeps them at or below
@@ -41,6 +43,10 @@ pub(crate) struct LogView {
     bytes_max: u64,
     /// `Storage` has `&self` methods only, and a request for older entries must be remembered.
     fetches: RefCell<Fetches>,
+    /// What members get that need entries from before the log.
+    snapshot: Option<Snapshot>,
+    /// Whether one got none, for the same reason as `fetches`.
+    snapshot_wanted: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -90,11 +96,7 @@ impl LogView {
         bytes_max: u64,
     ) -> Self {
         let window_first = applied.value() + 1;
-        let mut conf_state = ConfState {
-            voters: recovered.membership.voters().map(NodeId::value).collect(),
-            learners: recovered.membership.learners().map(NodeId::value).collect(),
-            ..ConfState::default()
-        };
+        let mut conf_state = convert::conf_state(&recovered.membership);
         if planted::is("learner-counts-as-voter") {
             conf_state.voters.append(&mut conf_state.learners);
         }
@@ -106,6 +108,8 @@ impl LogView {
             window_bytes: 0,
             bytes_max,
             fetches: RefCell::default(),
+            snapshot: None,
+            snapshot_wanted: Cell::new(false),
         };
         for entry in tail {
             view.push(convert::entry_to_pb(entry));
@@ -123,9 +127,59 @@ impl LogView {
         LogIndex::new(self.window_first + self.window.len() as u64 - 1)
     }
 
-    /// The term of the entry at `index`, if the log has it.
+    /// The entry before the first one of the log.
+    pub(crate) fn base(&self) -> EntryId {
+        self.terms.0[0]
+    }
+
+    /// The term of the entry at `index`, if the log has it, or of the base.
     pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        (index >= ORIGIN.index && index <= self.last()).then(|| self.terms.at(index))
+        (index >= self.base().index && index <= self.last()).then(|| self.terms.at(index))
+    }
+
+    /// Removes the entries up to `index`, which is in the log, applied and durable.
+    pub(crate) fn compact(&mut self, index: LogIndex) {
+        assert!(
+            index > self.base().index && index <= self.last(),
+            "compaction up to {index} of the log from {} to {}",
+            self.base(),
+            self.last()
+        );
+        self.terms.compact(index);
+        while self.window_first <= index.value() {
+            match self.window.pop_front() {
+                Some(entry) => self.window_bytes -= entry_bytes(&entry),
+                None => break,
+            }
+            self.window_first += 1;
+        }
+    }
+
+    /// Removes all entries; the log goes on after `base`, which a snapshot has the effects of.
+    pub(crate) fn restore(&mut self, base: EntryId) {
+        self.terms = TermRuns(vec![base]);
+        self.window.clear();
+        self.window_bytes = 0;
+        self.window_first = base.index.value() + 1;
+        self.fetches.get_mut().wanted.clear();
+        self.snapshot = None;
+    }
+
+    /// The first of the older entries that are being read.
+    pub(crate) fn first_fetched(&self) -> Option<LogIndex> {
+        let fetches = self.fetches.borrow();
+        fetches.in_flight.iter().min().copied().map(LogIndex::new)
+    }
+
+    /// What is given to members that need entries from before the log from now on.
+    pub(crate) fn offer_snapshot(&mut self, snapshot: Option<(EntryId, &Membership)>) {
+        self.snapshot =
+            snapshot.map(|(last, membership)| convert::snapshot_to_pb(last, membership));
+    }
+
+    /// Whether a member needed a snapshot since the last call, and there was none.
+    pub(crate) fn take_snapshot_wanted(&mut self) -> bool {
+        self.snapshot_wanted.take()
     }
 
     /// Replaces everything from the first of `entries` on by `entries`.
@@ -284,7 +338,7 @@ impl Storage for LogView {
         context: GetEntriesContext,
     ) -> raft::Result<Vec<PbEntry>> {
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
-        if low <= ORIGIN.index.value() {
+        if low <= self.base().index.value() {
             return Err(Error::Store(StorageError::Compacted));
         }
         assert!(
@@ -301,7 +355,7 @@ impl Storage for LogView {
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        if index < ORIGIN.index.value() {
+        if index < self.base().index.value() {
             return Err(Error::Store(StorageError::Compacted));
         }
         self.term_at(LogIndex::new(index))
@@ -310,16 +364,27 @@ impl Storage for LogView {
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(ORIGIN.index.next().value())
+        Ok(self.base().index.next().value())
     }
 
     fn last_index(&self) -> raft::Result<u64> {
         Ok(self.last().value())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log is never compacted, so whoever is behind is served from it.
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let useful = |snapshot: &&Snapshot| {
+            let last = snapshot.get_metadata().index;
+            // Where the log does not go on after it, its receiver would need another one at once.
+            last >= request_index && last >= self.base().index.value()
+        };
+        self.snapshot
+            .as_ref()
+            .filter(useful)
+            .cloned()
+            .ok_or_else(|| {
+                self.snapshot_wanted.set(true);
+                Error::Store(StorageError::SnapshotTemporarilyUnavailable)
+            })
     }
 }
 
@@ -341,18 +406,15 @@ fn fitting<'a>(entries: impl Iterator<Item = &'a PbEntry>, bytes_max: u64) -> Ve
     fitting
 }
 
-/// The term of every entry, as the first entry of each term: a few bytes for any length of log.
+/// The term of every entry, as the first entry of each term: a few bytes for any length of log. The first
+/// run begins with the base.
 struct TermRuns(Vec<EntryId>);
 
 impl TermRuns {
     /// The runs up to `last`; the entries after it are pushed one by one.
     fn new(firsts: &[EntryId], last: LogIndex) -> Self {
         let mut runs = Self(firsts.to_vec());
-        assert_eq!(
-            runs.0.first(),
-            Some(&ORIGIN),
-            "every log starts after the same entry"
-        );
+        assert!(!runs.0.is_empty(), "every log starts after some entry");
         assert!(
             runs.0
                 .is_sorted_by(|a, b| a.index < b.index && a.term < b.term),
@@ -376,8 +438,15 @@ impl TermRuns {
         }
     }
 
+    /// Makes the entry at `index` the base.
+    fn compact(&mut self, index: LogIndex) {
+        let base = EntryId::new(self.at(index), index);
+        self.0.retain(|run| run.index > index);
+        self.0.insert(0, base);
+    }
+
     fn truncate(&mut self, first: LogIndex) {
-        assert!(first > ORIGIN.index, "the origin cannot be truncated");
+        assert!(first > self.0[0].index, "the base cannot be truncated");
         self.0.retain(|run| run.index < first);
     }
 }
@@ -387,8 +456,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::entry::Payload;
-    use crate::membership::Membership;
+    use crate::entry::{ORIGIN, Payload};
+    use crate::types::NodeId;
 
     fn entry(index: u64, term: u64) -> PbEntry {
         convert::entry_to_pb(Entry::command(
@@ -440,6 +509,39 @@ mod tests {
         assert!(firsts.is_full() && !firsts.is_full_of_proposals(ORIGIN.index));
         firsts.append(&[first_of_term(index(last + 1), last + 1)]);
         assert!(firsts.is_full_of_proposals(ORIGIN.index));
+    }
+
+    /// A compacted log knows the term of its base and of what follows, and offers a snapshot for the rest;
+    /// one that the log has left behind is not offered.
+    #[test]
+    fn what_is_compacted_is_in_a_snapshot() {
+        let mut view = view(u64::MAX);
+        view.append(&[entry(2, 1), entry(3, 1), entry(4, 2), entry(5, 3)]);
+        view.compact(LogIndex::new(4));
+        assert_eq!(view.base(), EntryId::new(Term::new(2), LogIndex::new(4)));
+        assert_eq!(view.first_index(), Ok(5));
+        let terms: Vec<_> = (3..=6).map(|index| view.term(index)).collect();
+        let compacted = || Error::Store(StorageError::Compacted);
+        let unavailable = Error::Store(StorageError::Unavailable);
+        assert_eq!(terms, [Err(compacted()), Ok(2), Ok(3), Err(unavailable)]);
+        let read = |low| view.entries(low, 6, None, GetEntriesContext::empty(true));
+        assert_eq!(read(4), Err(compacted()));
+        assert_eq!(indexes(&read(5).unwrap()), [5]);
+        assert_eq!(view.window_bytes, 1000);
+
+        assert!(view.snapshot(0, 2).is_err());
+        assert!(view.take_snapshot_wanted() && !view.take_snapshot_wanted());
+        let membership = Membership::new([NodeId::new(1).unwrap()], []).unwrap();
+        view.offer_snapshot(Some((view.base(), &membership)));
+        assert_eq!(view.snapshot(0, 2).unwrap().get_metadata().index, 4);
+        view.compact(LogIndex::new(5));
+        assert!(view.snapshot(0, 2).is_err() && view.take_snapshot_wanted());
+
+        let base = EntryId::new(Term::new(7), LogIndex::new(90));
+        view.restore(base);
+        assert_eq!((view.base(), view.last()), (base, base.index));
+        view.append(&[entry(91, 8)]);
+        assert_eq!(view.term(90), Ok(7));
     }
 
     fn indexes(entries: &[PbEntry]) -> Vec<u64> {

@@ -4,9 +4,11 @@
 //! no byte from the network reaches protobuf (RUSTSEC-2024-0437). Sender and receiver are not part of
 //! a message; they are the two verified ends of the connection that carried it.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
+use crate::membership::Membership;
 use crate::types::{EntryId, LogIndex, Term};
 
 /// One message between members.
@@ -83,6 +85,45 @@ pub enum Body {
     },
     /// Start an election now (thesis, section 3.10).
     TimeoutNow,
+    /// InstallSnapshot (Raft paper, section 7) without the content: the entries that the receiver needs
+    /// are no longer in the log, and their effects are in a snapshot that it may have, piece by piece.
+    Snapshot {
+        /// The last entry whose effect is in the snapshot.
+        last: EntryId,
+        /// The members at that entry.
+        membership: Membership,
+    },
+    /// The content of a snapshot on its way.
+    Transfer(Transfer),
+}
+
+/// How the content of a snapshot comes to a member, whatever term it is: it asks for each piece, when it has the one before.
+/// So nothing is sent that is not wanted, and a transfer goes on where it was broken off.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Transfer {
+    /// Give me a piece.
+    Request {
+        /// The last entry in the snapshot, which names it.
+        last: EntryId,
+        /// The place after which the piece begins; empty for the first one.
+        after: Bytes,
+    },
+    /// The piece that was asked for.
+    Chunk {
+        /// As in the request.
+        last: EntryId,
+        /// As in the request.
+        after: Bytes,
+        /// Understood by the state machine.
+        data: Bytes,
+        /// The place after which the next piece begins; `None` after the last one.
+        next: Option<Bytes>,
+    },
+    /// The snapshot is not here, or not any more.
+    Gone {
+        /// As in the request.
+        last: EntryId,
+    },
 }
 
 /// Names one round of reads (ReadIndex, thesis, section 6.4).

@@ -1,17 +1,19 @@
 //! The pure core: inputs in, [`Ready`]s out.
 
 mod handover;
+mod proposing;
+mod snapshots;
 
-use bytes::Bytes;
-use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
+use raft::eraftpb::Entry as PbEntry;
 use raft::{RawNode, StateRole};
 use tracing::{debug, error, info, warn};
 
 use self::handover::Transfer;
+use crate::compaction::Compaction;
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
 use crate::disk_watch::DiskWatch;
-use crate::durability::{AppendTicket, Recovered};
+use crate::durability::{AppendTicket, LogWrite, Recovered};
 use crate::entry::Entry;
 use crate::error::{ProposeError, ReadError, StartError};
 use crate::gate::DurabilityGate;
@@ -20,12 +22,13 @@ use crate::log_view::{Fetch, LogView};
 use crate::membership::Membership;
 use crate::message::{Body, Message, ReadContext};
 use crate::planted;
-use crate::proposals::{Proposal, ProposalToken, Proposals};
+use crate::proposals::Proposals;
 use crate::reads::{ReadToken, Reads};
 use crate::ready::{Committed, LeaderChange, Ready};
 use crate::repeats::Repeats;
 use crate::sanitize::{self, Receiver, Refused};
 use crate::slog_bridge;
+use crate::snapshots::{Giving, Taking};
 use crate::start::{check_recovered, raft_config};
 use crate::status::{PeerProgress, Status};
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
@@ -50,6 +53,11 @@ pub struct RaftNode {
     gate: DurabilityGate,
     disk: DiskWatch,
     repeats: Repeats,
+    compaction: Compaction,
+    giving: Giving,
+    taking: Taking,
+    /// The write after which the log begins with a snapshot, and the last entry in that.
+    restoring: Option<(u64, EntryId)>,
     /// The last entry handed to the state machine.
     handed: LogIndex,
     applied: LogIndex,
@@ -123,6 +131,10 @@ impl RaftNode {
             gate: DurabilityGate::new(hard_state),
             disk: DiskWatch::default(),
             repeats: Repeats::default(),
+            compaction: Compaction::new(&config, recovered),
+            giving: Giving::new(&config),
+            taking: Taking::default(),
+            restoring: None,
             handed: applied.index,
             applied: applied.index,
             seen: LeaderChange {
@@ -154,6 +166,7 @@ impl RaftNode {
             self.raw.tick();
         }
         self.watch_disk();
+        self.watch_snapshots();
         if self.now.is_multiple_of(EXPIRY_TICKS) {
             self.out
                 .failed_proposals
@@ -176,10 +189,21 @@ impl RaftNode {
         if let Body::AppendAccepted { .. } | Body::AppendRejected { .. } = &message.body {
             self.repeats.forget(from.value());
         }
-        let pb = convert::message_to_pb(from, self.config.node, message);
-        // The only errors left are about members that are gone, or proposals, which never come here.
-        if let Err(error) = self.raw.step(pb) {
-            debug!(node = %self.config.node, peer = %from, %error, "message ignored");
+        let term = message.term;
+        match message.body {
+            Body::Transfer(transfer) => self.handle_transfer(from, transfer),
+            Body::Snapshot { last, membership } => {
+                self.handle_offer(from, term, last, membership);
+            }
+            body => {
+                let message = Message { term, body };
+                let pb = convert::message_to_pb(from, self.config.node, message);
+                // The only errors left are about members that are gone, or proposals, which never come
+                // here.
+                if let Err(error) = self.raw.step(pb) {
+                    debug!(node = %self.config.node, peer = %from, %error, "message ignored");
+                }
+            }
         }
         planted::commit_by_count(&mut self.raw.raft);
         self.settle();
@@ -198,6 +222,11 @@ impl RaftNode {
     pub fn handle_persisted(&mut self, ticket: AppendTicket) {
         let number = self.gate.persisted(&ticket, &mut self.out.messages);
         self.raw.on_persist_ready(number);
+        if let Some((_, last)) = self.restoring.take_if(|(write, _)| *write <= ticket.number) {
+            // What `raft` calls applied is what it need not look at any more.
+            self.raw.advance_apply_to(last.index.value());
+            self.out.install = Some(last);
+        }
         self.settle();
     }
 
@@ -214,7 +243,10 @@ impl RaftNode {
             self.handed
         );
         self.applied = index;
-        self.raw.advance_apply_to(index.value());
+        // Behind a snapshot that is still to be installed, `raft` has been told of more.
+        if index.value() > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index.value());
+        }
         self.settle();
     }
 
@@ -230,6 +262,7 @@ impl RaftNode {
     pub fn handle_unreachable(&mut self, peer: NodeId) {
         self.repeats.forget(peer.value());
         self.raw.report_unreachable(peer.value());
+        self.give_up_snapshot(peer);
         self.settle();
     }
 
@@ -241,15 +274,6 @@ impl RaftNode {
             // Refused while a change of membership is being applied, which this version never has.
             let _ = self.raw.campaign();
             self.settle();
-        }
-    }
-
-    /// Proposes `command`. The token comes back in [`Ready::committed`] or
-    /// [`Ready::failed_proposals`].
-    pub fn propose(&mut self, token: ProposalToken, command: Bytes) {
-        match self.may_propose(&command) {
-            Ok(()) => self.proposals.push(Proposal { token, command }),
-            Err(error) => self.out.failed_proposals.push((token, error)),
         }
     }
 
@@ -269,22 +293,12 @@ impl RaftNode {
         self.out.failed_reads.push((token, error));
     }
 
-    /// Gives up the proposals that are not in the log yet: nothing happened, and nothing will. For a node
-    /// that stops.
-    pub fn abandon_proposals(&mut self) -> Vec<ProposalToken> {
-        let batch = self.proposals.take_batch();
-        let tokens = batch.iter().map(|proposal| proposal.token).collect();
-        for proposal in batch {
-            self.proposals.dropped(proposal.command.len());
-        }
-        tokens
-    }
-
     /// What is to be done now; `None` when there is nothing until the next input.
     pub fn poll_ready(&mut self) -> Option<Ready> {
         self.append_proposals();
         self.start_read_round();
         self.settle();
+        self.ask_for_snapshots();
         let mut ready = std::mem::take(&mut self.out);
         // One that only moved the commit index on is nothing to carry out, but there may be more.
         while ready.is_empty() && self.raw.has_ready() {
@@ -343,13 +357,33 @@ impl RaftNode {
         let mut messages = raft_ready.take_messages();
         messages.extend(raft_ready.take_persisted_messages());
         messages.retain(|message| !self.repeats.hold_back(message, self.now));
+        self.note_offers(&messages);
+        let snapshot = convert::snapshot_from_pb(raft_ready.snapshot());
+        let restored = snapshot.map(|(base, membership)| {
+            self.restoring = Some((number, base));
+            if planted::is("state-installed-before-the-log") {
+                ready.install = Some(base);
+            }
+            self.restore(base, membership)
+        });
         let entries = raft_ready.take_entries();
         self.raw.mut_store().append(&entries);
         self.raw.advance_append_async(raft_ready);
         self.hand_out(committed, ready);
         let hard_state = convert::hard_state_from_pb(&self.raw.raft.hard_state());
-        let entries = entries.into_iter().map(our_entry).collect();
-        ready.append = self.gate.write(number, hard_state, entries);
+        let entries: Vec<Entry> = entries.into_iter().map(our_entry).collect();
+        if self.gate.needs_write(hard_state, &entries) || restored.is_some() {
+            self.compaction.appended(&entries);
+            let cut = restored.or_else(|| self.compact(&entries));
+            let write = LogWrite {
+                cut,
+                entries,
+                hard_state,
+            };
+            ready.append = Some(self.gate.write(number, write));
+        } else {
+            self.gate.skip_write(number);
+        }
         self.gate.pass(messages, &mut ready.messages);
         if self.gate.is_clear() || planted::is("leader-counts-itself-early") {
             self.raw.on_persist_ready(number);
@@ -382,86 +416,6 @@ impl RaftNode {
         ready
             .failed_proposals
             .extend(lost.into_iter().map(replaced));
-    }
-
-    fn may_propose(&self, command: &Bytes) -> Result<(), ProposeError> {
-        if self.seen.role != Role::Leader {
-            return Err(ProposeError::NotLeader {
-                leader: self.seen.leader,
-            });
-        }
-        if let Some(transfer) = &self.transfer {
-            return Err(ProposeError::NotLeader {
-                leader: Some(transfer.target),
-            });
-        }
-        if command.is_empty() {
-            return Err(ProposeError::Empty);
-        }
-        let (bytes, bytes_max) = (command.len() as u64, self.config.command_bytes_max);
-        if bytes > bytes_max {
-            return Err(ProposeError::TooLarge { bytes, bytes_max });
-        }
-        let uncommitted = self.uncommitted_bytes();
-        let fits = uncommitted == 0 || uncommitted + bytes <= self.config.uncommitted_bytes_max;
-        if !fits || self.raw.store().is_full() {
-            return Err(ProposeError::Overloaded);
-        }
-        Ok(())
-    }
-
-    /// What this leader's log holds beyond the commit index. What former leaders left there counts: if
-    /// every term could add to it, it would fill the windows, and the entry that commits it all would
-    /// find no room.
-    fn uncommitted_bytes(&self) -> u64 {
-        let inherited = match self.raw.raft.commit_to_current_term() {
-            true => 0,
-            false => self.inherited_bytes,
-        };
-        self.proposals.bytes() + inherited
-    }
-
-    /// Gives all proposals of this turn to Raft as one: one append, and one message per member.
-    fn append_proposals(&mut self) {
-        let batch = self.proposals.take_batch();
-        if batch.is_empty() {
-            return;
-        }
-        let before = self.raw.raft.raft_log.last_index();
-        let entries: Vec<PbEntry> = batch
-            .iter()
-            .map(|proposal| PbEntry {
-                data: proposal.command.clone(),
-                ..PbEntry::default()
-            })
-            .collect();
-        let mut message = PbMessage {
-            from: self.config.node.value(),
-            ..PbMessage::default()
-        };
-        message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(entries.into());
-        // A follower would forward the proposal to its leader, and its outcome would be lost.
-        let leads = self.raw.raft.state == StateRole::Leader;
-        if !leads || self.raw.raft.step(message).is_err() {
-            let target = self.transfer.as_ref().map(|transfer| transfer.target);
-            let error = ProposeError::NotLeader {
-                leader: target.or(self.seen.leader),
-            };
-            for proposal in batch {
-                self.proposals.dropped(proposal.command.len());
-                self.out
-                    .failed_proposals
-                    .push((proposal.token, error.clone()));
-            }
-            return;
-        }
-        let term = Term::new(self.raw.raft.term);
-        for (index, proposal) in (before + 1..).zip(batch) {
-            let id = EntryId::new(term, LogIndex::new(index));
-            self.proposals
-                .appended(id, proposal.token, proposal.command.len());
-        }
     }
 
     /// Starts a round for the waiting reads, once this leader has committed in its own term; before
@@ -505,6 +459,7 @@ impl RaftNode {
             Body::Append { entries, .. } if !entries.is_empty() && self.must_wait_for_room() => {
                 Err(Refused::Busy)
             }
+            Body::TimeoutNow if self.is_restoring() => Err(Refused::Busy),
             // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
             Body::Vote { granted: true, .. }
                 if self.seen.role != Role::Leader && !self.log_is_durable() =>
@@ -518,6 +473,10 @@ impl RaftNode {
     /// Whether an election may start. `raft` takes it that a candidate's log is durable when it wins.
     /// Requests to others wait for that by the gate; a single voter asks nobody, so it has to wait here.
     fn may_campaign(&self) -> bool {
+        !self.is_restoring() && self.may_win()
+    }
+
+    fn may_win(&self) -> bool {
         self.membership.voters().len() > 1 || self.log_is_durable()
     }
 

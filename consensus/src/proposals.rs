@@ -124,6 +124,23 @@ impl Proposals {
         expired
     }
 
+    /// A snapshot has taken the place of the entries up to `last`: whether those proposed here are among
+    /// them, nobody here can tell.
+    pub(crate) fn overtaken(&mut self, last: LogIndex) -> Vec<(ProposalToken, ProposeError)> {
+        let mut unknown = Vec::new();
+        while self
+            .waiting
+            .front()
+            .is_some_and(|first| first.id.index <= last)
+        {
+            let first = self.waiting.pop_front().expect("just seen");
+            self.bytes -= first.bytes;
+            let at = Some(first.id);
+            unknown.push((first.token, ProposeError::OutcomeUnknown { at }));
+        }
+        unknown
+    }
+
     /// A node that leads again appends at lower indexes than proposals of its former term may have:
     /// those are given up, so that the order of indexes holds.
     pub(crate) fn leads_again(

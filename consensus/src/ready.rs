@@ -7,7 +7,8 @@ use crate::log_view::Fetch;
 use crate::message::Message;
 use crate::proposals::ProposalToken;
 use crate::reads::ReadToken;
-use crate::types::{NodeId, Role, Term};
+use crate::snapshots::{ChunkWanted, Take};
+use crate::types::{EntryId, NodeId, Role, Term};
 
 /// Work for the outside, to be carried out in the order of the fields.
 #[derive(Debug, Default)]
@@ -17,12 +18,23 @@ pub struct Ready {
     pub messages: Vec<(NodeId, Message)>,
     /// Make this durable, after all earlier ones, and bring the ticket back.
     pub append: Option<Append>,
+    /// Replace the state by the snapshot up to this entry, which the sink has finished, before anything
+    /// of `committed`; then say that it is applied.
+    pub install: Option<EntryId>,
     /// Give these to the state machine, in order.
     pub committed: Vec<Committed>,
     /// Answer these from the state machine once it has applied `committed` and all before it.
     pub reads: Vec<ReadToken>,
     /// Read these older entries from the store and bring them back.
     pub fetches: Vec<Fetch>,
+    /// Do this with the sink of snapshots, in order, and report each.
+    pub take: Vec<Take>,
+    /// Ask the state machine for a snapshot, keep it for `chunks`, and say up to where it goes.
+    pub take_snapshot: bool,
+    /// Read these pieces of the snapshot that is kept, and bring them.
+    pub chunks: Vec<ChunkWanted>,
+    /// The snapshot that is kept is not needed any more.
+    pub release_snapshot: bool,
     /// Proposals that will not be applied here, and why.
     pub failed_proposals: Vec<(ProposalToken, ProposeError)>,
     /// Reads that cannot be answered here, and why.
@@ -37,6 +49,11 @@ impl Ready {
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
             && self.append.is_none()
+            && self.install.is_none()
+            && self.take.is_empty()
+            && !self.take_snapshot
+            && self.chunks.is_empty()
+            && !self.release_snapshot
             && self.committed.is_empty()
             && self.reads.is_empty()
             && self.fetches.is_empty()

@@ -3,14 +3,18 @@
 //! `raft` takes its peers at their word, and answers nonsense with a panic. A member may be broken, of
 //! another version or hostile, so every rule that `raft` relies on is checked here first.
 
+use crate::driver::PLACE_BYTES_MAX;
 use crate::entry::ORIGIN;
 use crate::membership::Membership;
-use crate::message::{Body, Message};
+use crate::message::{Body, Message, Transfer};
 use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
 /// Terms above this are refused: `raft` adds one to a term, which must not overflow, and no honest
 /// cluster gets there (an election every millisecond would take 290 million years).
 const TERM_MAX: Term = Term::new(u64::MAX / 2);
+
+/// Indexes above this are refused likewise.
+const INDEX_MAX: LogIndex = LogIndex::new(u64::MAX / 2);
 
 /// The most entries in one message; far above what `message_bytes_max` lets an honest leader send.
 const ENTRIES_MAX: usize = 1 << 20;
@@ -68,6 +72,12 @@ pub enum Refused {
         commit: LogIndex,
         /// What it has.
         last: LogIndex,
+    },
+    /// The snapshot cannot be, or not for this node.
+    #[error("a snapshot up to {last} for other members, or one that cannot be")]
+    BadSnapshot {
+        /// The last entry in it.
+        last: EntryId,
     },
     /// A vote for a node that has not asked for it, or not in this term.
     #[error("a vote that was not asked for")]
@@ -140,6 +150,11 @@ pub(crate) fn check(
         }
         Body::RequestVote { .. } | Body::Vote { .. } => check_voter(receiver, from),
         Body::HeartbeatResponse { .. } => Ok(()),
+        Body::Snapshot { last, membership } => {
+            check_leader(receiver, from, message.term)?;
+            check_snapshot(receiver, message.term, *last, membership)
+        }
+        Body::Transfer(transfer) => check_transfer(transfer),
     }
 }
 
@@ -174,7 +189,7 @@ fn check_entries(
     if previous.index < ORIGIN.index || previous.term == Term::ZERO || previous.term > term {
         return bad;
     }
-    if entries.len() > ENTRIES_MAX || previous.index.value() > u64::MAX / 2 {
+    if entries.len() > ENTRIES_MAX || previous.index > INDEX_MAX {
         return bad;
     }
     let mut last = previous;
@@ -186,6 +201,37 @@ fn check_entries(
         last = entry.id;
     }
     Ok(())
+}
+
+/// `raft` panics on a snapshot whose members make no sense, and ignores one without its receiver.
+fn check_snapshot(
+    receiver: &Receiver<'_>,
+    term: Term,
+    last: EntryId,
+    membership: &Membership,
+) -> Result<(), Refused> {
+    let possible = (ORIGIN.index..=INDEX_MAX).contains(&last.index)
+        && (ORIGIN.term..=term).contains(&last.term);
+    match possible && membership.contains(receiver.node) {
+        true => Ok(()),
+        false => Err(Refused::BadSnapshot { last }),
+    }
+}
+
+/// Names of places are bounded; everything else about a transfer is compared with what was asked for.
+fn check_transfer(transfer: &Transfer) -> Result<(), Refused> {
+    let (last, places) = match transfer {
+        Transfer::Request { last, after } => (*last, [Some(after), None]),
+        Transfer::Chunk {
+            last, after, next, ..
+        } => (*last, [Some(after), next.as_ref()]),
+        Transfer::Gone { last } => (*last, [None, None]),
+    };
+    let mut places = places.into_iter().flatten();
+    match places.all(|place| place.len() <= PLACE_BYTES_MAX) {
+        true => Ok(()),
+        false => Err(Refused::BadSnapshot { last }),
+    }
 }
 
 /// An acknowledgement in the leader's own term can only speak of entries the leader has.

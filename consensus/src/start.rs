@@ -4,7 +4,6 @@ use raft::ReadOnlyOption;
 
 use crate::config::{Config, ELECTION_TICKS};
 use crate::durability::Recovered;
-use crate::entry::ORIGIN;
 use crate::error::StartError;
 use crate::planted;
 use crate::types::{EntryId, LogIndex, NodeId};
@@ -52,15 +51,19 @@ pub(crate) fn check_recovered(
         return Err(StartError::NotAMember { node, members });
     }
     let last = EntryId::new(recovered.last_term(), recovered.last);
-    if applied.index > recovered.last || applied.index < ORIGIN.index {
+    if applied.index > recovered.last {
         return Err(StartError::StateAheadOfLog { applied, last });
+    }
+    let base = recovered.base();
+    if applied.index < base.index {
+        return Err(StartError::StateBehindLog { applied, base });
     }
     let run = recovered
         .terms
         .iter()
         .rev()
         .find(|first| first.index <= applied.index);
-    let term = run.map_or(ORIGIN.term, |first| first.term);
+    let term = run.map_or(base.term, |first| first.term);
     if term != applied.term {
         return Err(StartError::StateNotOfThisLog {
             applied,

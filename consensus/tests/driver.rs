@@ -143,7 +143,7 @@ struct Started {
     handle: RaftHandle,
     disk: Arc<Mutex<Disk>>,
     driver: thread::JoinHandle<Result<(), Fatal>>,
-    workers: [thread::JoinHandle<()>; 2],
+    workers: [thread::JoinHandle<()>; 3],
 }
 
 /// A cluster of one that leads.
@@ -158,10 +158,12 @@ fn start_with(hang_timeout: Duration) -> Started {
         driver,
         writer,
         applier,
+        courier,
     } = assembled(&disk, hang_timeout);
     let workers = [
         thread::spawn(|| block_on(writer.run())),
         thread::spawn(|| block_on(applier.run())),
+        thread::spawn(|| block_on(courier.run())),
     ];
     let driver = thread::spawn(|| block_on(driver.run()));
     handle.campaign();

@@ -49,7 +49,7 @@ mod planted;
 pub use node::{LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, Service, StartError};
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{
-    Batch, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,
-    PeerProgress, ProposeError, RaftHandle, ReadError, Role, StateMachine, StateMachineError,
-    Status, Stopped, Term, TransferError,
+    Batch, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,
+    PLACE_BYTES_MAX, PeerProgress, ProposeError, RaftHandle, ReadError, Role, SnapshotSink,
+    SnapshotSource, StateMachine, StateMachineError, Status, Stopped, Term, TransferError,
 };

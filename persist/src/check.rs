@@ -50,8 +50,7 @@ pub fn check_log(files: impl Files, path: &Path) -> Result<CheckedLog, OpenError
         boot,
     } = Store::open_in(&files, path, &identity, options)?;
     // Opening has read every entry; this reads them as a member that is behind would be served.
-    let first = quorate_consensus::FIRST_INDEX;
-    let mut next = first;
+    let mut next = recovered.base().index.next();
     while next <= recovered.last {
         let entries = store.read(next, recovered.last, READ_BYTES);
         let entries = entries.map_err(|error| OpenError::Io {

@@ -32,6 +32,8 @@ pub struct OpenedDatabase {
     pub seal: Seal,
     /// Random, drawn when the file was made; two files never share it.
     pub store_id: u128,
+    /// The format in which it is written, one of those that its kind names.
+    pub format: u32,
 }
 
 /// Makes the file at `path`, owned by `identity` and readable by its user only, with what `fill`
@@ -64,17 +66,22 @@ pub(crate) fn publish_database(
     make: impl FnOnce(Box<dyn Storage>, u128) -> Result<(), CreateError>,
 ) -> Result<u128, CreateError> {
     let id = publish_new(files, path, |storage| {
-        let mut id = [0; 16];
-        files.random(&mut id).map_err(|source| CreateError::Io {
+        let id = random_id(files).map_err(|source| CreateError::Io {
             path: path.to_owned(),
             source,
         })?;
-        let id = u128::from_le_bytes(id);
         make(storage, id)?;
         Ok(id)
     })?;
     tracing::info!(path = %path.display(), store = %format_args!("{id:032x}"), "file created");
     Ok(id)
+}
+
+/// A number that no other file has.
+pub(crate) fn random_id(files: &dyn Files) -> io::Result<u128> {
+    let mut id = [0; 16];
+    files.random(&mut id)?;
+    Ok(u128::from_le_bytes(id))
 }
 
 /// Makes the directory `path`, and those above it that are missing, with no access for others. When
@@ -230,6 +237,7 @@ pub fn open_database_on(
         database,
         seal,
         store_id: row.store_id,
+        format: row.kind.format,
     })
 }
 
@@ -323,7 +331,7 @@ fn publish_new<T>(
     Ok(made)
 }
 
-fn make_under<T>(
+pub(crate) fn make_under<T>(
     files: &dyn Files,
     temporary: &Path,
     path: &Path,
@@ -381,7 +389,7 @@ fn publish(files: &dyn Files, temporary: &Path, path: &Path) -> Result<(), Creat
     }
 }
 
-fn temporary_name(files: &dyn Files, path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn temporary_name(files: &dyn Files, path: &Path) -> io::Result<PathBuf> {
     let mut random = [0; 16];
     files.random(&mut random)?;
     let mut name = prefix(path)?;
@@ -400,7 +408,7 @@ fn prefix(path: &Path) -> io::Result<OsString> {
 
 /// Removes what a crash during an earlier create left. A create that is running at the same time
 /// loses its file by this and fails, which is what the later of two must do anyway.
-fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
+pub(crate) fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     let prefix = prefix(path)?;
     for name in files.names(directory(path))? {
         if name
@@ -413,7 +421,7 @@ fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn directory(path: &Path) -> &Path {
+pub(crate) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

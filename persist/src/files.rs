@@ -73,6 +73,14 @@ pub trait Files: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::AlreadyExists`] when there is something at `to`.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives the file at `from` the name `to` instead, and takes that from the file that has it: at no
+    /// moment, and after no power loss, does it name neither.
+    ///
+    /// # Errors
+    ///
+    /// When the names stay as they were.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a name.
     ///
     /// # Errors
@@ -139,6 +147,10 @@ impl Files for OsFiles {
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::hard_link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

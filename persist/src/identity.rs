@@ -25,14 +25,17 @@ pub struct StoreIdentity {
 pub struct FileKind {
     /// Tells kinds of files apart; ASCII, padded with zeros.
     pub magic: [u8; 8],
-    /// The format that this version writes. It reads only this one.
+    /// The format that this version writes.
     pub format: u32,
+    /// The oldest format that it reads.
+    pub oldest: u32,
 }
 
 /// The identity row, decoded. The layout is in `docs/disk.md`; magic, format and the position of
 /// the checksum never change, so that every version recognises what a newer one wrote.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct IdentityRow {
+    /// With the format that the file has.
     pub(crate) kind: FileKind,
     pub(crate) identity: StoreIdentity,
     pub(crate) store_id: u128,
@@ -109,7 +112,7 @@ impl IdentityRow {
                 supported: expected.format,
             });
         }
-        if format != expected.format {
+        if format < expected.oldest {
             return Err(content());
         }
         let (node, rest) = rest.split_first_chunk::<8>().ok_or_else(content)?;
@@ -120,7 +123,7 @@ impl IdentityRow {
             return Err(content());
         }
         Ok(Self {
-            kind: expected,
+            kind: FileKind { format, ..expected },
             identity: StoreIdentity {
                 cluster: cluster.to_owned(),
                 node: NodeId::new(u64::from_le_bytes(*node)).ok_or_else(content)?,

@@ -30,6 +30,7 @@
 
 mod backend;
 mod check;
+mod draft;
 mod error;
 mod file;
 mod files;
@@ -44,6 +45,7 @@ mod store;
 mod unchanged;
 
 pub use check::{CheckedLog, check_log};
+pub use draft::{DatabaseDraft, replace_file};
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
     OpenedDatabase, begin_durable, create_database, create_database_on, create_file,

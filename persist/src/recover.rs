@@ -17,12 +17,19 @@ pub(crate) struct Contents {
     pub(crate) boot: u64,
 }
 
-/// Checks every row of the file that `transaction` sees.
-pub(crate) fn recover(transaction: &ReadTransaction, seal: &Seal) -> Result<Contents, StoreFault> {
+/// The last format in which logs were never compacted.
+const WHOLE_LOGS: u32 = 2;
+
+/// Checks every row of the file that `transaction` sees, which is of `format`.
+pub(crate) fn recover(
+    transaction: &ReadTransaction,
+    seal: &Seal,
+    format: u32,
+) -> Result<Contents, StoreFault> {
     let meta = transaction.open_table(META_TABLE)?;
     let base = decode_entry_id(seal.open_row(&meta, BASE)?);
-    if base != ORIGIN {
-        // This format has no compaction, so a log begins nowhere else.
+    let before_any = base.index < ORIGIN.index || base.term < ORIGIN.term;
+    if before_any || (format <= WHOLE_LOGS && base != ORIGIN) {
         return Err(Corruption::RowContent { row: BASE }.into());
     }
     let boot = u64::from_le_bytes(seal.open_row(&meta, BOOT)?);

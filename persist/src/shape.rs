@@ -70,6 +70,13 @@ impl LogShape {
         Ok(())
     }
 
+    /// Makes the entry at `index`, which lies in the log, the base, and forgets what is before it.
+    pub(crate) fn compact_to(&mut self, index: LogIndex) {
+        let term = self.term_at(index).expect("the new base lies in the log");
+        self.terms.retain(|start| start.index > index);
+        self.terms.insert(0, EntryId::new(term, index));
+    }
+
     /// Removes everything at and after `first`, which lies inside of the log.
     pub(crate) fn truncate_from(&mut self, first: LogIndex) {
         let base = self.base();
@@ -122,6 +129,20 @@ mod tests {
         assert_eq!(cut, shape(&[(1, 2), (3, 3)]));
         cut.truncate_from(LogIndex::new(2));
         assert_eq!(cut, shape(&[]));
+    }
+
+    /// A compacted log knows the term of its base and of what follows, and nothing before.
+    #[test]
+    fn a_compacted_log_begins_after_its_base() {
+        let mut compacted = shape(&[(1, 2), (3, 3), (3, 4), (7, 5)]);
+        compacted.compact_to(LogIndex::new(3));
+        assert_eq!(compacted.terms(), [id(3, 3), id(7, 5)]);
+        assert_eq!(compacted.term_at(LogIndex::new(2)), None);
+        compacted.truncate_from(LogIndex::new(4));
+        assert_eq!(compacted, LogShape::new(id(3, 3)));
+        compacted.push(id(4, 4)).unwrap();
+        compacted.compact_to(LogIndex::new(4));
+        assert_eq!(compacted, LogShape::new(id(4, 4)));
     }
 
     /// A gap, a repeated index and a falling term are refused.

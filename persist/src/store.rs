@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use quorate_consensus::{
-    Entry, HardState, LogIndex, LogStore, LogWrite, Membership, Payload, Recovered, StoreError,
+    Cut, Entry, EntryId, HardState, LogIndex, LogStore, LogWrite, Membership, Payload, Recovered,
+    StoreError,
 };
 use redb::{Database, ReadableDatabase, Table, WriteTransaction};
 
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::file::{self, OpenedDatabase};
 use crate::files::{Files, OsFiles};
-use crate::identity::{FileKind, StoreIdentity};
+use crate::identity::{FileKind, IDENTITY, IdentityRow, StoreIdentity};
 use crate::journal::Journal;
 use crate::planted;
 use crate::recover::{Contents, recover};
@@ -21,8 +22,12 @@ use crate::schema::{
 use crate::shape::LogShape;
 use crate::storage::Storage;
 
-/// The format of the log file that this version writes and reads.
-pub const FORMAT: u32 = 2;
+/// The format of the log file that this version writes. It reads 2 as well, in which nothing was ever
+/// compacted, and upgrades it.
+pub const FORMAT: u32 = 3;
+
+/// The format of the journal, which is older than the log's.
+const JOURNAL_FORMAT: u32 = 2;
 
 /// How large each half of the journal of a new log is unless told otherwise: some hundred commits of
 /// a busy node. While one half fills up, all that the other half says becomes durable in its place.
@@ -35,6 +40,7 @@ pub const CACHE_BYTES_DEFAULT: usize = 8 << 20;
 const LOG_FILE: FileKind = FileKind {
     magic: *b"QRMLOG\0\0",
     format: FORMAT,
+    oldest: 2,
 };
 
 /// How a store uses the machine.
@@ -92,6 +98,14 @@ pub struct Store {
     shape: LogShape,
     hard_state: HardState,
     stopped: bool,
+}
+
+/// What a write takes from the log.
+struct Removes {
+    /// Everything up to this one, which becomes the base.
+    base: Option<EntryId>,
+    /// Whether entries at its end.
+    suffix: bool,
 }
 
 impl Store {
@@ -154,7 +168,7 @@ impl Store {
         membership: &Membership,
         options: Options,
     ) -> Result<(), CreateError> {
-        let journal = Journal::create(storage, FORMAT, store_id, options.journal_bytes);
+        let journal = Journal::create(storage, JOURNAL_FORMAT, store_id, options.journal_bytes);
         let journal = journal.map_err(|source| CreateError::Database {
             path: name.to_owned(),
             source: Box::new(source),
@@ -210,7 +224,12 @@ impl Store {
 
     /// Whose log is at `path`.
     pub(crate) fn owner(files: &dyn Files, path: &Path) -> Result<StoreIdentity, OpenError> {
-        let journal = Journal::open(file::open_storage(files, path)?, FORMAT, path, false)?;
+        let journal = Journal::open(
+            file::open_storage(files, path)?,
+            JOURNAL_FORMAT,
+            path,
+            false,
+        )?;
         file::owner_on(journal, path, LOG_FILE)
     }
 
@@ -220,24 +239,31 @@ impl Store {
         identity: &StoreIdentity,
         options: Options,
     ) -> Result<Opened, OpenError> {
-        let journal = Journal::open(storage, FORMAT, path, options.background)?;
+        let journal = Journal::open(storage, JOURNAL_FORMAT, path, options.background)?;
         let image = journal.clone();
         let OpenedDatabase {
             database,
             seal,
             store_id,
+            format,
         } = file::open_database_on(image, path, LOG_FILE, identity, options.cache_bytes)?;
         let contents = database
             .begin_read()
             .map_err(StoreFault::from)
-            .and_then(|transaction| recover(&transaction, &seal))
+            .and_then(|transaction| recover(&transaction, &seal, format))
             .map_err(|fault| fault.at_open(path))?;
         let Contents {
             recovered,
             shape,
             boot,
         } = contents;
-        let boot = count_start(&database, &seal, boot).map_err(|fault| fault.at_open(path))?;
+        let row = IdentityRow {
+            kind: LOG_FILE,
+            identity: identity.clone(),
+            store_id,
+        };
+        let boot =
+            count_start(&database, &seal, &row, boot).map_err(|fault| fault.at_open(path))?;
         tracing::info!(
             path = %path.display(), boot, term = %recovered.hard_state.term,
             last = %shape.last(), commit = %recovered.hard_state.commit, "log opened"
@@ -258,9 +284,9 @@ impl Store {
         })
     }
 
-    /// Checks `write` against the log before it, takes it over into the outline, and says whether it
-    /// removes entries.
-    fn take_over(&mut self, write: &LogWrite) -> bool {
+    /// Checks `write` against the log before it, takes it over into the outline, and says what it removes.
+    fn take_over(&mut self, write: &LogWrite) -> Removes {
+        let base = self.take_over_cut(write);
         let mut cuts = false;
         if let Some(first) = write.entries.first() {
             let (first, last) = (first.id.index, self.shape.last().index);
@@ -287,7 +313,36 @@ impl Store {
             }
         }
         self.take_over_hard_state(write.hard_state);
-        cuts
+        Removes { base, suffix: cuts }
+    }
+
+    /// The new base, if the log gets one. A compaction that was done before does nothing.
+    fn take_over_cut(&mut self, write: &LogWrite) -> Option<EntryId> {
+        let base = match *write.cut.as_ref()? {
+            Cut::Compact(index) => {
+                if index <= self.shape.base().index {
+                    return None;
+                }
+                assert!(
+                    index <= write.hard_state.commit && index <= self.shape.last().index,
+                    "compaction up to {index} of a log that ends in {} with commit {}",
+                    self.shape.last(),
+                    write.hard_state.commit
+                );
+                self.shape.compact_to(index);
+                self.shape.base()
+            }
+            Cut::Restore { base, .. } => {
+                assert!(
+                    base.index > self.hard_state.commit,
+                    "a snapshot up to {base} over a log with commit {}",
+                    self.hard_state.commit
+                );
+                self.shape = LogShape::new(base);
+                base
+            }
+        };
+        Some(base)
     }
 
     fn take_over_hard_state(&mut self, new: HardState) {
@@ -314,19 +369,21 @@ impl Store {
         self.hard_state = new;
     }
 
-    fn commit(&self, batch: &[LogWrite], cuts: &[bool]) -> Result<(), StoreFault> {
+    fn commit(&self, batch: &[LogWrite], removes: &[Removes]) -> Result<(), StoreFault> {
         let transaction = file::begin_durable(&self.database)?;
         {
             let mut log = transaction.open_table(LOG_TABLE)?;
-            for (write, &cuts) in batch.iter().zip(cuts) {
-                write_entries(&mut log, &self.seal, &write.entries, cuts)?;
+            let mut meta = transaction.open_table(META_TABLE)?;
+            for (write, removes) in batch.iter().zip(removes) {
+                if let (Some(cut), Some(base)) = (&write.cut, removes.base) {
+                    write_cut(&mut log, &mut meta, &self.seal, cut, base)?;
+                }
+                write_entries(&mut log, &self.seal, &write.entries, removes.suffix)?;
             }
             let row = self
                 .seal
                 .close_row(HARD_STATE, encode_hard_state(&self.hard_state));
-            transaction
-                .open_table(META_TABLE)?
-                .insert(HARD_STATE, row.as_slice())?;
+            meta.insert(HARD_STATE, row.as_slice())?;
         }
         // Both phases become durable as one step, with one write.
         let hold = self.journal.hold();
@@ -385,16 +442,16 @@ impl LogStore for Store {
     ///
     /// When `batch` breaks a rule of Raft: entries that do not continue the log or replace a
     /// committed one, a term that falls, a second vote in one term, a commit index outside of the
-    /// log. Nothing is written then.
+    /// log, a compaction of what is not committed. Nothing is written then.
     fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
         if self.stopped {
             return Err(StoreFault::Stopped.into());
         }
         // Set for the time of the write, so that a failure, or a panic, leaves it set.
         self.stopped = true;
-        let cuts: Vec<bool> = batch.iter().map(|write| self.take_over(write)).collect();
+        let removes: Vec<Removes> = batch.iter().map(|write| self.take_over(write)).collect();
         if !batch.is_empty() {
-            self.commit(batch, &cuts)?;
+            self.commit(batch, &removes)?;
         }
         self.stopped = false;
         Ok(())
@@ -443,17 +500,53 @@ fn fill_founding(
     Ok(())
 }
 
-fn count_start(database: &Database, seal: &Seal, boot: u64) -> Result<u64, StoreFault> {
+/// Counts the start, and has the file be of the present format from now on, in one step.
+fn count_start(
+    database: &Database,
+    seal: &Seal,
+    identity: &IdentityRow,
+    boot: u64,
+) -> Result<u64, StoreFault> {
     let boot = boot
         .checked_add(u64::from(!planted::is("starts-not-counted")))
         .ok_or(Corruption::RowContent { row: BOOT })?;
     let row = seal.close_row(BOOT, boot.to_le_bytes().to_vec());
     let transaction = file::begin_durable(database)?;
-    transaction
-        .open_table(META_TABLE)?
-        .insert(BOOT, row.as_slice())?;
+    {
+        let mut meta = transaction.open_table(META_TABLE)?;
+        meta.insert(BOOT, row.as_slice())?;
+        meta.insert(IDENTITY, identity.encode().as_slice())?;
+    }
     transaction.commit()?;
     Ok(boot)
+}
+
+/// Removes the rows up to `base`, or all of them, and says in the same transaction where the log begins
+/// now.
+fn write_cut(
+    log: &mut Table<'_, u64, &'static [u8]>,
+    meta: &mut Table<'_, &'static str, &'static [u8]>,
+    seal: &Seal,
+    cut: &Cut,
+    base: EntryId,
+) -> Result<(), StoreFault> {
+    match cut {
+        Cut::Compact(index) => log.retain_in(..=index.value(), |_, _| false)?,
+        Cut::Restore { membership, .. } => {
+            log.retain(|_, _| false)?;
+            let row = seal.close_row(MEMBERSHIP, encode_membership(membership));
+            meta.insert(MEMBERSHIP, row.as_slice())?;
+        }
+    }
+    let mut base = base;
+    if planted::is("boundary-term-lost") {
+        base = EntryId::new(quorate_consensus::ORIGIN.term, base.index);
+    }
+    if !planted::is("base-not-saved") {
+        let row = seal.close_row(BASE, encode_entry_id(base));
+        meta.insert(BASE, row.as_slice())?;
+    }
+    Ok(())
 }
 
 fn write_entries(

@@ -110,6 +110,10 @@ impl<F: Files> Files for Unchanged<F> {
         Err(read_only())
     }
 
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
     fn remove(&self, _path: &Path) -> io::Result<()> {
         Err(read_only())
     }

@@ -21,6 +21,7 @@ pub struct Cluster {
     addresses: BTreeMap<NodeId, SocketAddr>,
     nodes: BTreeMap<NodeId, Node>,
     client_thread: IoThread,
+    configure: fn(&mut NodeConfig),
 }
 
 /// The node id `id`.
@@ -41,6 +42,16 @@ impl Cluster {
     /// When a node does not start.
     #[must_use]
     pub fn start(size: u64) -> Self {
+        Self::start_as(size, |_| {})
+    }
+
+    /// As [`start`](Self::start), with configurations that `configure` changes.
+    ///
+    /// # Panics
+    ///
+    /// When a node does not start.
+    #[must_use]
+    pub fn start_as(size: u64, configure: fn(&mut NodeConfig)) -> Self {
         let name = ClusterName::new("test").expect("a valid name");
         let ca = Ca::generate(&name, &CaOptions::default()).expect("a CA in memory");
         let mut cluster = Self {
@@ -52,6 +63,7 @@ impl Cluster {
                 .collect(),
             nodes: BTreeMap::new(),
             client_thread: IoThread::spawn("client").expect("a thread"),
+            configure,
         };
         for node in (1..=size).map(id) {
             cluster.start_node(node);
@@ -67,6 +79,7 @@ impl Cluster {
     pub fn start_node(&mut self, node: NodeId) {
         let mut config = NodeConfig::new(self.addresses[&node], self.data_dir(node));
         config.peers = self.addresses.clone();
+        (self.configure)(&mut config);
         let credentials = self.credentials(&Subject::Node(node.into()));
         let started = Node::builder(config, credentials)
             .start_kv()

@@ -1,5 +1,6 @@
 //! What differs from run to run besides the faults.
 
+use quorate_consensus::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::level::Level;
@@ -45,6 +46,20 @@ pub struct Bounds {
     pub log_view: u64,
     /// What is applied before the state machine is asked to become durable.
     pub checkpoint: u64,
+    /// What stays of the log.
+    #[serde(default)]
+    pub compaction: Compaction,
+}
+
+/// How the log is compacted, in bytes, as in the node's configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Compaction {
+    /// What stays in any case.
+    pub tail: u64,
+    /// What a leader keeps for others.
+    pub log_max: u64,
+    /// How much of snapshots is given away in a second.
+    pub snapshot_rate: u64,
 }
 
 /// How messages travel.
@@ -154,6 +169,37 @@ impl Bounds {
             message: *rng.pick(&[1, 500, 4_000, 256 << 10]),
             log_view: uncommitted * rng.within(2..5),
             checkpoint: *rng.pick(&[1, 2_000, 100_000, 8 << 20]),
+            compaction: Compaction::draw(rng),
+        }
+    }
+}
+
+impl Compaction {
+    fn draw(rng: &mut Rng) -> Self {
+        let tail = *rng.pick(&[1, 2_000, 20_000, 100_000, 64 << 20]);
+        Self {
+            tail,
+            log_max: tail * rng.within(1..20),
+            // Level 1 sends the log along, which is many times the state.
+            snapshot_rate: *rng.pick(&[4 << 20, 64 << 20]),
+        }
+    }
+
+    /// Has a node keep to it.
+    pub fn set(self, config: &mut Config) {
+        config.log_tail_bytes = self.tail;
+        config.log_bytes_max = self.log_max;
+        config.snapshot_bytes_per_second = self.snapshot_rate;
+    }
+}
+
+/// What plans had before logs were compacted.
+impl Default for Compaction {
+    fn default() -> Self {
+        Self {
+            tail: 1 << 40,
+            log_max: 1 << 40,
+            snapshot_rate: 64 << 20,
         }
     }
 }

@@ -76,6 +76,55 @@ fn on_a_bare_executor() {
     futures_lite::future::block_on(three_nodes_survive_the_loss_of_their_leader());
 }
 
+/// A member that was away for longer than the log reaches back gets the state in a snapshot, and the rest from
+/// the log, while others write; the snapshot survives its own crash.
+#[test]
+fn g9_a_member_that_was_away_for_long_gets_a_snapshot() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start_as(3, |config| {
+            config.raft.log_tail_bytes = 64 << 10;
+            config.raft.message_bytes_max = 16 << 10;
+            config.raft.checkpoint_bytes = 32 << 10;
+        });
+        let client = cluster.client(Duration::from_secs(20));
+        let leader = cluster.leader().await;
+        let away = (1..=3).map(id).find(|node| *node != leader).unwrap();
+        cluster.kill(away);
+        let value = vec![7; 4 << 10];
+        for key in 0..500 {
+            client
+                .put(format!("{}", key % 100), value.clone())
+                .await
+                .expect("a write");
+        }
+        cluster.start_node(away);
+        let writes = async {
+            for key in 0..200 {
+                client
+                    .put(format!("{key}"), "later")
+                    .await
+                    .expect("a write");
+            }
+        };
+        writes.await;
+        cluster.converged().await;
+        cluster.kill(away);
+        cluster.start_node(away);
+        let last = cluster.converged().await.applied;
+        let node = cluster.take(away);
+        node.shutdown(Duration::from_secs(2)).await.unwrap();
+        let log = quorate_persist::check_log(
+            quorate_persist::OsFiles,
+            &cluster.data_dir(away).join(quorate::LOG_FILE),
+        );
+        let recovered = log.unwrap().recovered;
+        assert!(recovered.base().index.value() > 200, "{}", recovered.base());
+        assert!(recovered.bytes < 512 << 10, "{} bytes", recovered.bytes);
+        assert!(recovered.last >= last);
+        client.close().await;
+    });
+}
+
 /// A cluster of one elects itself, serves, and finds everything again after a crash.
 #[test]
 fn a_single_node_serves_and_recovers() {

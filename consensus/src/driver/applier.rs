@@ -12,7 +12,7 @@ use super::seams::{Batch, Clock, Command, StateMachine, StateMachineError};
 use super::worker::Alarm;
 use crate::entry::{Entry, Payload};
 use crate::error::{Fatal, ProposeError, ReadError};
-use crate::types::EntryId;
+use crate::types::{EntryId, LogIndex};
 
 /// How many bytes of entries one call of `apply` gets: enough to share what a call costs, little
 /// enough that the first client does not wait long.
@@ -22,6 +22,10 @@ const APPLY_BATCH_BYTES_MAX: u64 = 4 << 20;
 pub(super) enum ApplierJob {
     Apply(Vec<(Entry, Option<Done<Bytes, ProposeError>>)>),
     Query(Bytes, Done<Bytes, ReadError>),
+    /// A member needs a snapshot.
+    Snapshot,
+    /// The state is to be replaced by the snapshot up to this entry.
+    Install(EntryId),
     /// Time has passed: a checkpoint may be due.
     Tick,
 }
@@ -34,6 +38,8 @@ pub struct Applier {
     pub(super) inbox: Sender<Input>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) checkpoints: Checkpoints,
+    /// What was last told to be durable.
+    pub(super) durable: LogIndex,
 }
 
 /// When the state machine is asked to begin to make itself durable.
@@ -91,6 +97,7 @@ impl Applier {
             if self.checkpoints.due(self.clock.now()) {
                 self.checkpoint()?;
             }
+            self.tell_durable()?;
         }
         // Also when the driver stopped because of another part: what was applied is committed and
         // durable in the log. And always, because an earlier checkpoint may still be going on.
@@ -100,11 +107,18 @@ impl Applier {
     fn turn(&mut self, first: ApplierJob) -> Result<(), StateMachineError> {
         let mut work = Work::default();
         let mut queries = Vec::new();
+        let mut snapshot = false;
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
                 ApplierJob::Apply(entries) => work.add(entries),
                 ApplierJob::Query(query, done) => queries.push((query, done)),
+                ApplierJob::Snapshot => snapshot = true,
+                ApplierJob::Install(last) => {
+                    // What was to be applied before is in the snapshot; but somebody may wait for it.
+                    self.apply(std::mem::take(&mut work))?;
+                    self.install(last)?;
+                }
                 ApplierJob::Tick => {}
             }
             next = (work.bytes < APPLY_BATCH_BYTES_MAX)
@@ -116,6 +130,28 @@ impl Applier {
         // concurrent with it.
         for (query, done) in queries {
             done.call(Ok(self.state_machine.query(&query)?));
+        }
+        if snapshot {
+            let snapshot = self.state_machine.snapshot()?;
+            let _ = self.inbox.try_send(Input::Snapshot(snapshot));
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        self.state_machine.install(last)?;
+        let applied = self.state_machine.applied();
+        assert_eq!(applied, last, "the state is that of the snapshot");
+        self.checkpoints.saved();
+        let _ = self.inbox.try_send(Input::Applied(last.index));
+        Ok(())
+    }
+
+    fn tell_durable(&mut self) -> Result<(), StateMachineError> {
+        let durable = self.state_machine.durable()?.index;
+        if durable > self.durable {
+            self.durable = durable;
+            let _ = self.inbox.try_send(Input::Durable(durable));
         }
         Ok(())
     }
@@ -179,7 +215,7 @@ mod tests {
 
     use super::*;
     use crate::entry::ORIGIN;
-    use crate::types::{LogIndex, Term};
+    use crate::types::Term;
 
     /// Notes what it is asked to do; fails when it is told to "fail".
     struct Noted(Arc<Mutex<Vec<&'static str>>>);
@@ -251,6 +287,7 @@ mod tests {
             inbox,
             clock: Arc::new(Standstill(Instant::now())),
             checkpoints: Checkpoints::new(checkpoint_bytes, Duration::from_secs(5)),
+            durable: ORIGIN.index,
         };
         block_on(applier.run());
         let noted = noted.lock().unwrap();

@@ -7,12 +7,14 @@ use async_channel::Sender;
 use bytes::Bytes;
 
 use super::done::Done;
+use super::seams::{Chunk, SnapshotSource};
 use crate::durability::AppendTicket;
 use crate::entry::Entry;
 use crate::error::{Fatal, ProposeError, ReadError, TransferError};
 use crate::log_view::Fetch;
-use crate::message::{Body, Message};
+use crate::message::{Body, Message, Transfer};
 use crate::ready::LeaderChange;
+use crate::snapshots::ChunkWanted;
 use crate::status::Status;
 use crate::types::{LogIndex, NodeId};
 
@@ -52,6 +54,13 @@ pub(super) enum Input {
     Persisted(AppendTicket),
     Fetched(Fetch, Vec<Entry>),
     Applied(LogIndex),
+    Durable(LogIndex),
+    Snapshot(Option<Box<dyn SnapshotSource>>),
+    Chunk(ChunkWanted, Chunk),
+    Taken {
+        number: u64,
+        accepted: bool,
+    },
     Failed(Fatal),
 }
 
@@ -111,7 +120,10 @@ impl RaftHandle {
     pub fn deliver(&self, from: NodeId, message: Message) -> bool {
         let bytes = match &message.body {
             Body::Append { entries, .. } => entries.iter().map(Entry::bytes).sum(),
-            Body::AppendAccepted { .. }
+            Body::Transfer(Transfer::Chunk { data, .. }) => data.len() as u64,
+            Body::Transfer(_)
+            | Body::Snapshot { .. }
+            | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
@@ -127,7 +139,7 @@ impl RaftHandle {
                 bytes,
             },
         )
-        .is_ok()
+        .is_none()
     }
 
     /// The connection with `peer` is gone, and with it what was on its way.
@@ -226,8 +238,8 @@ impl RaftHandle {
 
     fn push_proposal(&self, command: Bytes, done: Done<Bytes, ProposeError>) {
         let bytes = command.len() as u64;
-        if let Err(Input::Propose { done, .. }) = self.push(bytes, Input::Propose { command, done })
-        {
+        let refused = self.push(bytes, Input::Propose { command, done });
+        if let Some(Input::Propose { done, .. }) = refused {
             done.call(Err(self.refusal(ProposeError::Overloaded, |leader| {
                 ProposeError::NotLeader { leader }
             })));
@@ -236,7 +248,8 @@ impl RaftHandle {
 
     fn push_query(&self, query: Bytes, done: Done<Bytes, ReadError>) {
         let bytes = query.len() as u64;
-        if let Err(Input::Query { done, .. }) = self.push(bytes, Input::Query { query, done }) {
+        let refused = self.push(bytes, Input::Query { query, done });
+        if let Some(Input::Query { done, .. }) = refused {
             done.call(Err(
                 self.refusal(ReadError::Overloaded, |_| ReadError::Stopped)
             ));
@@ -252,13 +265,13 @@ impl RaftHandle {
         }
     }
 
-    fn push(&self, bytes: u64, input: Input) -> Result<(), Input> {
+    /// Gives `input` to the driver, or back.
+    fn push(&self, bytes: u64, input: Input) -> Option<Input> {
         if !self.shared.admit(bytes) {
-            return Err(input);
+            return Some(input);
         }
-        self.inbox.try_send(input).map_err(|error| {
-            self.shared.release(bytes);
-            error.into_inner()
-        })
+        let error = self.inbox.try_send(input).err()?;
+        self.shared.release(bytes);
+        Some(error.into_inner())
     }
 }

@@ -2,6 +2,7 @@
 //! machine. No decision is made here.
 
 mod applier;
+mod courier;
 mod done;
 mod handle;
 mod seams;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use futures_lite::future;
 
 pub use applier::Applier;
+pub use courier::Courier;
 pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stopped};
 pub use seams::{
     Batch, Chunk, Clock, Command, LogStore, PLACE_BYTES_MAX, SnapshotSink, SnapshotSource,
@@ -27,10 +29,12 @@ pub use seams::{
 pub use writer::Writer;
 
 use applier::{ApplierJob, Checkpoints};
+use courier::CourierJob;
 use done::Done;
 use handle::{Input, Shared};
 use writer::WriterJob;
 
+use crate::entry::ORIGIN;
 use crate::error::{Fatal, ProposeError, ReadError, TransferError};
 use crate::message::Body;
 use crate::node::RaftNode;
@@ -61,8 +65,8 @@ pub struct Parts {
     pub observer: Box<dyn FnMut(&LeaderChange) + Send>,
 }
 
-/// A node to be run: three futures that know no runtime. `driver` must share a thread with nothing that
-/// blocks; `writer` and `applier` block and want a thread each.
+/// A node to be run: four futures that know no runtime. `driver` must share a thread with nothing that
+/// blocks; the others block and want a thread each.
 pub struct Running {
     /// Talks to the node.
     pub handle: RaftHandle,
@@ -72,16 +76,19 @@ pub struct Running {
     pub writer: Writer,
     /// Runs the state machine.
     pub applier: Applier,
+    /// Gives snapshots away and takes them in.
+    pub courier: Courier,
 }
 
 /// Connects `node` to `parts`.
 #[must_use]
-pub fn assemble(node: RaftNode, parts: Parts) -> Running {
+pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
     // Unbounded as a type, bounded in fact: requests and messages by `Shared`, what workers report by
     // the work that the core lets be outstanding.
     let (inbox_sender, inbox) = async_channel::unbounded();
     let (writer_sender, writer_jobs) = async_channel::unbounded();
     let (applier_sender, applier_jobs) = async_channel::unbounded();
+    let (courier_sender, courier_jobs) = async_channel::unbounded();
     let status = node.status();
     let shared = Shared::new(LeaderChange {
         term: status.term,
@@ -97,12 +104,20 @@ pub fn assemble(node: RaftNode, parts: Parts) -> Running {
             jobs: writer_jobs,
             inbox: inbox_sender.clone(),
         },
+        courier: Courier {
+            source: None,
+            sink: parts.state_machine.sink(),
+            chunk_bytes_max: config.message_bytes_max,
+            jobs: courier_jobs,
+            inbox: inbox_sender.clone(),
+        },
         applier: Applier {
             state_machine: parts.state_machine,
             jobs: applier_jobs,
             inbox: inbox_sender,
             clock: Arc::clone(&parts.clock),
             checkpoints,
+            durable: ORIGIN.index,
         },
         driver: Driver {
             next_tick: parts.clock.now() + node.config().tick_interval(),
@@ -110,6 +125,7 @@ pub fn assemble(node: RaftNode, parts: Parts) -> Running {
             inbox,
             writer: writer_sender,
             applier: applier_sender,
+            courier: courier_sender,
             transport: parts.transport,
             clock: parts.clock,
             observer: parts.observer,
@@ -128,6 +144,7 @@ pub struct Driver {
     inbox: Receiver<Input>,
     writer: Sender<WriterJob>,
     applier: Sender<ApplierJob>,
+    courier: Sender<CourierJob>,
     transport: Box<dyn Transport>,
     clock: Arc<dyn Clock>,
     observer: Box<dyn FnMut(&LeaderChange) + Send>,
@@ -309,8 +326,20 @@ impl Driver {
             Input::Persisted(ticket) => self.node.handle_persisted(ticket),
             Input::Fetched(fetch, entries) => self.node.handle_fetched(fetch, entries),
             Input::Applied(index) => self.node.handle_applied(index),
+            Input::Durable(index) => self.node.handle_durable(index),
+            Input::Snapshot(source) => self.handle_snapshot(source),
+            Input::Chunk(wanted, chunk) => self.node.handle_chunk(wanted, chunk),
+            Input::Taken { number, accepted } => self.node.handle_taken(number, accepted),
             Input::Stop | Input::Failed(_) => unreachable!("taken by the loop"),
         }
+    }
+
+    fn handle_snapshot(&mut self, source: Option<Box<dyn SnapshotSource>>) {
+        let last = source.as_ref().map(|source| source.last());
+        if let Some(source) = source {
+            let _ = self.courier.try_send(CourierJob::Keep(source));
+        }
+        self.node.handle_snapshot_taken(last);
     }
 
     fn carry_out(&mut self) {
@@ -322,22 +351,23 @@ impl Driver {
     }
 
     /// Carries out `ready` and returns the members to whom entries could not be sent.
-    fn carry(&mut self, ready: Ready) -> Vec<NodeId> {
+    fn carry(&mut self, mut ready: Ready) -> Vec<NodeId> {
         let mut unreachable = Vec::new();
-        for (to, message) in ready.messages {
-            let entries = matches!(message.body, Body::Append { .. });
+        for (to, message) in ready.messages.drain(..) {
+            let entries = matches!(message.body, Body::Append { .. } | Body::Snapshot { .. });
             if self.transport.send(to, message).is_err() && entries && !unreachable.contains(&to) {
                 unreachable.push(to);
             }
         }
         // A worker that is gone has rung its alarm, which stops this loop.
-        if let Some(append) = ready.append {
+        if let Some(append) = ready.append.take() {
             let _ = self.writer.try_send(WriterJob::Append(append));
             self.unsettled = Some(self.ticks);
         }
-        for fetch in ready.fetches {
+        for fetch in ready.fetches.drain(..) {
             let _ = self.writer.try_send(WriterJob::Fetch(fetch));
         }
+        self.carry_snapshots(&mut ready);
         if !ready.committed.is_empty() {
             let entries = ready.committed.into_iter().map(|committed| {
                 let done = committed
@@ -376,5 +406,23 @@ impl Driver {
             (self.observer)(&change);
         }
         unreachable
+    }
+
+    fn carry_snapshots(&mut self, ready: &mut Ready) {
+        if let Some(last) = ready.install {
+            let _ = self.applier.try_send(ApplierJob::Install(last));
+        }
+        for take in ready.take.drain(..) {
+            let _ = self.courier.try_send(CourierJob::Take(take));
+        }
+        if ready.take_snapshot {
+            let _ = self.applier.try_send(ApplierJob::Snapshot);
+        }
+        for wanted in ready.chunks.drain(..) {
+            let _ = self.courier.try_send(CourierJob::Read(wanted));
+        }
+        if ready.release_snapshot {
+            let _ = self.courier.try_send(CourierJob::Release);
+        }
     }
 }

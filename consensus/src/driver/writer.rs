@@ -62,18 +62,28 @@ impl Writer {
                 .then(|| self.jobs.try_recv().ok())
                 .flatten();
         }
+        // A read that was asked for before its entries were compacted comes before that.
+        let cut = appends.iter().any(|append| append.write().cut.is_some());
+        if cut {
+            self.fetch(std::mem::take(&mut fetches))?;
+        }
         if !appends.is_empty() {
             let ticket = persist(&mut *self.store, appends)?;
             let _ = self.inbox.try_send(Input::Persisted(ticket));
         }
+        self.fetch(fetches)?;
+        if settle {
+            self.store.settle()?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, fetches: Vec<Fetch>) -> Result<(), StoreError> {
         for fetch in fetches {
             let entries = self
                 .store
                 .read(fetch.first(), fetch.last(), FETCH_BYTES_MAX)?;
             let _ = self.inbox.try_send(Input::Fetched(fetch, entries));
-        }
-        if settle {
-            self.store.settle()?;
         }
         Ok(())
     }

@@ -12,5 +12,6 @@ mod log;
 mod proposals;
 mod reads;
 mod restart;
+mod snapshots;
 mod transfer;
 mod traps;

@@ -81,13 +81,20 @@ fn a_state_ahead_of_the_log_is_refused() {
     let last = entry_id(1, 5);
     let error = start(&recovered(5), applied).err();
     assert_eq!(error, Some(StartError::StateAheadOfLog { applied, last }));
-    let nothing = entry_id(0, 0);
-    let error = start(&recovered(5), nothing).err();
-    assert!(
-        matches!(error, Some(StartError::StateAheadOfLog { .. })),
-        "{error:?}"
-    );
     assert!(start(&recovered(1), ORIGIN).is_ok());
+}
+
+/// A state machine that lacks what the log no longer has is refused, with both ends in the error.
+#[test]
+fn a_state_behind_the_beginning_of_the_log_is_refused() {
+    let mut compacted = recovered(9);
+    let base = entry_id(1, 5);
+    compacted.terms = vec![base];
+    compacted.hard_state.commit = LogIndex::new(5);
+    for applied in [entry_id(0, 0), ORIGIN, entry_id(1, 4)] {
+        let error = start(&compacted, applied).err();
+        assert_eq!(error, Some(StartError::StateBehindLog { applied, base }));
+    }
 }
 
 /// A state machine that holds an entry of another term is not the one of this log.

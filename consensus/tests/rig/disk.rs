@@ -1,10 +1,10 @@
 //! A disk in memory: what it holds survives a crash, what is only queued for it does not.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use quorate_consensus::{
-    Append, Entry, EntryId, HardState, LogIndex, LogStore, LogWrite, Membership, ORIGIN, Recovered,
-    StoreError,
+    Append, Cut, Entry, EntryId, HardState, LogIndex, LogStore, LogWrite, Membership, ORIGIN,
+    Recovered, StoreError,
 };
 
 pub(crate) struct Disk {
@@ -15,11 +15,20 @@ pub(crate) struct Disk {
     pub(crate) stalled: bool,
     /// A disk that reports success and keeps nothing: the control for the checker.
     pub(crate) lies: bool,
+    /// The snapshots that were received: the entries up to their last one.
+    pub(crate) received: Snapshots,
 }
+
+/// Snapshots by their last entries.
+pub(crate) type Snapshots = BTreeMap<EntryId, Vec<Entry>>;
+
+/// What is durable. Of the entries that a cut has removed, a real log has nothing; here they stay, out of
+/// reach of the node, so that what it holds can be compared with what others hold.
 
 #[derive(Clone)]
 pub(crate) struct MemLog {
     pub(crate) hard_state: HardState,
+    base: EntryId,
     entries: Vec<Entry>,
     membership: Membership,
 }
@@ -30,12 +39,14 @@ impl Disk {
         Self {
             durable: MemLog {
                 hard_state: founding.hard_state,
+                base: ORIGIN,
                 entries: Vec::new(),
                 membership: founding.membership,
             },
             queue: VecDeque::new(),
             stalled: false,
             lies: false,
+            received: Snapshots::new(),
         }
     }
 
@@ -48,7 +59,7 @@ impl Disk {
     pub(crate) fn with_queue(&self) -> MemLog {
         let mut log = self.durable.clone();
         for (_, append) in &self.queue {
-            log.write(append.write());
+            log.write(append.write(), &self.received);
         }
         log
     }
@@ -57,7 +68,7 @@ impl Disk {
     pub(crate) fn lose_queue(&mut self, kept: usize) {
         for (at, (_, append)) in self.queue.drain(..).enumerate() {
             if at < kept && !self.lies {
-                self.durable.write(append.write());
+                self.durable.write(append.write(), &self.received);
             }
         }
     }
@@ -71,7 +82,9 @@ impl Disk {
 impl LogStore for Disk {
     fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
         if !self.lies {
-            batch.iter().for_each(|write| self.durable.write(write));
+            for write in batch {
+                self.durable.write(write, &self.received);
+            }
         }
         Ok(())
     }
@@ -85,7 +98,9 @@ impl LogStore for Disk {
         let mut bytes = 0;
         let mut read = Vec::new();
         for index in first.value()..=last.value() {
-            let Some(entry) = self.durable.get(LogIndex::new(index)) else {
+            let kept = index > self.durable.base.index.value();
+            let entry = self.durable.get(LogIndex::new(index));
+            let Some(entry) = entry.filter(|_| kept) else {
                 return Err(StoreError::new(format!("entry {index} is missing")));
             };
             bytes += entry.bytes();
@@ -117,8 +132,8 @@ impl MemLog {
     }
 
     pub(crate) fn recovered(&self) -> Recovered {
-        let mut terms = vec![ORIGIN];
-        for entry in &self.entries {
+        let mut terms = vec![self.base];
+        for entry in self.kept() {
             if entry.id.term > terms.last().unwrap().term {
                 terms.push(entry.id);
             }
@@ -128,11 +143,36 @@ impl MemLog {
             membership: self.membership.clone(),
             terms,
             last: self.last().index,
-            bytes: self.entries.iter().map(Entry::bytes).sum(),
+            bytes: self.kept().map(Entry::bytes).sum(),
         }
     }
 
-    fn write(&mut self, write: &LogWrite) {
+    /// The entry before the first one that its node can read.
+    pub(crate) fn base(&self) -> EntryId {
+        self.base
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Entry> {
+        let base = self.base.index;
+        self.entries
+            .iter()
+            .filter(move |entry| entry.id.index > base)
+    }
+
+    fn write(&mut self, write: &LogWrite, received: &Snapshots) {
+        match &write.cut {
+            Some(Cut::Compact(index)) => {
+                assert!(*index > self.base.index && *index <= write.hard_state.commit);
+                self.base = self.get(*index).expect("a log is compacted within it").id;
+            }
+            Some(Cut::Restore { base, membership }) => {
+                assert!(base.index > self.hard_state.commit);
+                self.entries = received[base].clone();
+                assert_eq!(self.last(), *base);
+                (self.base, self.membership) = (*base, membership.clone());
+            }
+            None => {}
+        }
         if let Some(first) = write.entries.first() {
             let keep = first.id.index.value() - ORIGIN.index.value() - 1;
             assert!(

@@ -12,10 +12,16 @@ pub(super) struct Machine {
     pub(super) durable: usize,
     pub(super) queue: VecDeque<Job>,
     pub(super) stalled: bool,
+    /// The snapshot that is given away.
+    pub(super) source: Option<Vec<Entry>>,
+    /// The one that is being received, and its last entry.
+    pub(super) sink: Option<(EntryId, Vec<Entry>)>,
 }
 
 pub(super) enum Job {
     Apply(Committed),
+    Install(EntryId),
+    Snapshot,
     Read(ReadToken),
 }
 

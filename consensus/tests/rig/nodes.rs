@@ -55,6 +55,7 @@ impl Rig {
         slot.disk.lose_queue(kept);
         slot.fetches.clear();
         slot.machine.queue.clear();
+        (slot.machine.source, slot.machine.sink) = (None, None);
         slot.machine.applied.truncate(slot.machine.durable);
         self.checker.crashed(node);
     }
@@ -72,8 +73,15 @@ impl Rig {
         assert!(slot.node.is_none(), "n{node} is up");
         slot.boot += 1;
         config.boot = slot.boot;
-        let applied = slot.machine.last();
         let recovered = slot.disk.durable().recovered();
+        let base = recovered.base();
+        if slot.machine.last().index < base.index
+            && let Some(received) = slot.disk.received.get(&base)
+        {
+            slot.machine.applied.clone_from(received);
+            slot.machine.durable = received.len();
+        }
+        let applied = slot.machine.last();
         let tail = match applied.index < recovered.last {
             true => read_tail(&slot.disk, applied.index, recovered.last).unwrap(),
             false => Vec::new(),
@@ -84,8 +92,12 @@ impl Rig {
 
     /// Makes the state machine's state survive a crash.
     pub(crate) fn checkpoint(&mut self, node: u64) {
-        let machine = &mut self.slot_mut(node).machine;
-        machine.durable = machine.applied.len();
+        let slot = self.slots.get_mut(&node).expect("a member");
+        slot.machine.durable = slot.machine.applied.len();
+        let durable = slot.machine.last().index;
+        if let Some(core) = &mut slot.node {
+            core.handle_durable(durable);
+        }
     }
 
     pub(crate) fn stall_disk(&mut self, node: u64, stalled: bool) {

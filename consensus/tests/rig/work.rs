@@ -2,10 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use quorate_consensus::{Body, Committed, LogStore, Message, Payload, Ready, persist};
+use bytes::Bytes;
+use quorate_consensus::{
+    Body, Chunk, ChunkWanted, Committed, Entry, LogStore, Message, Payload, Ready, Take, TakeStep,
+    persist,
+};
 
 use super::machine::Job;
 use super::{MemLog, Rig, id};
+
+/// How many entries a piece of a snapshot has.
+const PIECE_ENTRIES: usize = 4;
+
+/// The ids of `entries`: a snapshot holds what is committed, so that says all.
+fn encode(entries: &[Entry]) -> Bytes {
+    let ids = entries.iter().map(|entry| entry.id);
+    let numbers = ids.flat_map(|id| [id.term.value(), id.index.value()]);
+    numbers.flat_map(u64::to_le_bytes).collect()
+}
+
+fn decode(data: &[u8], committed: &[Entry]) -> Option<Vec<Entry>> {
+    let (ids, []) = data.as_chunks::<16>() else {
+        return None;
+    };
+    let entry = |id: &[u8; 16]| {
+        committed
+            .iter()
+            .find(|entry| encode(&[(*entry).clone()]) == id[..])
+    };
+    ids.iter().map(|id| entry(id).cloned()).collect()
+}
 
 impl Rig {
     pub(super) fn slot_mut(&mut self, node: u64) -> &mut super::Slot {
@@ -27,6 +53,13 @@ impl Rig {
             .extend(ready.append.map(|append| (due, append)));
         slot.fetches.extend(ready.fetches);
         let machine = &mut slot.machine;
+        machine.queue.extend(ready.install.map(Job::Install));
+        machine
+            .queue
+            .extend(ready.take_snapshot.then_some(Job::Snapshot));
+        if ready.release_snapshot {
+            machine.source = None;
+        }
         machine
             .queue
             .extend(ready.committed.into_iter().map(Job::Apply));
@@ -42,6 +75,12 @@ impl Rig {
         }
         self.transfers
             .extend(ready.transfer.map(|outcome| (node, outcome)));
+        for take in ready.take {
+            self.take(node, take);
+        }
+        for wanted in ready.chunks {
+            self.give(node, wanted);
+        }
         self.check(node);
         true
     }
@@ -50,7 +89,10 @@ impl Rig {
         if self.setup.record {
             self.sent.push((from, to, message.clone()));
         }
-        let entries = matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty());
+        let entries = match &message.body {
+            Body::Append { entries, .. } => !entries.is_empty(),
+            body => matches!(body, Body::Snapshot { .. }),
+        };
         let sent = self.net.send(self.now, &mut self.rng, (from, to), message);
         if !sent && entries {
             self.core(from).handle_unreachable(id(to));
@@ -91,6 +133,7 @@ impl Rig {
         if machine.stalled || machine.queue.is_empty() {
             return false;
         }
+        let (mut installed, mut taken) = (false, None);
         for job in std::mem::take(&mut machine.queue) {
             match job {
                 Job::Apply(Committed { entry, token }) => {
@@ -109,6 +152,16 @@ impl Rig {
                     }
                     machine.applied.push(entry);
                 }
+                Job::Install(last) => {
+                    machine.applied.clone_from(&slot.disk.received[&last]);
+                    machine.durable = machine.applied.len();
+                    installed = true;
+                }
+                Job::Snapshot => {
+                    let snapshot = machine.applied[..machine.durable].to_vec();
+                    taken = Some(snapshot.last().map(|entry| entry.id));
+                    machine.source = Some(snapshot);
+                }
                 Job::Read(token) => {
                     let seen = machine.last().index;
                     self.checker.read_ends(token, seen);
@@ -118,9 +171,64 @@ impl Rig {
             }
         }
         let applied = machine.last().index;
-        self.core(node).handle_applied(applied);
+        let core = self.core(node);
+        core.handle_applied(applied);
+        if installed {
+            core.handle_durable(applied);
+        }
+        if let Some(last) = taken {
+            core.handle_snapshot_taken(last);
+        }
         self.check(node);
         true
+    }
+
+    /// The sink of `node` does what it is asked for. A piece is the encoded entries themselves.
+    fn take(&mut self, node: u64, take: Take) {
+        let slot = self.slots.get_mut(&node).expect("a member");
+        let sink = &mut slot.machine.sink;
+        let accepted = match take.step {
+            TakeStep::Begin(last) => {
+                *sink = Some((last, Vec::new()));
+                true
+            }
+            TakeStep::Add(data) => {
+                let (_, entries) = sink.as_mut().expect("begun");
+                let piece = decode(&data, self.checker.committed());
+                let fits = piece.is_some();
+                entries.extend(piece.into_iter().flatten());
+                fits
+            }
+            TakeStep::Finish => {
+                let (last, entries) = sink.take().expect("begun");
+                let whole = entries.last().map(|entry| entry.id) == Some(last);
+                if whole {
+                    slot.disk.received.insert(last, entries);
+                }
+                whole
+            }
+        };
+        self.core(node).handle_taken(take.number, accepted);
+        self.check(node);
+    }
+
+    /// `node` reads a piece of the snapshot that it gives away.
+    fn give(&mut self, node: u64, wanted: ChunkWanted) {
+        let Some(source) = &self.slots[&node].machine.source else {
+            return;
+        };
+        let from = wanted
+            .after
+            .first_chunk()
+            .map_or(0, |at| usize::from_le_bytes(*at));
+        let to = (from + PIECE_ENTRIES).min(source.len());
+        let place = |at: usize| Bytes::copy_from_slice(&at.to_le_bytes());
+        let chunk = Chunk {
+            data: encode(&source[from..to]),
+            next: (to < source.len()).then(|| place(to)),
+        };
+        self.core(node).handle_chunk(wanted, chunk);
+        self.check(node);
     }
 
     pub(super) fn deliver(&mut self) -> bool {

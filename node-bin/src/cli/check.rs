@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use quorate::kv::{KvOptions, KvStore, STATE_FILE};
-use quorate::{EntryId, LOG_FILE, NodeId, StateMachine};
+use quorate::{EntryId, LOG_FILE, NodeId, ORIGIN, StateMachine};
 use quorate_persist::{CheckedLog, OpenError, OsFiles, Unchanged, check_log};
 use serde_json::{Value, json};
 
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
 /// What was found in order.
 struct Checked {
     log: CheckedLog,
-    /// `None` when there is no such file, which the log makes again.
+    /// `None` when there is no such file, and the log is whole, which makes it again.
     state: Option<State>,
 }
 
@@ -57,6 +58,10 @@ fn check(dir: &Path) -> Result<Checked, Failure> {
             format!("cannot read {}: {error}", path.display()),
         )
     })?;
+    if !there && !is_whole(&log) {
+        let message = format!("{} is not there", path.display());
+        return Err(rebuilt(&log, Failure::new(exit::DATA, message)));
+    }
     let state = there.then(|| check_state(&path, &log)).transpose()?;
     Ok(Checked { log, state })
 }
@@ -66,12 +71,20 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
         background: false,
         ..KvOptions::default()
     };
-    let store = KvStore::open_in(&Unchanged(OsFiles), path, &log.identity, options)
-        .map_err(|error| rebuilt(failure(&error)))?;
+    let store = KvStore::open_in(Arc::new(Unchanged(OsFiles)), path, &log.identity, options)
+        .map_err(|error| rebuilt(log, failure(&error)))?;
     let applied = store.applied();
+    let base = log.recovered.base();
+    if applied.index < base.index && store.received() == Some(base) {
+        let message = format!(
+            "{} is the state of entry {applied}, and a snapshot up to {base} is received but not in its place",
+            path.display()
+        );
+        return Err(Failure::new(exit::DATA, message).help("the next start puts it there"));
+    }
     if !holds(log, applied) {
         let message = format!(
-            "{} has applied entry {applied}, which the log, up to {}, does not hold",
+            "{} has applied entry {applied}, which the log, from {base} to {}, does not hold",
             path.display(),
             log.last()
         );
@@ -81,7 +94,7 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
     }
     let damaged = |error| {
         let message = format!("{} is damaged: {error}", path.display());
-        rebuilt(Failure::new(exit::DATA, message))
+        rebuilt(log, Failure::new(exit::DATA, message))
     };
     let digest = store.digest().map_err(damaged)?;
     Ok(State { applied, digest })
@@ -91,14 +104,24 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
 fn holds(log: &CheckedLog, entry: EntryId) -> bool {
     let runs = log.recovered.terms.iter().rev();
     let run = runs.into_iter().find(|first| first.index <= entry.index);
+    // The base is the first of the runs.
     entry.index <= log.recovered.last && run.is_some_and(|first| first.term == entry.term)
 }
 
-/// What to do where only the state is damaged, and the log, which holds all of it, is in order.
-fn rebuilt(failure: Failure) -> Failure {
-    failure.help(
-        "the log is in order: move the file away, and the next start makes it again from the log",
-    )
+/// Whether nothing was ever compacted.
+fn is_whole(log: &CheckedLog) -> bool {
+    log.recovered.base() == ORIGIN
+}
+
+/// What to do where only the state is damaged or missing, and the log is in order.
+fn rebuilt(log: &CheckedLog, failure: Failure) -> Failure {
+    failure.help(match is_whole(log) {
+        true => "the log is in order: move the file away, and the next start makes it again from the log",
+        false => {
+            "the log is in order, but its beginning was compacted into the state: do not start this node \
+             on it; remove the member and add a new one"
+        }
+    })
 }
 
 fn failure(error: &OpenError) -> Failure {
@@ -134,11 +157,12 @@ impl Checked {
         };
         format!(
             "{LOG_FILE}  in order: node {} of cluster {:?}, started {boots} times, store {store_id:032x}\n\
-             {:width$}  entries up to {}, commit {}, term {}{vote}, members {}\n\
+             {:width$}  entries from {} to {}, commit {}, term {}{vote}, members {}\n\
              {STATE_FILE:width$}  {state}\n",
             identity.node.value(),
             identity.cluster,
             "",
+            recovered.base().index.next(),
             self.log.last(),
             hard_state.commit,
             hard_state.term,
@@ -165,6 +189,7 @@ impl Checked {
                 "term": recovered.hard_state.term.value(),
                 "vote": recovered.hard_state.vote.map(NodeId::value),
                 "commit": recovered.hard_state.commit.value(),
+                "base": id(recovered.base()),
                 "last": id(self.log.last()),
             },
             "state": self.state.as_ref().map(|state| json!({

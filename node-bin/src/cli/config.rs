@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: logging::Format,
     pub(crate) election_timeout: Option<Duration>,
     pub(crate) heartbeat_interval: Option<Duration>,
+    /// How many bytes of the log stay for members that were away.
+    pub(crate) log_tail: Option<u64>,
 }
 
 /// The same by flags. Texts, because they are read by the code that reads the file's.
@@ -81,6 +83,9 @@ pub(crate) struct Flags {
     /// Time between a leader's signs of life, such as 50ms (default)
     #[arg(long, value_name = "TIME")]
     pub(crate) heartbeat_interval: Option<String>,
+    /// How much of the log stays for members that were away, such as 64MiB (default); others get a snapshot
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_tail: Option<String>,
 }
 
 impl Flags {

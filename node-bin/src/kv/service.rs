@@ -214,7 +214,7 @@ impl NodeBuilder {
         };
         let files = self.kept_on();
         if !files.exists(&path).map_err(data_dir)? {
-            KvStore::create_in(files, &path, &owner)?;
+            KvStore::create_in(&*files, &path, &owner)?;
         }
         let store = KvStore::open_in(files, &path, &owner, options)?;
         self.service(KvService).start(around(store))

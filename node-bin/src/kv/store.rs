@@ -5,28 +5,30 @@ mod apply;
 mod flusher;
 mod overlay;
 mod record;
+mod snapshot;
 mod view;
 
 use std::fmt;
 use std::mem;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_consensus::{Batch, EntryId, ORIGIN, StateMachine, StateMachineError};
+use quorate_consensus::{
+    Batch, EntryId, ORIGIN, SnapshotSink, SnapshotSource, StateMachine, StateMachineError,
+};
 use quorate_persist::{
     CreateError, FileKind, Files, META_TABLE, OpenError, OpenedDatabase, OsFiles, Seal, StoreFault,
-    StoreIdentity, create_database, open_database,
+    StoreIdentity, create_database, open_database, replace_file,
 };
 use redb::{Database, StorageError};
 
 use self::apply::{apply_command, check_order};
 use self::flusher::{Flusher, Write};
 use self::overlay::Overlay;
-use self::record::{
-    APPLIED, KV_TABLE, KvTable, applied_row, open_table, read_applied, write_overlay,
-};
+use self::record::{APPLIED, KV_TABLE, KvTable, applied_row, open_table, write_overlay};
+use self::snapshot::{KvSink, KvSource, received_path};
 use self::view::Below;
 use super::command::{Answer, Pair, Query, RANGE_BYTES_MAX};
 
@@ -42,6 +44,7 @@ pub const KV_OVERLAY_BYTES_DEFAULT: usize = 16 << 20;
 const KV_FILE: FileKind = FileKind {
     magic: *b"QRMKV\0\0\0",
     format: 1,
+    oldest: 1,
 };
 
 /// How the key-value store uses the machine.
@@ -88,14 +91,25 @@ pub struct KvStore {
     // The order of the fields is that in which they are dropped: the database comes last.
     /// The file as reads find it: as at the end of the last flush that has been noticed.
     table: KvTable,
+    /// Up to where the log is applied in the file, as it was then.
+    saved: EntryId,
     /// What was applied after that which the flusher has got.
     active: Overlay,
     flusher: Flusher,
     database: Arc<Database>,
     seal: Seal,
-    overlay_bytes_max: usize,
+    place: Place,
     /// After a fault, what is in memory may be half of a batch.
     stopped: bool,
+}
+
+/// Where a store is, and how it was opened.
+#[derive(Clone)]
+struct Place {
+    files: Arc<dyn Files>,
+    path: PathBuf,
+    identity: StoreIdentity,
+    options: KvOptions,
 }
 
 impl KvStore {
@@ -131,14 +145,14 @@ impl KvStore {
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; the node must not run on such a file. Where the whole log is still there, a lost
+    /// [`OpenError`]; the node must not run on such a file. Where the log was never compacted, a lost
     /// or damaged store can be created anew: it is rebuilt from the log.
     pub fn open(
         path: &Path,
         identity: &StoreIdentity,
         options: KvOptions,
     ) -> Result<Self, OpenError> {
-        Self::open_in(&OsFiles, path, identity, options)
+        Self::open_in(Arc::new(OsFiles), path, identity, options)
     }
 
     /// As [`KvStore::open`], elsewhere than on the operating system's files.
@@ -147,7 +161,7 @@ impl KvStore {
     ///
     /// As [`KvStore::open`].
     pub fn open_in(
-        files: &dyn Files,
+        files: Arc<dyn Files>,
         path: &Path,
         identity: &StoreIdentity,
         options: KvOptions,
@@ -157,14 +171,20 @@ impl KvStore {
 
     /// As [`open`](Self::open), with `around` between the flusher and the file.
     fn open_around(
-        files: &dyn Files,
+        files: Arc<dyn Files>,
         path: &Path,
         identity: &StoreIdentity,
         options: KvOptions,
         around: impl FnOnce(Write) -> Write,
     ) -> Result<Self, OpenError> {
-        let opened = open_database(files, path, KV_FILE, identity, options.cache_bytes)?;
-        let store = Self::assemble(opened, options, around).map_err(|fault| fault.at_open(path))?;
+        let opened = open_database(&*files, path, KV_FILE, identity, options.cache_bytes)?;
+        let place = Place {
+            files,
+            path: path.to_owned(),
+            identity: identity.clone(),
+            options,
+        };
+        let store = Self::assemble(opened, place, around).map_err(|fault| fault.at_open(path))?;
         tracing::info!(
             path = %path.display(), applied = %store.applied(), "key-value store opened"
         );
@@ -173,29 +193,29 @@ impl KvStore {
 
     fn assemble(
         opened: OpenedDatabase,
-        options: KvOptions,
+        place: Place,
         around: impl FnOnce(Write) -> Write,
     ) -> Result<Self, StoreFault> {
         let OpenedDatabase { database, seal, .. } = opened;
-        let applied = read_applied(&database, &seal)?;
-        let table = open_table(&database)?;
+        let (table, applied) = open_table(&database, &seal)?;
         let database = Arc::new(database);
         let write = around(Box::new({
             let (database, seal) = (Arc::clone(&database), seal);
             move |overlay| write_overlay(&database, &seal, overlay)
         }));
-        let flusher = if options.background {
+        let flusher = if place.options.background {
             Flusher::thread(write).map_err(StorageError::Io)?
         } else {
             Flusher::inline(write)
         };
         Ok(Self {
             table,
+            saved: applied,
             active: Overlay::new(applied),
             flusher,
             database,
             seal,
-            overlay_bytes_max: options.overlay_bytes_max,
+            place,
             stopped: false,
         })
     }
@@ -291,21 +311,27 @@ impl KvStore {
     }
 
     fn is_full(&self) -> bool {
-        self.active.bytes() >= self.overlay_bytes_max
+        self.active.bytes() >= self.place.options.overlay_bytes_max
     }
 
     /// Takes note of a flush that has ended.
     fn settle(&mut self) -> Result<(), StoreFault> {
         if self.flusher.poll()? {
-            self.table = open_table(&self.database)?;
+            self.see_file()?;
         }
+        Ok(())
+    }
+
+    /// Reads see the file as it is now.
+    fn see_file(&mut self) -> Result<(), StoreFault> {
+        (self.table, self.saved) = open_table(&self.database, &self.seal)?;
         Ok(())
     }
 
     /// Waits until no flush is running.
     fn wait(&mut self) -> Result<(), StoreFault> {
         if self.flusher.wait()? {
-            self.table = open_table(&self.database)?;
+            self.see_file()?;
         }
         Ok(())
     }
@@ -315,7 +341,7 @@ impl KvStore {
         let next = Overlay::new(self.active.applied());
         let frozen = mem::replace(&mut self.active, next);
         if self.flusher.start(frozen)? {
-            self.table = open_table(&self.database)?;
+            self.see_file()?;
         }
         Ok(())
     }
@@ -342,6 +368,44 @@ impl KvStore {
             self.freeze()?;
             self.wait()?;
         }
+        Ok(())
+    }
+
+    fn source(&mut self) -> Result<KvSource, StoreFault> {
+        self.settle()?;
+        let (table, last) = open_table(&self.database, &self.seal)?;
+        let database = Arc::clone(&self.database);
+        Ok(KvSource::new(table, database, self.seal, last))
+    }
+
+    fn open_received(&self) -> Result<OpenedDatabase, OpenError> {
+        let Place {
+            files,
+            path,
+            identity,
+            options,
+        } = &self.place;
+        let path = received_path(path);
+        open_database(&**files, &path, KV_FILE, identity, options.cache_bytes)
+    }
+
+    /// The file that was received takes the place of the state's, once it has been read.
+    fn install_checked(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        self.wait().map_err(StateMachineError::new)?;
+        let opened = self.open_received().map_err(StateMachineError::new)?;
+        let applied = open_table(&opened.database, &opened.seal)
+            .map_err(StateMachineError::new)?
+            .1;
+        if applied != last {
+            return Err(StateMachineError::new(format!(
+                "the snapshot that was received goes up to {applied}, and should to {last}"
+            )));
+        }
+        let Place { files, path, .. } = &self.place;
+        replace_file(&**files, &received_path(path), path).map_err(StateMachineError::new)?;
+        let place = self.place.clone();
+        *self = Self::assemble(opened, place, |write| write).map_err(StateMachineError::new)?;
+        tracing::info!(applied = %last, "state replaced by a snapshot");
         Ok(())
     }
 
@@ -385,6 +449,47 @@ impl StateMachine for KvStore {
     /// written and there is room in memory.
     fn checkpoint(&mut self) -> Result<(), StateMachineError> {
         self.unless_stopped(Self::checkpoint_checked)
+    }
+
+    fn durable(&mut self) -> Result<EntryId, StateMachineError> {
+        self.unless_stopped(|store| {
+            store.settle()?;
+            Ok(store.saved)
+        })
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Box<dyn SnapshotSource>>, StateMachineError> {
+        let source = self.unless_stopped(Self::source)?;
+        Ok(Some(Box::new(source)))
+    }
+
+    fn sink(&mut self) -> Option<Box<dyn SnapshotSink>> {
+        Some(Box::new(KvSink {
+            files: Arc::clone(&self.place.files),
+            path: self.place.path.clone(),
+            identity: self.place.identity.clone(),
+            draft: None,
+        }))
+    }
+
+    fn received(&self) -> Option<EntryId> {
+        let received = received_path(&self.place.path);
+        if !self.place.files.exists(&received).ok()? {
+            return None;
+        }
+        let opened = self.open_received().ok()?;
+        let (_, last) = open_table(&opened.database, &opened.seal).ok()?;
+        Some(last)
+    }
+
+    fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        if self.stopped {
+            return Err(StateMachineError::new(StoreFault::Stopped));
+        }
+        self.stopped = true;
+        self.install_checked(last)?;
+        self.stopped = false;
+        Ok(())
     }
 
     fn close(&mut self) -> Result<(), StateMachineError> {

@@ -100,8 +100,8 @@ impl NodeBuilder {
         self
     }
 
-    pub(crate) fn kept_on(&self) -> &dyn Files {
-        &*self.files
+    pub(crate) fn kept_on(&self) -> Arc<dyn Files> {
+        Arc::clone(&self.files)
     }
 
     /// The folder of the node's files, made if missing, with no access for others.
@@ -143,7 +143,7 @@ impl NodeBuilder {
     /// # Errors
     ///
     /// [`StartError`]; nothing is left running then.
-    pub fn start(self, state_machine: impl StateMachine) -> Result<Node, StartError> {
+    pub fn start(self, mut state_machine: impl StateMachine) -> Result<Node, StartError> {
         let owner = self.store_identity()?;
         self.check_port()?;
         let directory = self.prepare_data_dir()?.to_path_buf();
@@ -154,6 +154,7 @@ impl NodeBuilder {
         })?;
         let applied = state_machine.applied();
         let opened = self.open_log(&directory, &owner, applied)?;
+        let applied = finish_install(&mut state_machine, opened.recovered.base())?;
         let core = self.core(&owner, &opened, applied)?;
         let alone = opened.recovered.membership.voters().len() == 1;
 
@@ -170,6 +171,7 @@ impl NodeBuilder {
             driver,
             writer,
             applier,
+            courier,
         } = assemble(
             core,
             Parts {
@@ -202,6 +204,7 @@ impl NodeBuilder {
         let thread = |what: &str| format!("quorate-{what}-{}", owner.node);
         threads.spawn(&runtime, thread("log"), &end, writer.run())?;
         threads.spawn(&runtime, thread("state"), &end, applier.run())?;
+        threads.spawn(&runtime, thread("snap"), &end, courier.run())?;
         let drive = run::drive(handle.clone(), driver, Arc::clone(&outcome), end);
         runtime.spawn(Box::pin(drive));
         let serve = run::serve(
@@ -250,7 +253,11 @@ impl NodeBuilder {
         applied: EntryId,
     ) -> Result<RaftNode, StartError> {
         let recovered = &opened.recovered;
-        let tail = read_tail(&opened.store, applied.index, recovered.last)?;
+        let tail = match applied.index < recovered.base().index {
+            // Refused below, with what to do.
+            true => Vec::new(),
+            false => read_tail(&opened.store, applied.index, recovered.last)?,
+        };
         let mut raft = self.config.raft.clone();
         raft.node = owner.node;
         raft.boot = opened.boot;
@@ -358,6 +365,20 @@ impl NodeBuilder {
         };
         others.map(dial).collect()
     }
+}
+
+/// A crash may have come between the log's new beginning, after a snapshot, and the state's: the snapshot
+/// is complete then, and is installed now. Returns up to where the state machine has applied the log.
+fn finish_install(
+    state_machine: &mut impl StateMachine,
+    base: EntryId,
+) -> Result<EntryId, StartError> {
+    let applied = state_machine.applied();
+    if applied.index < base.index && state_machine.received() == Some(base) {
+        state_machine.install(base)?;
+        return Ok(base);
+    }
+    Ok(applied)
 }
 
 fn instance(opened: &Opened) -> Instance {

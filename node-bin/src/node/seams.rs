@@ -28,6 +28,8 @@ impl quorate_quic_transport::Message for RaftMessage {
             Body::Append { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
+            | Body::Snapshot { .. }
+            | Body::Transfer(_)
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::TimeoutNow => None,
@@ -45,9 +47,12 @@ impl quorate_consensus::Transport for PeerTransport {
     fn send(&mut self, to: NodeId, message: Message) -> Result<(), Undelivered> {
         let lane = match message.body {
             // Heartbeats and votes must not wait behind entries.
-            Body::Append { .. } | Body::AppendAccepted { .. } | Body::AppendRejected { .. } => {
-                Lane::Append
-            }
+            // A member that gets a snapshot gets no entries meanwhile.
+            Body::Append { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::Snapshot { .. }
+            | Body::Transfer(_) => Lane::Append,
             Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::Heartbeat { .. }

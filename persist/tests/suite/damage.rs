@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use quorate_consensus::{LogIndex, LogStore, Term};
-use quorate_persist::{Corruption, OpenError, Opened, Options, Store};
+use quorate_persist::{Corruption, FORMAT, OpenError, Opened, Options, Store};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
 use crate::disk::{Disk, IMAGE_AT, Image, Rng};
@@ -174,7 +174,7 @@ fn the_document_describes_the_rows() {
     let transaction = database.begin_read().unwrap();
     let meta = transaction.open_table(META).unwrap();
     let meta = |name: &str| meta.get(name).unwrap().unwrap().value().to_vec();
-    assert_eq!(meta("identity"), identity_row(b"QRMLOG\0\0", 2));
+    assert_eq!(meta("identity"), identity_row(b"QRMLOG\0\0", FORMAT));
     assert_eq!(meta("base"), meta_row("base", &[1, 1]));
     assert_eq!(meta("boot"), meta_row("boot", &[1]));
     assert_eq!(meta("hard_state"), meta_row("hard_state", &[4, 3, 28]));
@@ -278,11 +278,25 @@ fn impossible_single_rows_are_refused() {
         meta.insert("base", row.as_slice()).unwrap();
     });
     assert_eq!(swapped, Corruption::RowChecksum { row: "base" });
-    let rebased = corruption(|meta, _| {
-        meta.insert("base", meta_row("base", &[1, 2]).as_slice())
-            .unwrap();
-    });
-    assert_eq!(rebased, content("base"));
+    // A base that the first entry does not follow, one that cannot be, and one that format 2 never had.
+    let rebased = |base: &'static [u64], format| {
+        corruption(move |meta, log| {
+            let row = meta_row("base", base);
+            meta.insert("base", row.as_slice()).unwrap();
+            let identity = identity_row(b"QRMLOG\0\0", format);
+            meta.insert("identity", identity.as_slice()).unwrap();
+            if format < FORMAT {
+                log.remove(2).unwrap();
+            }
+        })
+    };
+    let (expected, found) = (LogIndex::new(3), LogIndex::new(2));
+    assert_eq!(
+        rebased(&[1, 2], FORMAT),
+        Corruption::Gap { expected, found }
+    );
+    assert_eq!(rebased(&[0, 1], FORMAT), content("base"));
+    assert_eq!(rebased(&[1, 2], 2), content("base"));
 }
 
 /// A newer format is named as such, another kind of file as damage.
@@ -291,16 +305,18 @@ fn k4_other_formats_are_refused() {
     let with = |row: Vec<u8>| {
         open_changed(|meta, _| drop(meta.insert("identity", row.as_slice()).unwrap())).map(drop)
     };
-    with(identity_row(b"QRMLOG\0\0", 2)).unwrap();
-    let newer = with(identity_row(b"QRMLOG\0\0", 3)).unwrap_err();
+    for format in 2..=FORMAT {
+        with(identity_row(b"QRMLOG\0\0", format)).unwrap();
+    }
+    let newer = with(identity_row(b"QRMLOG\0\0", FORMAT + 1)).unwrap_err();
     assert!(
         matches!(
             newer,
             OpenError::NewerFormat {
-                found: 3,
-                supported: 2,
+                found,
+                supported: FORMAT,
                 ..
-            }
+            } if found == FORMAT + 1
         ),
         "{newer}"
     );

@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quorate_consensus::{LogStore, LogWrite};
+use quorate_consensus::{Cut, LogStore, LogWrite};
 use quorate_persist::{FORMAT, Options, Store};
 
-use crate::{State, hard_state, identity, membership, small, write};
+use crate::disk::{Disk, Rng};
+use crate::{State, hard_state, identity, index, membership, small, write};
 
 /// Set, it makes the files of the present format anew.
 const BLESS: &str = "BLESS";
@@ -18,18 +19,26 @@ fn fixture(format: u32, end: &str) -> PathBuf {
     folder.join(format!("log-format-{format}-{end}.redb"))
 }
 
-/// Entries, a suffix that was replaced, a vote, and enough to go round the journal.
-fn script() -> Vec<Vec<LogWrite>> {
+/// Entries, a suffix that was replaced, a vote, and enough to go round the journal; from format 3 on, a
+/// compaction.
+fn script(format: u32) -> Vec<Vec<LogWrite>> {
     let vote = LogWrite {
         cut: None,
         entries: vec![],
         hard_state: hard_state(7, Some(3), 3),
+    };
+    let compacted = LogWrite {
+        cut: Some(Cut::Compact(index(150))),
+        ..write(7, 207..=209, 200)
     };
     let mut script = vec![vec![write(2, 2..=9, 2)], vec![write(4, 5..=6, 3), vote]];
     script.extend((0..20).map(|round| {
         let first = 7 + 10 * round;
         vec![write(7, first..=first + 9, first)]
     }));
+    if format > 2 {
+        script.push(vec![compacted]);
+    }
     script
 }
 
@@ -39,7 +48,7 @@ fn make() {
     Store::create(&path, &identity(), &membership(), small()).unwrap();
     let mut opened = Store::open(&path, &identity(), small()).unwrap();
     assert_eq!(opened.boot, BOOT);
-    for batch in script() {
+    for batch in script(FORMAT) {
         opened.store.append(&batch).unwrap();
     }
     // As a crash would leave it: the journal holds what is not in its place yet.
@@ -53,12 +62,12 @@ fn k4_every_format_there_was_is_read() {
     if std::env::var_os(BLESS).is_some() {
         make();
     }
-    let mut expected = State::founding();
-    for batch in script() {
-        expected.apply(&batch);
-    }
     // The first one that was kept is 2.
     for format in 2..=FORMAT {
+        let mut expected = State::founding();
+        for batch in script(format) {
+            expected.apply(&batch);
+        }
         for end in ["crashed", "closed"] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("log.redb");
@@ -69,8 +78,35 @@ fn k4_every_format_there_was_is_read() {
                 expected,
                 "format {format}, {end}"
             );
-            assert_eq!(opened.recovered.membership, membership());
             assert_eq!(opened.boot, BOOT + 1);
         }
+    }
+}
+
+/// A file of format 2 is of the present one once it was opened, at whichever operation that was cut short
+/// before.
+#[test]
+fn an_older_file_is_upgraded_in_one_step() {
+    let content = fs::read(fixture(2, "closed")).unwrap();
+    let mut expected = State::founding();
+    for batch in script(2) {
+        expected.apply(&batch);
+    }
+    let whole = Disk::holding(content.clone());
+    drop(crate::crash::open(&whole).unwrap());
+    for fail_at in 1..=whole.operations() {
+        let disk = Disk::failing_at(&content, fail_at, false);
+        drop(crate::crash::open(&disk));
+        let left = Disk::holding(disk.after_power_loss(&mut Rng::new(fail_at)));
+        let mut opened = crate::crash::open(&left).unwrap();
+        assert_eq!(State::of(&opened).unwrap(), expected, "operation {fail_at}");
+        let compacted = LogWrite {
+            cut: Some(Cut::Compact(index(100))),
+            ..write(7, 207..=207, 200)
+        };
+        opened.store.append(&[compacted]).unwrap();
+        drop(opened);
+        let opened = crate::crash::open(&left).unwrap();
+        assert_eq!(opened.recovered.base().index, index(100));
     }
 }

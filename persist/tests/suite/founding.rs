@@ -216,6 +216,14 @@ impl Files for Folders {
         Ok(())
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut names = self.lock();
+        names.change()?;
+        let kind = names.now.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        names.now.insert(to.to_owned(), kind);
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut names = self.lock();
         names.change()?;

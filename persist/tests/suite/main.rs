@@ -15,7 +15,7 @@ mod ownership;
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Entry, EntryId, FIRST_INDEX, HardState, LogIndex, LogStore, LogWrite, Membership, NodeId, Term,
+    Cut, Entry, EntryId, HardState, LogIndex, LogStore, LogWrite, Membership, NodeId, ORIGIN, Term,
 };
 use quorate_persist::{Opened, Options, StoreIdentity};
 
@@ -79,6 +79,8 @@ fn write(term: u64, indexes: std::ops::RangeInclusive<u64>, commit: u64) -> LogW
 /// All that a store holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct State {
+    base: EntryId,
+    membership: Membership,
     hard_state: HardState,
     entries: Vec<Entry>,
 }
@@ -86,6 +88,8 @@ struct State {
 impl State {
     fn founding() -> Self {
         Self {
+            base: ORIGIN,
+            membership: membership(),
             hard_state: hard_state(1, None, 1),
             entries: Vec::new(),
         }
@@ -93,6 +97,22 @@ impl State {
 
     fn apply(&mut self, batch: &[LogWrite]) {
         for write in batch {
+            match &write.cut {
+                Some(Cut::Compact(index)) => {
+                    let compacted = self
+                        .entries
+                        .iter()
+                        .take_while(|entry| entry.id.index <= *index);
+                    self.base = compacted.last().map_or(self.base, |entry| entry.id);
+                    self.entries.retain(|entry| entry.id.index > *index);
+                }
+                Some(Cut::Restore { base, membership }) => {
+                    self.base = *base;
+                    self.membership = membership.clone();
+                    self.entries.clear();
+                }
+                None => {}
+            }
             if let Some(first) = write.entries.first() {
                 self.entries.retain(|entry| entry.id.index < first.id.index);
             }
@@ -104,12 +124,14 @@ impl State {
     /// What `opened` holds, read back entry by entry.
     fn of(opened: &Opened) -> Result<Self, quorate_consensus::StoreError> {
         let recovered = &opened.recovered;
-        let entries = if recovered.last < FIRST_INDEX {
-            Vec::new()
-        } else {
-            opened.store.read(FIRST_INDEX, recovered.last, u64::MAX)?
+        let first = recovered.base().index.next();
+        let entries = match recovered.last < first {
+            true => Vec::new(),
+            false => opened.store.read(first, recovered.last, u64::MAX)?,
         };
         Ok(Self {
+            base: recovered.base(),
+            membership: recovered.membership.clone(),
             hard_state: recovered.hard_state,
             entries,
         })

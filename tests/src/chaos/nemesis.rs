@@ -53,6 +53,8 @@ impl Nemesis {
             args.push(format!("--peer={peer}={}", self.network.door(node, peer)));
         }
         args.push(format!("--runtime={}", self.runtime));
+        // In the end every operation is held against the logs, which have to be whole for that.
+        args.push("--log-tail=1024GiB".into());
         self.cluster.start_with(node, &args);
     }
 

@@ -1,11 +1,13 @@
 //! What the world makes of what a node did: it checks it, and carries it on.
 
-use quorate_consensus::{Batch, Body, LeaderChange, LogIndex, Message, Payload, Role};
+use std::collections::BTreeMap;
+
+use quorate_consensus::{Batch, Body, LeaderChange, LogIndex, Message, ORIGIN, Payload, Role};
 
 use super::clock::{MICROSECOND, MILLISECOND};
 use super::executor::lock;
 use super::log::MemLog;
-use super::seams::{Effect, Write};
+use super::seams::{Effect, Registers, Write};
 use super::world::{Event, World, id};
 
 /// What tells one kind of event from another in the hash.
@@ -15,6 +17,7 @@ enum Kind {
     Wrote,
     Applied,
     Changed,
+    Installed,
 }
 
 impl World {
@@ -26,6 +29,8 @@ impl World {
                 before,
                 removed,
                 first,
+                base,
+                durable,
             } => {
                 let disk = std::sync::Arc::clone(&self.member(node).disk);
                 let log = &lock(&disk).log;
@@ -41,8 +46,12 @@ impl World {
                 });
                 self.counts.writes += 1;
                 self.invariants.wrote(node, before, &removed, first, log);
+                if let Some(base) = base {
+                    self.invariants.cut(node, base, durable);
+                }
             }
             Effect::Applied { node, from, batch } => self.applied(node, from, &batch),
+            Effect::Installed { node, state } => self.installed(node, &state),
             Effect::Changed { node, change } => self.changed(node, change),
             Effect::Answered { attempt, answer } => self.write_answered(attempt, &answer),
             Effect::Read { attempt, answer } => self.read_answered(attempt, &answer),
@@ -135,6 +144,31 @@ impl World {
         let rest = commands.next().is_none();
         self.invariants.require("applied as written", rest, || {
             format!("n{node} applies more commands up to {last} than there are")
+        });
+    }
+
+    /// The state of a snapshot is that after the entries that were committed up to it.
+    fn installed(&mut self, node: u64, state: &Registers) {
+        let (now, last) = (self.now(), state.applied);
+        let numbers = [Kind::Installed as u64, node, last.index.value()];
+        self.trace
+            .note(now, &numbers, || format!("n{node} has installed {last}"));
+        if self.invariants.byzantine {
+            return;
+        }
+        let mut values = BTreeMap::new();
+        let mut end = ORIGIN;
+        let committed = self.invariants.committed().iter();
+        for entry in committed.take_while(|entry| entry.id.index <= last.index) {
+            if let Payload::Command(data) = &entry.payload {
+                let write = Write::decode(data);
+                values.insert(write.key, write.operation);
+            }
+            end = entry.id;
+        }
+        let same = end == last && values == state.values;
+        self.invariants.require("equal states", same, || {
+            format!("n{node} installs a state up to {last} that nobody else had")
         });
     }
 

@@ -11,12 +11,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The three futures of a node.
+/// The futures of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Part {
     Driver,
     Writer,
     Applier,
+    Courier,
 }
 
 /// One future of one life of a node.

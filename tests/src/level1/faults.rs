@@ -31,7 +31,7 @@ impl Suffering {
         let stalled = match task.part {
             Part::Driver => 0,
             Part::Writer => self.disk_stalled,
-            Part::Applier => self.machine_stalled,
+            Part::Applier | Part::Courier => self.machine_stalled,
         };
         (self.paused | stalled) & (1 << task.node) != 0
     }

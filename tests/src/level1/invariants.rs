@@ -170,7 +170,11 @@ impl Invariants {
                 transfer: false,
                 ..
             } => self.is_rehearsed(node, message.term),
+            Body::Snapshot { .. } => {
+                self.leads(node, message.term);
+            }
             Body::AppendRejected { .. }
+            | Body::Transfer(_)
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::HeartbeatResponse { .. } => {}
@@ -191,6 +195,10 @@ impl Invariants {
     /// The term and the vote that a message stands for are on the sender's disk, and the vote is its
     /// only one in that term.
     fn speaks_durably(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
+        if let Body::Transfer(_) = message.body {
+            // It promises nothing, and nobody looks at its term.
+            return;
+        }
         let (term, durable) = (message.term, disk.hard_state());
         let (rehearsal, vote) = match message.body {
             Body::RequestVote { pre, .. } => (pre, (!pre).then_some(node)),
@@ -253,6 +261,30 @@ impl Invariants {
             });
         }
         self.log_matching(node, first, log);
+    }
+
+    /// The log of `node` begins after `base` now, while its state up to `durable` survives a crash: what is
+    /// gone from it is committed, and in the state.
+    pub fn cut(&mut self, node: u64, base: EntryId, durable: LogIndex) {
+        self.require(
+            "the log is compacted up to the durable state",
+            base.index <= durable,
+            || {
+                format!(
+                    "n{node} removes entries up to {base}, its state is durable up to {durable}"
+                )
+            },
+        );
+        if self.byzantine {
+            return;
+        }
+        let committed = self.committed.get(place_of(base.index));
+        let committed = committed.map(|entry| entry.id);
+        self.require(
+            "only what is committed is compacted",
+            committed == Some(base),
+            || format!("n{node} begins its log after {base}, committed is {committed:?}"),
+        );
     }
 
     /// Log Matching: two logs that hold the same entry hold the same before it.

@@ -1,11 +1,14 @@
 //! A log in memory with the contract of a disk: a write is there as a whole, or not at all.
 
 use quorate_consensus::{
-    Entry, EntryId, HardState, LogIndex, LogWrite, Membership, ORIGIN, Payload, Recovered,
+    Cut, Entry, EntryId, HardState, LogIndex, LogWrite, Membership, ORIGIN, Payload, Recovered,
     StoreError,
 };
 
 /// What is durable of one member.
+///
+/// Of the entries that a cut has removed, a disk has nothing; here they stay, out of reach of the node, so
+/// that what it holds can be compared with what others hold.
 ///
 /// Beside each entry stands a digest of the log up to it, so that two logs can be compared, and found
 /// different, by one number.
@@ -13,9 +16,10 @@ use quorate_consensus::{
 pub struct MemLog {
     hard_state: HardState,
     membership: Membership,
+    base: EntryId,
     entries: Vec<Entry>,
     digests: Vec<u64>,
-    /// The first entry of every term, as [`Recovered`] wants them.
+    /// The first entry of every term.
     terms: Vec<EntryId>,
 }
 
@@ -35,6 +39,7 @@ impl MemLog {
         Self {
             hard_state: founding.hard_state,
             membership: founding.membership,
+            base: ORIGIN,
             entries: Vec::new(),
             digests: Vec::new(),
             terms: founding.terms,
@@ -80,13 +85,23 @@ impl MemLog {
     /// What a node that starts from this log is given.
     #[must_use]
     pub fn recovered(&self) -> Recovered {
+        let kept = self.entries.iter();
+        let kept = kept.filter(|entry| entry.id.index > self.base.index);
+        let later = self.terms.iter();
+        let later = later.filter(|first| first.index > self.base.index);
         Recovered {
             hard_state: self.hard_state,
             membership: self.membership.clone(),
-            terms: self.terms.clone(),
+            terms: [self.base].iter().chain(later).copied().collect(),
             last: self.last().index,
-            bytes: self.entries.iter().map(Entry::bytes).sum(),
+            bytes: kept.map(Entry::bytes).sum(),
         }
+    }
+
+    /// The entry before the first one that the node can read.
+    #[must_use]
+    pub fn base(&self) -> EntryId {
+        self.base
     }
 
     /// As [`LogStore::read`](quorate_consensus::LogStore::read).
@@ -103,7 +118,8 @@ impl MemLog {
         let mut bytes = 0;
         let mut read = Vec::new();
         for index in first.value()..=last.value() {
-            let Some(entry) = self.get(LogIndex::new(index)) else {
+            let kept = index > self.base.index.value();
+            let Some(entry) = self.get(LogIndex::new(index)).filter(|_| kept) else {
                 return Err(StoreError::new(format!("entry {index} is missing")));
             };
             bytes += entry.bytes();
@@ -115,21 +131,42 @@ impl MemLog {
         Ok(read)
     }
 
-    /// Makes `write` durable and returns what it replaced.
+    /// Makes `write` durable and returns what it replaced. `snapshot` is the log up to the end of the
+    /// snapshot that the node has received.
     ///
     /// # Panics
     ///
     /// When it leaves a gap, or when indexes or terms are out of order: no log can hold that.
-    pub fn write(&mut self, write: &LogWrite) -> Vec<Removed> {
-        let removed = match write.entries.first() {
-            Some(first) => self.truncate(first.id.index),
-            None => Vec::new(),
-        };
+    pub fn write(&mut self, write: &LogWrite, snapshot: &[Entry]) -> Vec<Removed> {
+        let mut removed = self.cut(write.cut.as_ref(), snapshot);
+        if let Some(first) = write.entries.first() {
+            removed.extend(self.truncate(first.id.index));
+        }
         for entry in &write.entries {
             self.push(entry.clone());
         }
         self.hard_state = write.hard_state;
         removed
+    }
+
+    fn cut(&mut self, cut: Option<&Cut>, snapshot: &[Entry]) -> Vec<Removed> {
+        match cut {
+            Some(Cut::Compact(index)) => {
+                let base = self.get(*index).expect("a log is compacted within it");
+                self.base = base.id;
+                Vec::new()
+            }
+            Some(Cut::Restore { base, membership }) => {
+                let first = ORIGIN.index.next();
+                let removed = self.truncate(first);
+                snapshot.iter().for_each(|entry| self.push(entry.clone()));
+                assert_eq!(self.last(), *base, "the snapshot that was received");
+                (self.base, self.membership) = (*base, membership.clone());
+                let replaced = removed.into_iter();
+                replaced.filter(|gone| !self.holds(gone.id)).collect()
+            }
+            None => Vec::new(),
+        }
     }
 
     fn truncate(&mut self, first: LogIndex) -> Vec<Removed> {

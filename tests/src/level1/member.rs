@@ -45,6 +45,7 @@ pub(super) struct Process {
     driver: Task,
     writer: Task,
     applier: Task,
+    courier: Task,
     /// How the driver ended.
     pub(super) end: Arc<Mutex<Option<Result<(), Fatal>>>>,
     probe: Option<Probe>,
@@ -81,16 +82,17 @@ impl Member {
     ) -> Result<(), String> {
         self.life += 1;
         lock(&self.disk).has_failed = false;
+        let recovered = lock(&self.disk).log.recovered();
         let mut memory = lock(&self.memory);
-        memory.now = memory.durable.clone();
+        memory.restart(recovered.base());
         let applied = memory.now.applied;
         drop(memory);
         let store = Store {
             node: self.id,
             disk: Arc::clone(&self.disk),
+            memory: Arc::clone(&self.memory),
             effects: Arc::clone(effects),
         };
-        let recovered = lock(&self.disk).log.recovered();
         let tail = read_tail(&store, applied.index, recovered.last);
         let tail = tail.map_err(|error| error.to_string())?;
         let config = config(self.id, self.life, seed, params);
@@ -108,6 +110,7 @@ impl Member {
             state_machine: Box::new(Machine {
                 node: id,
                 memory: Arc::clone(&self.memory),
+                disk: Arc::clone(&self.disk),
                 effects: Arc::clone(effects),
             }),
             clock: Arc::clone(&self.clock) as Arc<_>,
@@ -153,6 +156,7 @@ fn config(id: u64, life: u64, seed: u64, params: &Params) -> Config {
     config.log_view_bytes_max = params.bounds.log_view;
     config.checkpoint_bytes = params.bounds.checkpoint;
     config.checkpoint_interval = CHECKPOINT_INTERVAL;
+    params.bounds.compaction.set(&mut config);
     config
 }
 
@@ -165,6 +169,7 @@ impl Process {
             driver,
             writer,
             applier,
+            courier,
         } = running;
         let driver = async move {
             let outcome = driver.run().await;
@@ -176,6 +181,7 @@ impl Process {
             driver: Task::new(id(Part::Driver), woken, driver),
             writer: Task::new(id(Part::Writer), woken, writer.run()),
             applier: Task::new(id(Part::Applier), woken, applier.run()),
+            courier: Task::new(id(Part::Courier), woken, courier.run()),
             end,
             probe: None,
             stopping: false,
@@ -187,11 +193,13 @@ impl Process {
             Part::Driver => self.driver.run(),
             Part::Writer => self.writer.run(),
             Part::Applier => self.applier.run(),
+            Part::Courier => self.courier.run(),
         }
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.driver.has_ended() && self.writer.has_ended() && self.applier.has_ended()
+        let workers = [&self.writer, &self.applier, &self.courier];
+        self.driver.has_ended() && workers.iter().all(|worker| worker.has_ended())
     }
 
     /// Asks for the status, and returns what the last question brought.

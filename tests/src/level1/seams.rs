@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Batch, Entry, EntryId, HardState, LeaderChange, LogIndex, LogStore, LogWrite, Membership,
-    Message, NodeId, ORIGIN, ProposeError, ReadError, StateMachine, StateMachineError, StoreError,
-    Transport, Undelivered,
+    Batch, Chunk, Cut, Entry, EntryId, HardState, LeaderChange, LogIndex, LogStore, LogWrite,
+    Membership, Message, NodeId, ORIGIN, ProposeError, ReadError, SnapshotSink, SnapshotSource,
+    StateMachine, StateMachineError, StoreError, Transport, Undelivered,
 };
+use serde::{Deserialize, Serialize};
 
 use super::executor::lock;
 use super::log::{MemLog, Removed};
@@ -27,11 +28,19 @@ pub(super) enum Effect {
         removed: Vec<Removed>,
         /// Where the log is new.
         first: LogIndex,
+        /// Where it begins now, if that has changed.
+        base: Option<EntryId>,
+        /// Up to where the state was durable.
+        durable: LogIndex,
     },
     Applied {
         node: u64,
         from: LogIndex,
         batch: Batch,
+    },
+    Installed {
+        node: u64,
+        state: Registers,
     },
     Changed {
         node: u64,
@@ -85,6 +94,7 @@ pub(super) struct Disk {
 pub(super) struct Store {
     pub(super) node: u64,
     pub(super) disk: Arc<Mutex<Disk>>,
+    pub(super) memory: Arc<Mutex<Memory>>,
     pub(super) effects: Effects,
 }
 
@@ -95,16 +105,27 @@ impl LogStore for Store {
             disk.has_failed = true;
             return Err(StoreError::new("told to fail"));
         }
+        let memory = lock(&self.memory);
+        let received = memory.received.as_ref();
+        let received = received.map_or(&[][..], |snapshot| &snapshot.log);
         for write in batch {
             let before = disk.log.hard_state();
             let end = disk.log.last().index.next();
-            let first = write.entries.first().map_or(end, |entry| entry.id.index);
-            let removed = disk.log.write(write);
+            let mut first = write.entries.first().map_or(end, |entry| entry.id.index);
+            if let Some(Cut::Restore { .. }) = write.cut {
+                first = ORIGIN.index.next();
+            }
+            let removed = disk.log.write(write, received);
             lock(&self.effects).push(Effect::Wrote {
                 node: self.node,
                 before,
                 removed,
                 first,
+                base: write.cut.is_some().then(|| disk.log.base()),
+                durable: match write.cut {
+                    Some(Cut::Restore { .. }) => disk.log.base().index,
+                    _ => memory.durable.applied.index,
+                },
             });
         }
         Ok(())
@@ -121,7 +142,7 @@ impl LogStore for Store {
 }
 
 /// The state of the replicated registers after some entry.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Registers {
     pub(super) applied: EntryId,
     /// By key: which operation wrote last.
@@ -132,6 +153,16 @@ pub(super) struct Registers {
 pub(super) struct Memory {
     pub(super) now: Registers,
     pub(super) durable: Registers,
+    /// A snapshot that is complete and was perhaps not installed yet; a crash leaves it.
+    pub(super) received: Option<Snapshot>,
+}
+
+/// The registers after some entry, and the log up to it: no node could look at that, but what a log that
+/// begins after a snapshot stands for can be compared with the others by it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    pub(super) registers: Registers,
+    pub(super) log: Vec<Entry>,
 }
 
 impl Memory {
@@ -143,7 +174,19 @@ impl Memory {
         Self {
             now: empty.clone(),
             durable: empty,
+            received: None,
         }
+    }
+
+    /// What a process finds that starts on a log with this base.
+    pub(super) fn restart(&mut self, base: EntryId) {
+        if self.durable.applied.index < base.index
+            && let Some(received) = &self.received
+            && received.registers.applied == base
+        {
+            self.durable = received.registers.clone();
+        }
+        self.now = self.durable.clone();
     }
 }
 
@@ -151,6 +194,7 @@ impl Memory {
 pub(super) struct Machine {
     pub(super) node: u64,
     pub(super) memory: Arc<Mutex<Memory>>,
+    pub(super) disk: Arc<Mutex<Disk>>,
     pub(super) effects: Effects,
 }
 
@@ -191,8 +235,96 @@ impl StateMachine for Machine {
         Ok(())
     }
 
+    fn durable(&mut self) -> Result<EntryId, StateMachineError> {
+        Ok(lock(&self.memory).durable.applied)
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Box<dyn SnapshotSource>>, StateMachineError> {
+        let registers = lock(&self.memory).durable.clone();
+        let disk = lock(&self.disk);
+        let log = disk.log.entries().iter();
+        let log = log.take_while(|entry| entry.id.index <= registers.applied.index);
+        let log = log.cloned().collect();
+        Ok(Some(Box::new(Source(Snapshot { registers, log }))))
+    }
+
+    fn sink(&mut self) -> Option<Box<dyn SnapshotSink>> {
+        Some(Box::new(Sink {
+            memory: Arc::clone(&self.memory),
+            last: ORIGIN,
+            bytes: Vec::new(),
+        }))
+    }
+
+    fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        let mut memory = lock(&self.memory);
+        let received = memory.received.as_ref();
+        let received = received.filter(|snapshot| snapshot.registers.applied == last);
+        let Some(received) = received else {
+            let error = format!("no snapshot up to {last} was received");
+            return Err(StateMachineError::new(error));
+        };
+        let state = received.registers.clone();
+        memory.now = state.clone();
+        memory.durable = state.clone();
+        lock(&self.effects).push(Effect::Installed {
+            node: self.node,
+            state,
+        });
+        Ok(())
+    }
+
     fn close(&mut self) -> Result<(), StateMachineError> {
         self.checkpoint()
+    }
+}
+
+/// Gives a snapshot away in as many pieces.
+struct Source(Snapshot);
+
+const PIECES: usize = 3;
+
+impl SnapshotSource for Source {
+    fn last(&self) -> EntryId {
+        self.0.registers.applied
+    }
+
+    fn chunk(&mut self, after: &[u8], _bytes_max: u64) -> Result<Chunk, StateMachineError> {
+        let bytes = postcard::to_stdvec(&self.0).map_err(StateMachineError::new)?;
+        let at = after.first().copied().unwrap_or_default();
+        let place = |at: usize| bytes.len() * at.min(PIECES) / PIECES;
+        let data = Bytes::copy_from_slice(&bytes[place(at.into())..place(usize::from(at) + 1)]);
+        let next = (usize::from(at) + 1 < PIECES).then(|| Bytes::from(vec![at + 1]));
+        Ok(Chunk { data, next })
+    }
+}
+
+/// Takes one in; what is not finished is gone with the process.
+struct Sink {
+    memory: Arc<Mutex<Memory>>,
+    last: EntryId,
+    bytes: Vec<u8>,
+}
+
+impl SnapshotSink for Sink {
+    fn begin(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        (self.last, self.bytes) = (last, Vec::new());
+        Ok(())
+    }
+
+    fn add(&mut self, data: &[u8]) -> Result<bool, StateMachineError> {
+        self.bytes.extend_from_slice(data);
+        Ok(true)
+    }
+
+    fn finish(&mut self) -> Result<bool, StateMachineError> {
+        let snapshot = postcard::from_bytes::<Snapshot>(&self.bytes).ok();
+        let snapshot = snapshot.filter(|snapshot| snapshot.registers.applied == self.last);
+        let whole = snapshot.is_some();
+        if whole {
+            lock(&self.memory).received = snapshot;
+        }
+        Ok(whole)
     }
 }
 

@@ -230,7 +230,7 @@ impl World {
         let delay = match task.part {
             Part::Driver => 0,
             Part::Writer => self.rng.within(0..write_max * MICROSECOND),
-            Part::Applier => self.rng.within(0..apply_max * MICROSECOND),
+            Part::Applier | Part::Courier => self.rng.within(0..apply_max * MICROSECOND),
         };
         self.schedule(delay, Event::Run(task));
     }

@@ -121,6 +121,21 @@ pub const BUGS: &[Bug] = &[
         level2(40),
     ),
     bug(
+        "base-not-saved",
+        "a compaction removes entries and does not say where the log begins now",
+        level2(40),
+    ),
+    bug(
+        "boundary-term-lost",
+        "a compaction forgets the term of the last entry that it removes",
+        level2(40),
+    ),
+    bug(
+        "pair-missing-in-snapshot",
+        "a snapshot lacks one of the pairs of a piece",
+        level2(100),
+    ),
+    bug(
         "creation-not-atomic",
         "a new file has its name before it is complete",
         test(
@@ -157,6 +172,29 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     // Raft.
+    bug(
+        "compacted-beyond-the-state",
+        "entries are removed from the log that the state has only in memory",
+        level1(200),
+    ),
+    bug(
+        "state-installed-before-the-log",
+        "a snapshot replaces the state before the log begins after it",
+        test(
+            "consensus",
+            "cluster",
+            "snapshots::g3_a_crash_at_any_step_of_installing_a_snapshot",
+        ),
+    ),
+    bug(
+        "second-snapshot-taken-early",
+        "a snapshot takes the place of one that is still to be installed",
+        test(
+            "consensus",
+            "cluster",
+            "snapshots::g4_a_second_snapshot_waits_until_the_first_is_installed",
+        ),
+    ),
     bug(
         "no-pre-vote",
         "an election is not rehearsed, so that whoever comes back deposes the leader",

@@ -3,15 +3,18 @@
 //! The book is told of every durable write, every applied batch, every leader and every status, of all
 //! nodes, and remembers. The first thing that does not fit is the failure of the run.
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use quorate::{Batch, EntryId, LogIndex, NodeId, ORIGIN, Status, Term};
-use quorate_consensus::{Entry, HardState, LogWrite};
+use quorate_consensus::{Cut, Entry, HardState, LogWrite};
 use quorate_quic_transport::Instance;
 
+use self::store::{Committed, Found, Store};
 use super::watch::content_hash;
 use crate::level::Failure;
 
@@ -35,7 +38,7 @@ pub(super) struct Book {
     leaders: BTreeMap<Term, NodeId>,
     /// Every entry that was ever durable anywhere: the one before it, and what it says.
     entries: BTreeMap<EntryId, (EntryId, u64)>,
-    committed: BTreeMap<LogIndex, EntryId>,
+    committed: Committed,
     stores: BTreeMap<u128, Store>,
     /// The store that each node has now.
     current: BTreeMap<NodeId, u128>,
@@ -49,58 +52,12 @@ pub(super) struct Book {
     /// Whether every state is compared, and not only some.
     pub(super) compare_all: bool,
     applied: BTreeMap<NodeId, EntryId>,
+    /// Up to where the state of each node survives a crash.
+    durable: BTreeMap<NodeId, LogIndex>,
     seen: BTreeMap<NodeId, Status>,
     failure: Option<Failure>,
     pub(super) elections: u64,
     pub(super) writes: u64,
-}
-
-/// What one store was told to keep, durably.
-#[derive(Default)]
-struct Store {
-    boot: u64,
-    hard_state: HardState,
-    /// The terms of its entries, by index.
-    log: BTreeMap<LogIndex, Term>,
-    /// A write that has begun and may or may not have got there.
-    writing: Option<Vec<LogWrite>>,
-}
-
-impl Store {
-    fn id_at(&self, index: LogIndex) -> Option<EntryId> {
-        match index == ORIGIN.index {
-            true => Some(ORIGIN),
-            false => self.log.get(&index).map(|term| EntryId::new(*term, index)),
-        }
-    }
-
-    fn last(&self) -> LogIndex {
-        let last = self.log.last_key_value();
-        last.map_or(ORIGIN.index, |(index, _)| *index)
-    }
-
-    /// Whether `found` is what it was told to keep, with or without a write that was under way.
-    fn allows(&self, found: &Found) -> bool {
-        let mut later = Self {
-            hard_state: self.hard_state,
-            log: self.log.clone(),
-            ..Self::default()
-        };
-        later.write(self.writing.as_deref().unwrap_or_default());
-        found.is(self) || found.is(&later)
-    }
-
-    fn write(&mut self, batch: &[LogWrite]) {
-        for write in batch {
-            if let Some(first) = write.entries.first() {
-                self.log.split_off(&first.id.index);
-            }
-            let new = write.entries.iter();
-            self.log
-                .extend(new.map(|entry| (entry.id.index, entry.id.term)));
-            self.hard_state = write.hard_state;
-        }
-    }
 }
 
 impl Book {
@@ -119,6 +76,7 @@ impl Book {
             commands: BTreeMap::new(),
             compare_all: false,
             applied: BTreeMap::new(),
+            durable: BTreeMap::new(),
             seen: BTreeMap::new(),
             failure: None,
             elections: 0,
@@ -189,18 +147,21 @@ impl Book {
         node: NodeId,
         instance: Instance,
         hard_state: HardState,
+        base: EntryId,
         entries: &[Entry],
     ) {
         self.current.insert(node, instance.store_id);
-        self.learn(node, ORIGIN, entries);
+        self.learn(node, base, entries);
         let first = !self.stores.contains_key(&instance.store_id);
-        let store = self.stores.entry(instance.store_id).or_default();
-        let found = Found::new(hard_state, entries);
-        let kept = store.allows(&found);
+        let store = self.stores.entry(instance.store_id);
+        let store = store.or_insert_with(Store::new);
+        let found = Found::new(hard_state, base, entries);
+        let kept = store.allows(&found, &self.committed);
         store.writing = None;
         let boot = store.boot;
         let expected = format!("{} and {:?}", store.last(), store.hard_state);
-        (store.boot, store.hard_state, store.log) = (instance.boot, hard_state, found.log);
+        store.boot = instance.boot;
+        store.take(found, &self.committed);
         let last = store.last();
         self.must(first || kept, "durable writes survive", || {
             format!(
@@ -231,6 +192,7 @@ impl Book {
     pub(super) fn written(&mut self, node: NodeId, store_id: u128, batch: &[LogWrite]) {
         self.writes += 1;
         for write in batch {
+            self.cuts_rightly(node, store_id, write);
             if let Some(first) = write.entries.first() {
                 let before = LogIndex::new(first.id.index.value() - 1);
                 let before = self
@@ -245,11 +207,36 @@ impl Book {
             }
             self.hard_state_grows(node, store_id, write.hard_state);
             if let Some(store) = self.stores.get_mut(&store_id) {
-                store.write(std::slice::from_ref(write));
+                store.write(std::slice::from_ref(write), &self.committed);
                 store.writing = None;
             }
             self.commit(node, store_id, write.hard_state.commit);
         }
+    }
+
+    /// What goes from a log is committed, and its effect is in the node's state, durably; so is what a
+    /// snapshot stands for, once it is installed.
+    fn cuts_rightly(&mut self, node: NodeId, store_id: u128, write: &LogWrite) {
+        let base = match &write.cut {
+            Some(Cut::Compact(index)) => {
+                let durable = self.durable.get(&node).copied().unwrap_or_default();
+                let invariant = "the log is compacted up to the durable state";
+                self.must(*index <= durable, invariant, || {
+                    format!(
+                        "{node} removes entries up to {index}, its state is durable up to {durable}"
+                    )
+                });
+                let store = self.stores.get(&store_id);
+                store.and_then(|store| store.id_at(*index))
+            }
+            Some(Cut::Restore { base, .. }) => Some(*base),
+            None => return,
+        };
+        let committed = base.and_then(|base| self.committed.get(&base.index).copied());
+        let holds = base.is_some() && committed == base;
+        self.must(holds, "only what is committed is compacted", || {
+            format!("{node} begins its log after {base:?}, committed is {committed:?}")
+        });
     }
 
     /// Two logs that have an entry of one index and term have the same entries up to it (Log
@@ -340,6 +327,26 @@ impl Book {
 
     pub(super) fn state_opened(&mut self, node: NodeId, applied: EntryId) {
         self.applied.insert(node, applied);
+        self.durable.insert(node, applied.index);
+    }
+
+    /// The state of `node` up to `applied` survives a crash, it says.
+    pub(super) fn state_is_durable(&mut self, node: NodeId, applied: EntryId) {
+        self.durable.insert(node, applied.index);
+    }
+
+    /// A snapshot takes the place of the state: one of what is committed, and newer.
+    pub(super) fn installed(&mut self, node: NodeId, last: EntryId) {
+        let before = self.applied.insert(node, last);
+        let forward = before.is_none_or(|before| before.index < last.index);
+        self.must(forward, "applied once each", || {
+            format!("{node} installs a snapshot up to {last} after it had applied {before:?}")
+        });
+        let known = self.committed.get(&last.index).copied();
+        self.must(known == Some(last), "committed never changes", || {
+            format!("{node} installs a snapshot up to {last}, committed is {known:?}")
+        });
+        self.durable.insert(node, last.index);
     }
 
     /// Every node applies the same entries in the same order, with the same answers (State Machine
@@ -415,12 +422,18 @@ impl Book {
     }
 
     /// What the disk of `node` would hold after a power failure, against what it was told to keep.
-    pub(super) fn durable_is(&mut self, node: NodeId, hard_state: HardState, entries: &[Entry]) {
+    pub(super) fn durable_is(
+        &mut self,
+        node: NodeId,
+        hard_state: HardState,
+        base: EntryId,
+        entries: &[Entry],
+    ) {
         let Some(store) = self.current.get(&node).and_then(|id| self.stores.get(id)) else {
             return;
         };
-        let found = Found::new(hard_state, entries);
-        let kept = store.allows(&found);
+        let found = Found::new(hard_state, base, entries);
+        let kept = store.allows(&found, &self.committed);
         let expected = format!("{} and {:?}", store.last(), store.hard_state);
         self.must(kept, "durable writes survive", || {
             let last = found.log.last_key_value();
@@ -435,25 +448,6 @@ impl Book {
     }
 }
 
-struct Found {
-    hard_state: HardState,
-    log: BTreeMap<LogIndex, Term>,
-}
-
-impl Found {
-    fn new(hard_state: HardState, entries: &[Entry]) -> Self {
-        let ids = entries.iter().map(|entry| (entry.id.index, entry.id.term));
-        Self {
-            hard_state,
-            log: ids.collect(),
-        }
-    }
-
-    fn is(&self, store: &Store) -> bool {
-        self.log == store.log && self.hard_state == store.hard_state
-    }
-}
-
 /// FNV-1a, continued.
 fn fold(hash: u64, bytes: &[u8]) -> u64 {
     let seed = hash ^ 0xcbf2_9ce4_8422_2325 ^ (bytes.len() as u64);
@@ -463,137 +457,4 @@ fn fold(hash: u64, bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_consensus::Payload;
-
-    use super::*;
-
-    fn node(id: u64) -> NodeId {
-        NodeId::new(id).unwrap()
-    }
-
-    fn entry(term: u64, index: u64, command: &'static str) -> Entry {
-        Entry {
-            id: EntryId::new(Term::new(term), LogIndex::new(index)),
-            payload: Payload::Command(command.into()),
-        }
-    }
-
-    fn hard(term: u64, vote: u64, commit: u64) -> HardState {
-        HardState {
-            term: Term::new(term),
-            vote: NodeId::new(vote),
-            commit: LogIndex::new(commit),
-        }
-    }
-
-    fn write(hard_state: HardState, entries: &[Entry]) -> LogWrite {
-        LogWrite {
-            cut: None,
-            hard_state,
-            entries: entries.to_vec(),
-        }
-    }
-
-    /// Three nodes, each with a store of its number; nodes 1 and 2 have an entry that node 1 says is
-    /// committed.
-    fn book() -> Book {
-        let mut book = Book::new(3);
-        for id in 1..=3 {
-            open(&mut book, id, 1, hard(1, 0, 1), &[]);
-        }
-        tell(&mut book, 2, hard(2, 1, 1), &[entry(2, 2, "a")]);
-        tell(&mut book, 1, hard(2, 1, 1), &[entry(2, 2, "a")]);
-        tell(&mut book, 1, hard(2, 1, 2), &[]);
-        assert_eq!(book.failure(), None);
-        book
-    }
-
-    fn open(book: &mut Book, id: u64, boot: u64, hard_state: HardState, entries: &[Entry]) {
-        let instance = Instance {
-            store_id: id.into(),
-            boot,
-        };
-        book.opened(node(id), instance, hard_state, entries);
-    }
-
-    fn tell(book: &mut Book, id: u64, hard_state: HardState, entries: &[Entry]) {
-        let batch = [write(hard_state, entries)];
-        book.writing(id.into(), &batch);
-        book.written(node(id), id.into(), &batch);
-    }
-
-    fn broken(book: &Book) -> String {
-        book.failure()
-            .map_or("nothing".into(), |failure| failure.invariant)
-    }
-
-    /// Each promise, broken in the simplest way, is the one that is noticed.
-    #[test]
-    fn every_broken_promise_is_noticed() {
-        type Breaks = fn(&mut Book);
-        let cases: [(&str, Breaks); 11] = [
-            ("one leader per term", |book| {
-                book.leads(node(1), Term::new(2));
-                book.leads(node(2), Term::new(2));
-            }),
-            ("leader completeness", |book| {
-                book.leads(node(3), Term::new(3));
-            }),
-            ("log matching", |book| {
-                tell(book, 3, hard(2, 1, 1), &[entry(2, 2, "b")]);
-            }),
-            ("committed never changes", |book| {
-                tell(book, 2, hard(3, 3, 1), &[entry(3, 2, "b")]);
-            }),
-            ("committed on a majority of disks", |book| {
-                tell(book, 1, hard(2, 1, 3), &[entry(2, 3, "b")]);
-            }),
-            ("no gaps", |book| {
-                tell(book, 3, hard(2, 1, 1), &[entry(2, 4, "b")]);
-            }),
-            ("one vote per term", |book| {
-                tell(book, 1, hard(2, 2, 2), &[]);
-            }),
-            ("term is monotone", |book| tell(book, 1, hard(1, 0, 2), &[])),
-            ("commit is monotone", |book| {
-                tell(book, 1, hard(2, 1, 1), &[]);
-            }),
-            ("durable writes survive", |book| {
-                open(book, 1, 2, hard(2, 1, 2), &[]);
-            }),
-            ("starts are counted", |book| {
-                open(book, 1, 1, hard(2, 1, 2), &[entry(2, 2, "a")]);
-            }),
-        ];
-        for (promise, breaks) in cases {
-            let mut book = book();
-            breaks(&mut book);
-            assert_eq!(broken(&book), promise);
-        }
-    }
-
-    /// What a write under way left behind is in order: all of it, or none.
-    #[test]
-    fn a_write_under_way_may_survive() {
-        for (survives, hard_state) in [(true, hard(3, 2, 2)), (false, hard(2, 1, 2))] {
-            let mut book = book();
-            book.writing(1, &[write(hard(3, 2, 2), &[])]);
-            book.durable_is(node(1), hard_state, &[entry(2, 2, "a")]);
-            open(&mut book, 1, 2, hard_state, &[entry(2, 2, "a")]);
-            assert_eq!(broken(&book), "nothing", "survives: {survives}");
-        }
-    }
-
-    /// Equal entries give equal answers and equal states.
-    #[test]
-    fn g14_states_that_differ_are_noticed() {
-        let mut book = book();
-        let at = entry(2, 2, "a").id;
-        book.state_is(node(1), at, 7);
-        book.state_is(node(2), at, 7);
-        assert_eq!(broken(&book), "nothing");
-        book.state_is(node(3), at, 8);
-        assert_eq!(broken(&book), "equal states");
-    }
-}
+mod tests;

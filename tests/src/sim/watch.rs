@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate::kv::KvStore;
 use quorate::{Batch, EntryId, NodeId, StateMachine, StateMachineError};
-use quorate_consensus::{Entry, LogIndex, LogStore, LogWrite, Recovered, StoreError, read_tail};
+use quorate_consensus::{
+    Entry, LogIndex, LogStore, LogWrite, Recovered, SnapshotSink, SnapshotSource, StoreError,
+    read_tail,
+};
 use quorate_quic_transport::Instance;
 
 use super::book::{Book, SharedBook};
@@ -31,10 +34,11 @@ impl WatchedLog {
         recovered: &Recovered,
         log: Box<dyn LogStore>,
     ) -> Box<dyn LogStore> {
-        let entries = read_tail(&*log, quorate::ORIGIN.index, recovered.last);
+        let base = recovered.base();
+        let entries = read_tail(&*log, base.index, recovered.last);
         // A log that cannot be read stops the node a moment later.
         let entries = entries.unwrap_or_default();
-        book.with(|book| book.opened(node, instance, recovered.hard_state, &entries));
+        book.with(|book| book.opened(node, instance, recovered.hard_state, base, &entries));
         Box::new(Self {
             log: planted::around_log(log),
             book,
@@ -108,6 +112,34 @@ impl StateMachine for WatchedState {
 
     fn checkpoint(&mut self) -> Result<(), StateMachineError> {
         self.store.checkpoint()
+    }
+
+    fn durable(&mut self) -> Result<EntryId, StateMachineError> {
+        let durable = self.store.durable()?;
+        self.tell(|book| book.state_is_durable(self.node, durable));
+        Ok(durable)
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Box<dyn SnapshotSource>>, StateMachineError> {
+        self.store.snapshot()
+    }
+
+    fn sink(&mut self) -> Option<Box<dyn SnapshotSink>> {
+        self.store.sink()
+    }
+
+    fn received(&self) -> Option<EntryId> {
+        self.store.received()
+    }
+
+    fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
+        self.store.install(last)?;
+        let digest = self.store.digest()?;
+        self.tell(|book| {
+            book.installed(self.node, last);
+            book.state_is(self.node, last, digest);
+        });
+        Ok(())
     }
 
     fn close(&mut self) -> Result<(), StateMachineError> {

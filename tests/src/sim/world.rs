@@ -210,6 +210,7 @@ impl World {
         raft.message_bytes_max = bounds.message;
         raft.log_view_bytes_max = 2 * raft.uncommitted_bytes_max + bounds.log_view;
         raft.checkpoint_bytes = bounds.checkpoint;
+        bounds.compaction.set(raft);
         config
     }
 

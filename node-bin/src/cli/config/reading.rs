@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_consensus::{Config, NodeId};
 use toml::de::{DeTable, DeValue};
 
-use super::value::{address, folder, node_id, time};
+use super::value::{address, folder, node_id, size, time};
 use super::{Flags, Settings};
 use crate::cli::runtime::Runtime;
 use crate::cli::{Failure, exit, logging};
@@ -55,6 +55,7 @@ const KEYS: &[Key] = &[
     text("log-format", "\"human\" or \"json\""),
     text("election-timeout", "a time, such as \"250ms\""),
     text("heartbeat-interval", "a time, such as \"50ms\""),
+    text("log-tail", "a size, such as \"64MiB\""),
 ];
 
 /// The shortest interval between heartbeats that the consensus crate allows.
@@ -200,6 +201,7 @@ impl Reading {
                 "--heartbeat-interval",
                 flags.heartbeat_interval.clone(),
             ),
+            ("log-tail", "--log-tail", flags.log_tail.clone()),
         ];
         for (key, flag, text) in given {
             if let Some(text) = text {
@@ -259,6 +261,7 @@ impl Reading {
             log_format: log_format.unwrap_or_default(),
             election_timeout,
             heartbeat_interval,
+            log_tail: self.value("log-tail", size),
         })
     }
 

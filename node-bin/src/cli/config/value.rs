@@ -1,4 +1,4 @@
-//! How single values are written: numbers of nodes, folders, addresses, times. Each parser says what it
+//! How single values are written: numbers of nodes, folders, addresses, times, sizes. Each parser says what it
 //! expected instead.
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -51,9 +51,50 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a time; expected a whole number of ms, s or m"))
 }
 
+/// A whole number of bytes, or of units of them: `512KiB`, `64MiB`, `1GiB`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let bytes_per_unit = match unit {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .zip(bytes_per_unit)
+        .and_then(|(number, bytes)| number.checked_mul(bytes))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| {
+            format!("`{text}` is not a size; expected a whole number of bytes, KiB, MiB or GiB")
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Sizes are whole numbers, of bytes or with a unit, and not nothing; nothing overflows.
+    #[test]
+    fn sizes() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        for bad in [
+            "",
+            "0",
+            "MiB",
+            "64MB",
+            "-1",
+            "1.5GiB",
+            "1 GiB",
+            "99999999999GiB",
+        ] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
 
     /// Times are whole numbers with a unit; nothing overflows.
     #[test]

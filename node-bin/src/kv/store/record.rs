@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_consensus::{EntryId, LogIndex, ORIGIN, Term};
 use quorate_persist::{Corruption, META_TABLE, Seal, StoreFault, begin_durable};
-use redb::{Database, ReadOnlyTable, ReadableDatabase, Table, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, Table, TableDefinition};
 
 use super::overlay::Overlay;
 use crate::kv::command::Value;
@@ -18,8 +18,14 @@ const RECORD_HEADER_BYTES: usize = 4 + 8;
 /// The table as it was at the last flush that was known to have ended when it was opened, or later.
 pub(super) type KvTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
-pub(super) fn open_table(database: &Database) -> Result<KvTable, StoreFault> {
-    Ok(database.begin_read()?.open_table(KV_TABLE)?)
+/// The table as it is now, and up to where the log is applied in it.
+pub(super) fn open_table(
+    database: &Database,
+    seal: &Seal,
+) -> Result<(KvTable, EntryId), StoreFault> {
+    let transaction = database.begin_read()?;
+    let applied = read_applied(&transaction, seal)?;
+    Ok((transaction.open_table(KV_TABLE)?, applied))
 }
 
 /// Writes all of `overlay` and the position it reaches in one durable transaction, so that the file
@@ -48,7 +54,7 @@ pub(super) fn write_overlay(
     Ok(())
 }
 
-fn insert(
+pub(super) fn insert(
     table: &mut Table<'_, &'static [u8], &'static [u8]>,
     seal: &Seal,
     key: &[u8],
@@ -116,8 +122,7 @@ pub(super) fn applied_row(seal: &Seal, applied: EntryId) -> Vec<u8> {
     seal.close_row(APPLIED, [term, index].concat())
 }
 
-pub(super) fn read_applied(database: &Database, seal: &Seal) -> Result<EntryId, StoreFault> {
-    let transaction = database.begin_read()?;
+fn read_applied(transaction: &ReadTransaction, seal: &Seal) -> Result<EntryId, StoreFault> {
     let row: [u8; 16] = seal.open_row(&transaction.open_table(META_TABLE)?, APPLIED)?;
     let number = |at: usize| {
         let bytes = row[at..at + 8].try_into();

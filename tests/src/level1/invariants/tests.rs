@@ -33,11 +33,14 @@ fn hard(term: u64, vote: Option<u64>, commit: u64) -> HardState {
 /// A log of `entries` with that hard state.
 fn log(hard_state: HardState, entries: &[Entry]) -> MemLog {
     let mut log = MemLog::new(membership());
-    log.write(&LogWrite {
-        cut: None,
-        entries: entries.to_vec(),
-        hard_state,
-    });
+    log.write(
+        &LogWrite {
+            cut: None,
+            entries: entries.to_vec(),
+            hard_state,
+        },
+        &[],
+    );
     log
 }
 
@@ -200,11 +203,14 @@ fn what_is_kept() {
         let mut disk = log(hard(2, None, 1), &[entry(2, 2)]);
         seen.wrote(1, hard(1, None, 1), &[], first, &disk);
         seen.applies(1, &entry(2, 2), |_| Some(&disk));
-        let removed = disk.write(&LogWrite {
-            cut: None,
-            entries: vec![entry(3, 2)],
-            hard_state: hard(3, None, 1),
-        });
+        let removed = disk.write(
+            &LogWrite {
+                cut: None,
+                entries: vec![entry(3, 2)],
+                hard_state: hard(3, None, 1),
+            },
+            &[],
+        );
         seen.wrote(1, hard(2, None, 1), &removed, first, &disk);
     });
     assert_eq!(lost, ["committed is kept"]);
@@ -213,11 +219,14 @@ fn what_is_kept() {
         seen.wrote(1, hard(1, None, 1), &[], first, &disk);
         seen.leads(3, Term::new(4));
         seen.applies(2, &entry(2, 2), |_| Some(&disk));
-        let removed = disk.write(&LogWrite {
-            cut: None,
-            entries: vec![entry(3, 2)],
-            hard_state: hard(4, None, 1),
-        });
+        let removed = disk.write(
+            &LogWrite {
+                cut: None,
+                entries: vec![entry(3, 2)],
+                hard_state: hard(4, None, 1),
+            },
+            &[],
+        );
         seen.wrote(1, hard(2, None, 1), &removed, first, &disk);
     });
     assert!(late.is_empty(), "ordered before it was committed: {late:?}");

@@ -124,9 +124,9 @@ impl World {
 }
 
 fn compare(book: &mut Book, node: NodeId, opened: &Opened) {
-    let (first, last) = (quorate::ORIGIN.index, opened.recovered.last);
-    match quorate_consensus::read_tail(&opened.store, first, last) {
-        Ok(entries) => book.durable_is(node, opened.recovered.hard_state, &entries),
+    let (base, last) = (opened.recovered.base(), opened.recovered.last);
+    match quorate_consensus::read_tail(&opened.store, base.index, last) {
+        Ok(entries) => book.durable_is(node, opened.recovered.hard_state, base, &entries),
         Err(error) => book.fails("durable writes survive", format!("{node}: {error}")),
     }
 }

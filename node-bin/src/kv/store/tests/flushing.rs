@@ -22,19 +22,25 @@ impl Gate {
     pub(super) fn open(path: &Path, options: KvOptions) -> (Self, KvStore) {
         let shared = Arc::new((Mutex::new(Way::Free), Condvar::new()));
         let seen = Arc::clone(&shared);
-        let store = KvStore::open_around(&OsFiles, path, &identity(), options, |mut write| {
-            Box::new(move |overlay| {
-                let (way, changed) = &*seen;
-                let way = changed
-                    .wait_while(way.lock().unwrap(), |way| *way == Way::Held)
-                    .unwrap();
-                if *way == Way::Broken {
-                    return Err(StorageError::Io(io::Error::other("no space")).into());
-                }
-                drop(way);
-                write(overlay)
-            })
-        });
+        let store = KvStore::open_around(
+            Arc::new(OsFiles),
+            path,
+            &identity(),
+            options,
+            |mut write| {
+                Box::new(move |overlay| {
+                    let (way, changed) = &*seen;
+                    let way = changed
+                        .wait_while(way.lock().unwrap(), |way| *way == Way::Held)
+                        .unwrap();
+                    if *way == Way::Broken {
+                        return Err(StorageError::Io(io::Error::other("no space")).into());
+                    }
+                    drop(way);
+                    write(overlay)
+                })
+            },
+        );
         (Self(shared), store.unwrap())
     }
 

@@ -1,0 +1,267 @@
+//! The side that has a snapshot.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::{ChunkWanted, STALLED_TICKS};
+use crate::config::{Config, ELECTION_TICKS};
+use crate::types::{EntryId, LogIndex, NodeId};
+
+/// For how many ticks a snapshot that nobody asks for is kept: long enough for the next member that comes
+/// back, and no longer, because a state machine that changes keeps a second copy of what it changes.
+const KEPT_TICKS: u64 = 2 * STALLED_TICKS;
+
+/// After how many ticks without a request the offer is repeated, a second by default: a member that was
+/// started again has forgotten it, and one that has the snapshot says so.
+const OFFER_TICKS: u64 = 4 * ELECTION_TICKS as u64;
+
+/// The snapshot that this node gives away, and to whom.
+///
+/// Invariants:
+/// - at most one piece is read at a time, and each member waits for at most one;
+/// - what is read in a second is at most what the configuration says, and one piece.
+#[derive(Debug)]
+pub(crate) struct Giving {
+    held: Option<Held>,
+    /// The state machine was asked for a snapshot.
+    asked: bool,
+    /// Who is to get the snapshot.
+    transfers: BTreeMap<NodeId, Progress>,
+    waiting: VecDeque<ChunkWanted>,
+    reading: Option<NodeId>,
+    /// How many bytes may be read now; a piece may overdraw it.
+    budget: i64,
+    bytes_per_tick: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    last: EntryId,
+    used: u64,
+}
+
+/// The ticks at which a member last asked for a piece, and was last told that there is a snapshot.
+#[derive(Debug)]
+struct Progress {
+    asked: u64,
+    offered: u64,
+}
+
+/// Whom to tell what.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// These have not asked for a while: the offer, or what followed, may be lost.
+    pub(crate) offers: Vec<NodeId>,
+    /// These have not for so long that they are given up.
+    pub(crate) stalled: Vec<NodeId>,
+}
+
+impl Giving {
+    pub(crate) fn new(config: &Config) -> Self {
+        let per_tick =
+            config.tick_interval().as_secs_f64() * config.snapshot_bytes_per_second as f64;
+        Self {
+            held: None,
+            asked: false,
+            transfers: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            reading: None,
+            budget: 0,
+            bytes_per_tick: (per_tick as u64).max(1),
+        }
+    }
+
+    /// The snapshot that is there.
+    pub(crate) fn held(&self) -> Option<EntryId> {
+        self.held.as_ref().map(|held| held.last)
+    }
+
+    /// Up to where the log must stay behind the snapshot that is there.
+    pub(crate) fn last(&self) -> Option<LogIndex> {
+        self.held.as_ref().map(|held| held.last.index)
+    }
+
+    /// A member needs a snapshot. Returns whether the state machine is to be asked for one.
+    pub(crate) fn is_wanted(&mut self) -> bool {
+        !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// The state machine has given a snapshot, or has none.
+    pub(crate) fn taken(&mut self, last: Option<EntryId>, now: u64) {
+        self.asked = false;
+        self.waiting.clear();
+        self.reading = None;
+        self.held = last.map(|last| Held { last, used: now });
+    }
+
+    /// `raft` has told `to` of the snapshot and waits until it has it.
+    pub(crate) fn begins(&mut self, to: NodeId, now: u64) {
+        let progress = Progress {
+            asked: now,
+            offered: now,
+        };
+        self.transfers.insert(to, progress);
+        if let Some(held) = &mut self.held {
+            held.used = now;
+        }
+    }
+
+    /// The member no longer waits for the snapshot, or cannot be reached. Returns whether it did wait.
+    pub(crate) fn ends(&mut self, member: NodeId) -> bool {
+        self.waiting.retain(|wanted| wanted.to != member);
+        self.transfers.remove(&member).is_some()
+    }
+
+    /// Forgets the members that no longer wait.
+    pub(crate) fn keep(&mut self, waits: impl Fn(NodeId) -> bool) {
+        let over = self
+            .transfers
+            .keys()
+            .copied()
+            .filter(|&member| !waits(member));
+        for member in over.collect::<Vec<_>>() {
+            self.ends(member);
+        }
+    }
+
+    /// `to` asks for the piece of `last` after `after`. Returns whether there is such a snapshot.
+    pub(crate) fn asks(&mut self, to: NodeId, last: EntryId, after: Bytes, now: u64) -> bool {
+        let Some(held) = self.held.as_mut().filter(|held| held.last == last) else {
+            return false;
+        };
+        held.used = now;
+        if let Some(progress) = self.transfers.get_mut(&to) {
+            progress.asked = now;
+        }
+        // One that asks again does not get more for it.
+        self.waiting.retain(|wanted| wanted.to != to);
+        if self.reading != Some(to) {
+            self.waiting.push_back(ChunkWanted { to, last, after });
+        }
+        true
+    }
+
+    /// The next piece to read, if one may be read now.
+    pub(crate) fn next(&mut self) -> Option<ChunkWanted> {
+        if self.reading.is_some() || self.budget <= 0 {
+            return None;
+        }
+        let wanted = self.waiting.pop_front()?;
+        self.reading = Some(wanted.to);
+        Some(wanted)
+    }
+
+    /// A piece of `bytes` was read for `to`.
+    pub(crate) fn read(&mut self, to: NodeId, bytes: u64) {
+        if self.reading == Some(to) {
+            self.reading = None;
+        }
+        self.budget -= i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+
+    /// A tick has passed.
+    pub(crate) fn tick(&mut self, now: u64) -> Due {
+        let most = i64::try_from(self.bytes_per_tick).unwrap_or(i64::MAX);
+        self.budget = self.budget.saturating_add(most).min(most);
+        let mut due = Due::default();
+        for (&member, progress) in &mut self.transfers {
+            if now >= progress.asked + STALLED_TICKS {
+                due.stalled.push(member);
+            } else if now >= progress.asked.max(progress.offered) + OFFER_TICKS {
+                progress.offered = now;
+                due.offers.push(member);
+            }
+        }
+        for &member in &due.stalled {
+            self.ends(member);
+        }
+        due
+    }
+
+    /// Whether the snapshot is not needed any more; then it is forgotten.
+    pub(crate) fn is_over(&mut self, now: u64) -> bool {
+        let unused = |held: &Held| now >= held.used + KEPT_TICKS;
+        let over = self.transfers.is_empty() && self.held.as_ref().is_some_and(unused);
+        if over {
+            self.held = None;
+            self.waiting.clear();
+            self.reading = None;
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Term;
+
+    fn id(node: u64) -> NodeId {
+        NodeId::new(node).unwrap()
+    }
+
+    fn last(index: u64) -> EntryId {
+        EntryId::new(Term::new(3), LogIndex::new(index))
+    }
+
+    /// That gives 1,000 bytes a tick and holds a snapshot up to entry 9.
+    fn giving() -> Giving {
+        let mut config = Config::new(id(1));
+        config.snapshot_bytes_per_second = 100_000;
+        let mut giving = Giving::new(&config);
+        assert!(giving.is_wanted() && !giving.is_wanted(), "asked for once");
+        giving.taken(Some(last(9)), 0);
+        giving
+    }
+
+    /// Pieces are read one at a time, in turns, and no faster than configured.
+    #[test]
+    fn pieces_are_read_in_turns_at_a_limited_rate() {
+        let mut giving = giving();
+        assert!(
+            !giving.asks(id(2), last(8), Bytes::new(), 0),
+            "another snapshot"
+        );
+        for to in [2, 3, 2] {
+            assert!(giving.asks(id(to), last(9), Bytes::new(), 0));
+        }
+        assert_eq!(giving.next(), None, "no time has passed");
+        giving.tick(1);
+        assert_eq!(giving.next().map(|wanted| wanted.to), Some(id(3)));
+        assert_eq!(giving.next(), None, "one at a time");
+        giving.read(id(3), 2_500);
+        let ticks: Vec<u64> = (2..10)
+            .filter(|&now| {
+                giving.tick(now);
+                giving.next().is_some()
+            })
+            .collect();
+        assert_eq!(
+            ticks,
+            [3],
+            "2,500 bytes are three ticks' worth, two of them to come"
+        );
+    }
+
+    /// A transfer that does not get on is given up, and a snapshot that nobody wants is forgotten.
+    #[test]
+    fn g7_nothing_is_kept_for_ever() {
+        let mut giving = giving();
+        giving.begins(id(2), 10);
+        assert!(giving.asks(id(2), last(9), Bytes::new(), 20));
+        let end = 20 + STALLED_TICKS;
+        let ticks: Vec<(u64, Due)> = (21..=end).map(|now| (now, giving.tick(now))).collect();
+        let offers = ticks.iter().filter(|(_, due)| due.offers == [id(2)]);
+        let offers: Vec<u64> = offers.map(|&(now, _)| now).collect();
+        assert_eq!(offers[..3], [120, 220, 320]);
+        let stalled = ticks.iter().filter(|(_, due)| due.stalled == [id(2)]);
+        let stalled: Vec<u64> = stalled.map(|&(now, _)| now).collect();
+        assert_eq!(stalled, [end]);
+        assert!(!giving.ends(id(2)), "it has ended");
+        let end = 20 + KEPT_TICKS;
+        assert!(!giving.is_over(end - 1));
+        assert!(giving.is_over(end) && !giving.is_over(end));
+        assert!(!giving.asks(id(2), last(9), Bytes::new(), end));
+    }
+}

@@ -1,0 +1,317 @@
+//! The side that gets a snapshot.
+
+use bytes::Bytes;
+
+use super::{STALLED_TICKS, Take, TakeStep};
+use crate::config::ELECTION_TICKS;
+use crate::membership::Membership;
+use crate::message::Transfer;
+use crate::types::{EntryId, NodeId};
+
+/// The first wait for a piece before it is asked for again, a second by default, and the longest one.
+const WAIT_TICKS_MIN: u64 = 4 * ELECTION_TICKS as u64;
+const WAIT_TICKS_MAX: u64 = 16 * WAIT_TICKS_MIN;
+
+/// The snapshot that this node is getting, if it is.
+#[derive(Debug, Default)]
+pub(crate) struct Taking {
+    transfers: u64,
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    number: u64,
+    from: NodeId,
+    last: EntryId,
+    membership: Membership,
+    /// The place after the last piece that is kept.
+    after: Bytes,
+    state: State,
+    /// The tick of the last piece.
+    progress: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A piece was asked for.
+    Asking { at: u64, wait_ticks: u64 },
+    /// A piece is being kept; then comes this place.
+    Keeping { next: Option<Bytes> },
+    /// All pieces are kept; the whole is being checked.
+    Finishing,
+}
+
+/// What follows from an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Ask this member.
+    Ask(NodeId, Transfer),
+    /// Have this done.
+    Do(Take),
+    /// Have this begun, and ask this member.
+    Begin(Take, NodeId, Transfer),
+    /// The snapshot is there.
+    Whole(EntryId, Membership),
+}
+
+impl Taking {
+    /// The leader `from` says that this node needs the snapshot up to `last`. One that is on its way
+    /// already goes on, from now on with what `from` gives; another one is not begun while it does.
+    pub(crate) fn offered(
+        &mut self,
+        from: NodeId,
+        last: EntryId,
+        membership: Membership,
+        now: u64,
+    ) -> Option<Next> {
+        if let Some(current) = &mut self.current {
+            if current.last != last {
+                return None;
+            }
+            let State::Asking { at, wait_ticks } = current.state else {
+                current.from = from;
+                return None;
+            };
+            let waits = from == current.from && now < at + wait_ticks;
+            current.from = from;
+            return if waits {
+                None
+            } else {
+                current.ask(now, WAIT_TICKS_MIN)
+            };
+        }
+        self.transfers += 1;
+        let mut current = Current {
+            number: self.transfers,
+            from,
+            last,
+            membership,
+            after: Bytes::new(),
+            state: State::Finishing,
+            progress: now,
+        };
+        current.state = State::Asking {
+            at: now,
+            wait_ticks: WAIT_TICKS_MIN,
+        };
+        let begin = current.take(TakeStep::Begin(last));
+        let request = current.request();
+        self.current = Some(current);
+        Some(Next::Begin(begin, from, request))
+    }
+
+    /// A piece has come; or nothing of the kind was asked for.
+    pub(crate) fn arrived(
+        &mut self,
+        from: NodeId,
+        last: EntryId,
+        after: &Bytes,
+        data: Bytes,
+        next: Option<Bytes>,
+        now: u64,
+    ) -> Option<Next> {
+        let current = self.current.as_mut()?;
+        let asked = matches!(current.state, State::Asking { .. });
+        if !asked || (from, last, after) != (current.from, current.last, &current.after) {
+            return None;
+        }
+        current.progress = now;
+        current.state = State::Keeping { next };
+        Some(Next::Do(current.take(TakeStep::Add(data))))
+    }
+
+    /// The step of the transfer `number` is done, if `kept`; else what came could not be read.
+    pub(crate) fn done(&mut self, number: u64, kept: bool, now: u64) -> Option<Next> {
+        let current = self.current.as_mut().filter(|it| it.number == number)?;
+        match &mut current.state {
+            // The beginning of the transfer; the request for its first piece is on its way.
+            State::Asking { .. } if kept => None,
+            State::Keeping { next } if kept => match next.take() {
+                Some(next) => {
+                    current.after = next;
+                    current.state = State::Asking {
+                        at: now,
+                        wait_ticks: WAIT_TICKS_MIN,
+                    };
+                    Some(Next::Ask(current.from, current.request()))
+                }
+                None => {
+                    current.state = State::Finishing;
+                    Some(Next::Do(current.take(TakeStep::Finish)))
+                }
+            },
+            State::Finishing if kept => {
+                let current = self.current.take()?;
+                Some(Next::Whole(current.last, current.membership))
+            }
+            _ => {
+                self.current = None;
+                None
+            }
+        }
+    }
+
+    /// `from` does not have the snapshot any more.
+    pub(crate) fn gone(&mut self, from: NodeId, last: EntryId) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|it| (it.from, it.last) == (from, last))
+        {
+            self.current = None;
+        }
+    }
+
+    /// A tick has passed: a piece that did not come is asked for again, and a transfer that does not get
+    /// on is given up.
+    pub(crate) fn tick(&mut self, now: u64) -> Option<Next> {
+        let current = self.current.as_mut()?;
+        let State::Asking { at, wait_ticks } = current.state else {
+            return None;
+        };
+        if now >= current.progress + STALLED_TICKS {
+            self.current = None;
+            return None;
+        }
+        if now < at + wait_ticks {
+            return None;
+        }
+        current.ask(now, WAIT_TICKS_MAX.min(2 * wait_ticks))
+    }
+}
+
+impl Current {
+    /// Asks again, unless what was asked for is there.
+    fn ask(&mut self, now: u64, wait_ticks: u64) -> Option<Next> {
+        let State::Asking { .. } = self.state else {
+            return None;
+        };
+        self.state = State::Asking {
+            at: now,
+            wait_ticks,
+        };
+        Some(Next::Ask(self.from, self.request()))
+    }
+
+    fn request(&self) -> Transfer {
+        Transfer::Request {
+            last: self.last,
+            after: self.after.clone(),
+        }
+    }
+
+    fn take(&self, step: TakeStep) -> Take {
+        Take {
+            number: self.number,
+            step,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LogIndex, Term};
+
+    fn id(node: u64) -> NodeId {
+        NodeId::new(node).unwrap()
+    }
+
+    fn last() -> EntryId {
+        EntryId::new(Term::new(3), LogIndex::new(9))
+    }
+
+    fn membership() -> Membership {
+        Membership::new([id(1), id(2)], []).unwrap()
+    }
+
+    fn request(after: &'static str) -> Transfer {
+        Transfer::Request {
+            last: last(),
+            after: Bytes::from(after),
+        }
+    }
+
+    fn step(number: u64, step: TakeStep) -> Take {
+        Take { number, step }
+    }
+
+    /// In which node 2 has offered a snapshot at tick 0.
+    fn taking() -> Taking {
+        let mut taking = Taking::default();
+        let begun = taking.offered(id(2), last(), membership(), 0);
+        let begin = step(1, TakeStep::Begin(last()));
+        assert_eq!(begun, Some(Next::Begin(begin, id(2), request(""))));
+        assert_eq!(taking.done(1, true, 0), None);
+        taking
+    }
+
+    fn arrives(
+        taking: &mut Taking,
+        after: &'static str,
+        next: Option<&'static str>,
+    ) -> Option<Next> {
+        let (after, next) = (Bytes::from(after), next.map(Bytes::from));
+        taking.arrived(id(2), last(), &after, Bytes::from("piece"), next, 5)
+    }
+
+    /// Each piece is asked for when the one before it is kept, and the whole is told once it is checked.
+    #[test]
+    fn piece_after_piece_and_then_the_whole() {
+        let mut taking = taking();
+        let add = || Some(Next::Do(step(1, TakeStep::Add(Bytes::from("piece")))));
+        assert_eq!(arrives(&mut taking, "k", None), None, "not asked for");
+        assert_eq!(arrives(&mut taking, "", Some("k")), add());
+        assert_eq!(arrives(&mut taking, "", Some("k")), None, "came twice");
+        assert_eq!(
+            taking.done(1, true, 6),
+            Some(Next::Ask(id(2), request("k")))
+        );
+        assert_eq!(arrives(&mut taking, "k", None), add());
+        let finish = Some(Next::Do(step(1, TakeStep::Finish)));
+        assert_eq!(taking.done(1, true, 7), finish);
+        let whole = Some(Next::Whole(last(), membership()));
+        assert_eq!(taking.done(1, true, 8), whole);
+        assert!(taking.current.is_none());
+    }
+
+    /// A piece that does not come is asked for again after waits that double, and not for ever.
+    #[test]
+    fn a_lost_piece_is_asked_for_again() {
+        let mut taking = taking();
+        let asked: Vec<u64> = (1..2 * STALLED_TICKS)
+            .filter(|&now| taking.tick(now).is_some())
+            .collect();
+        assert_eq!(asked, [100, 300, 700, 1_500]);
+        assert!(taking.current.is_none(), "given up");
+        assert_eq!(taking.done(1, true, 0), None, "what is over is over");
+    }
+
+    /// A second offer of the same snapshot resumes it, also from another member; one of another snapshot
+    /// waits until this one is over.
+    #[test]
+    fn an_offer_resumes_what_it_offers() {
+        let mut taking = taking();
+        arrives(&mut taking, "", Some("k"));
+        taking.done(1, true, 6);
+        let resumed = taking.offered(id(3), last(), membership(), 7);
+        assert_eq!(resumed, Some(Next::Ask(id(3), request("k"))));
+        let other = EntryId::new(Term::new(3), LogIndex::new(20));
+        assert_eq!(taking.offered(id(3), other, membership(), 8), None);
+        taking.gone(id(2), last());
+        assert!(taking.current.is_some(), "that one is not asked any more");
+        taking.gone(id(3), last());
+        let begun = taking.offered(id(3), other, membership(), 9);
+        assert!(matches!(begun, Some(Next::Begin(..))), "{begun:?}");
+    }
+
+    /// Pieces that cannot be read, and a whole that is not, end the transfer.
+    #[test]
+    fn what_is_not_accepted_ends_it() {
+        let mut taking = taking();
+        arrives(&mut taking, "", Some("k"));
+        assert_eq!(taking.done(1, false, 6), None);
+        assert!(taking.current.is_none());
+    }
+}

@@ -1,0 +1,128 @@
+//! A database that is filled little by little and gets its name once it is complete.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, WriteTransaction};
+
+use crate::backend::AnyBackend;
+use crate::error::CreateError;
+use crate::file::{self, OpenedDatabase};
+use crate::files::Files;
+use crate::identity::{FileKind, StoreIdentity};
+use crate::schema::Seal;
+
+/// A file under a temporary name. Dropped, or lost in a crash, it leaves nothing that would be taken for
+/// complete.
+pub struct DatabaseDraft {
+    files: Arc<dyn Files>,
+    temporary: PathBuf,
+    path: PathBuf,
+    /// `None` once it is closed.
+    opened: Option<OpenedDatabase>,
+}
+
+impl DatabaseDraft {
+    /// Makes a file that will be at `path`, owned by `identity`, with what `fill` writes, and removes what
+    /// an earlier draft left behind.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`].
+    pub fn begin(
+        files: Arc<dyn Files>,
+        path: &Path,
+        kind: FileKind,
+        identity: &StoreIdentity,
+        cache_bytes: usize,
+        fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
+    ) -> Result<Self, CreateError> {
+        let io = |source| CreateError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        file::remove_stale(&*files, path).map_err(io)?;
+        let temporary = file::temporary_name(&*files, path).map_err(io)?;
+        file::make_under(&*files, &temporary, path, |storage| {
+            let id = file::random_id(&*files).map_err(io)?;
+            file::create_database_on(AnyBackend(storage), path, kind, identity, id, fill)
+        })?;
+        let opened = file::open_database(&*files, &temporary, kind, identity, cache_bytes);
+        let opened = opened.map_err(|error| io(io::Error::other(error)))?;
+        Ok(Self {
+            files,
+            temporary,
+            path: path.to_owned(),
+            opened: Some(opened),
+        })
+    }
+
+    /// The database.
+    ///
+    /// # Panics
+    ///
+    /// Never: it is open until it is published.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.opened().database
+    }
+
+    /// For the checksums of its rows.
+    #[must_use]
+    pub fn seal(&self) -> &Seal {
+        &self.opened().seal
+    }
+
+    fn opened(&self) -> &OpenedDatabase {
+        self.opened.as_ref().expect("open until it is published")
+    }
+
+    /// Gives the file its name, and takes that from a file that has it. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; what was at the path is still there.
+    pub fn publish(mut self) -> Result<(), CreateError> {
+        let io = |source| CreateError::Io {
+            path: self.path.clone(),
+            source,
+        };
+        if let Some(opened) = self.opened.take() {
+            opened
+                .database
+                .close()
+                .map_err(|error| CreateError::Database {
+                    path: self.path.clone(),
+                    source: Box::new(error.into()),
+                })?;
+        }
+        self.files.sync(&self.temporary).map_err(io)?;
+        replace_file(&*self.files, &self.temporary, &self.path).map_err(io)
+    }
+}
+
+impl Drop for DatabaseDraft {
+    fn drop(&mut self) {
+        self.opened = None;
+        // If it fails, the next draft removes it. After it was published, there is nothing.
+        let _ = self.files.remove(&self.temporary);
+    }
+}
+
+impl fmt::Debug for DatabaseDraft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseDraft({})", self.path.display())
+    }
+}
+
+/// Gives the file at `from`, which is durable, the name `to` instead; that is durable when this returns.
+///
+/// # Errors
+///
+/// When it is not known which file has the name after a power loss; it is one of the two.
+pub fn replace_file(files: &dyn Files, from: &Path, to: &Path) -> io::Result<()> {
+    files.rename(from, to)?;
+    files.sync_directory(file::directory(to))
+}
