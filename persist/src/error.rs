@@ -139,6 +139,12 @@ pub enum Corruption {
     /// No redb database, or one cut short.
     #[error("it is not a complete database")]
     NotADatabase,
+    /// What a node keeps of its peers is damaged.
+    #[error(
+        "what this node knows of its peers' stores is damaged; move the file away only if no peer has \
+         lost its data folder since"
+    )]
+    PeersFile,
     /// The file does not begin as a log does.
     #[error("it is not a log of Quorate, or its beginning is damaged")]
     NotALog,

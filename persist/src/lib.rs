@@ -36,6 +36,7 @@ mod file;
 mod files;
 mod identity;
 mod journal;
+mod peers;
 mod planted;
 mod recover;
 mod schema;
@@ -53,6 +54,7 @@ pub use file::{
 };
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
+pub use peers::{SeenStore, SeenStores, load_peers, save_peers};
 pub use schema::{META_TABLE, Seal};
 pub use storage::Storage;
 pub use store::{CACHE_BYTES_DEFAULT, FORMAT, JOURNAL_BYTES_DEFAULT, Opened, Options, Store};

@@ -223,7 +223,7 @@ const YEAR_S: i64 = 365 * 24 * HOUR_S;
 /// The kinds of faults that are drawn.
 ///
 /// Only those under which something is promised. A wiped disk and an old image are kept out by peers that
-/// have seen the store since their own start, so nothing is promised once those restart as well; a disk that
+/// have ever met the store, so nothing is promised where one that never did makes a majority with it; a disk that
 /// lies about what it synced, or loses a write, may take back what it promised until there is a witness
 /// beside the log. These are scripted instead (`e1_`, `e4_`, `b13_`).
 const PALETTE: &[Kind] = &[

@@ -222,6 +222,17 @@ fn e1_a_node_without_its_log_is_kept_out() {
         .await;
         assert_eq!(status.leader, None, "it takes no part");
         client.put("a", "2").await.unwrap();
+        // Nor does it once the others were started anew: they remember.
+        for other in (1..=3).map(id).filter(|node| *node != lost) {
+            cluster.kill(other);
+            cluster.start_node(other);
+        }
+        until("a write after the others are back", || async {
+            client.put("a", "2").await.ok()
+        })
+        .await;
+        let status = cluster.node(lost).status().await.unwrap();
+        assert_eq!(status.leader, None, "it still takes no part");
         assert_eq!(client.get("a").await.unwrap().unwrap().data, "2");
         client.close().await;
     });

@@ -133,7 +133,8 @@ fn g3_a_crash_at_any_step_of_installing_a_snapshot() {
         if step > 1 {
             rig.persist_one(3);
         }
-        rig.stall_machine(3, step < 3);
+        // The state waits for the log, however ready it is.
+        rig.stall_machine(3, step == 1 || step == 2);
         assert_eq!(rig.applied(3).is_empty(), step < 3, "step {step}");
         rig.crash_keeping(3, kept);
         let restored = base(&rig, 3) > LogIndex::new(1);
@@ -163,12 +164,12 @@ fn g4_a_second_snapshot_waits_until_the_first_is_installed() {
         });
         requests.count()
     };
-    let (before, membership) = (asked(&rig), rig.status(1).membership);
     write(&mut rig, 1, 60, 100);
+    let (before, membership) = (asked(&rig), rig.status(1).membership);
     let second = quorate_consensus::Message {
         term: rig.status(1).term,
         body: Body::Snapshot {
-            last: rig.durable(1).base(),
+            last: rig.durable(1).last(),
             membership,
         },
     };

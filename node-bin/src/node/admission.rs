@@ -1,48 +1,52 @@
 //! Which nodes may connect, besides having a good certificate.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-
 use quorate_consensus::{Membership, NodeId};
-use quorate_quic_transport::{Admit, CloseCode, PeerUp, Refused};
+use quorate_persist::SeenStore;
+use quorate_quic_transport::{Admit, CloseCode, Instance, PeerUp, Refused};
 
+use super::peers::PeerMemory;
 use crate::planted;
 
-/// Lets members in, each with the store it was first seen with.
+/// Lets members in, each with the store it was first seen with, and never with an older copy of that.
 ///
 /// A member that comes back with another store has lost its log, and with it the votes it cast and the
 /// entries it acknowledged; if it took part again, acknowledged writes could be lost (reliability
-/// scenario E1). The memory is this process's own.
+/// scenarios E1 and E4).
 pub(super) struct Admission {
     members: Membership,
-    stores: Mutex<BTreeMap<NodeId, u128>>,
+    memory: PeerMemory,
 }
 
 impl Admission {
-    pub(super) fn new(members: Membership) -> Self {
-        Self {
-            members,
-            stores: Mutex::default(),
-        }
+    pub(super) fn new(members: Membership, memory: PeerMemory) -> Self {
+        Self { members, memory }
     }
 
-    fn check(&self, node: NodeId, store: u128) -> Result<(), String> {
+    fn check(&self, node: NodeId, instance: Instance) -> Result<(), String> {
         if !self.members.contains(node) {
             return Err(format!(
                 "node {} is not a member of this cluster; start it with the same peers as the others",
                 node.value()
             ));
         }
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = *stores.entry(node).or_insert(store);
-        if known == store || planted::is("other-store-admitted") {
-            return Ok(());
+        let Instance { store_id, boot } = instance;
+        let known = self.memory.meet(node, SeenStore { store_id, boot });
+        if known.store_id != store_id && !planted::is("other-store-admitted") {
+            return Err(format!(
+                "node {} lost its data folder or has another one: a node must not rejoin without its log; \
+                 restore the folder",
+                node.value()
+            ));
         }
-        Err(format!(
-            "node {} lost its data folder or has another one: a node must not rejoin without its log; \
-             restore the folder",
-            node.value()
-        ))
+        if known.boot > boot && !planted::is("older-boot-admitted") {
+            return Err(format!(
+                "node {} has an older copy of its data folder (start {boot}, and was seen at start {}): a node \
+                 must not rejoin with an old log; restore the newest folder",
+                node.value(),
+                known.boot
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -52,7 +56,7 @@ impl Admit for Admission {
         let Some(node) = peer.identity.node_id() else {
             return Ok(());
         };
-        self.check(node.into(), peer.instance.store_id)
+        self.check(node.into(), peer.instance)
             .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))
     }
 }
@@ -65,19 +69,28 @@ mod tests {
         NodeId::new(id).unwrap()
     }
 
-    /// A member is let in as often as it likes with its store, and never with another; a stranger never.
+    fn store(store_id: u128, boot: u64) -> Instance {
+        Instance { store_id, boot }
+    }
+
+    /// A member is let in as often as it likes with its store, and never with another or an older copy; a
+    /// stranger never.
     #[test]
-    fn e1_a_member_without_its_log_is_kept_out() {
-        let admission = Admission::new(Membership::new([id(1), id(2)], []).unwrap());
-        assert!(admission.check(id(2), 7).is_ok());
-        assert!(admission.check(id(2), 7).is_ok());
-        let lost = admission.check(id(2), 8).unwrap_err();
+    fn e1_e4_a_member_without_its_log_is_kept_out() {
+        let members = Membership::new([id(1), id(2)], []).unwrap();
+        let admission = Admission::new(members, PeerMemory::forgetful());
+        assert!(admission.check(id(2), store(7, 1)).is_ok());
+        assert!(admission.check(id(2), store(7, 1)).is_ok());
+        assert!(admission.check(id(2), store(7, 4)).is_ok());
+        let lost = admission.check(id(2), store(8, 1)).unwrap_err();
         assert!(lost.contains("without its log"), "{lost}");
+        let older = admission.check(id(2), store(7, 3)).unwrap_err();
+        assert!(older.contains("older copy"), "{older}");
         assert!(
-            admission.check(id(2), 7).is_ok(),
-            "the refused one is not remembered"
+            admission.check(id(2), store(7, 4)).is_ok(),
+            "the refused ones are not remembered"
         );
-        let stranger = admission.check(id(3), 7).unwrap_err();
+        let stranger = admission.check(id(3), store(7, 1)).unwrap_err();
         assert!(stranger.contains("not a member"), "{stranger}");
     }
 }

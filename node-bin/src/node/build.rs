@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
+use super::peers::{self, PeerMemory};
 use super::run::{self, Threads};
 use super::seams::{PeerTransport, RuntimeClock};
 use super::service::{NoService, Service};
@@ -158,8 +159,14 @@ impl NodeBuilder {
         let core = self.core(&owner, &opened, applied)?;
         let alone = opened.recovered.membership.voters().len() == 1;
 
+        let memory = PeerMemory::open(
+            Arc::clone(&self.files),
+            directory.join(peers::FILE),
+            owner.clone(),
+            self.runtime.is_none(),
+        )?;
         let (runtime, io_thread) = self.io(owner.node)?;
-        let (transport, inbox) = self.bind(&runtime, &opened, secret)?;
+        let (transport, inbox) = self.bind(&runtime, &opened, secret, memory)?;
         let peers = self.connect(&transport, &opened.recovered.membership);
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
         let instance = instance(&opened);
@@ -271,6 +278,7 @@ impl NodeBuilder {
         runtime: &Arc<dyn Runtime>,
         opened: &Opened,
         secret: [u8; 32],
+        memory: PeerMemory,
     ) -> Result<(Transport, Inbox), StartError> {
         let environment = Arc::clone(&self.environment);
         let mut config = TransportConfig::new_in(environment, self.config.listen);
@@ -279,6 +287,7 @@ impl NodeBuilder {
         config.secret = secret;
         config.admit = Some(Arc::new(Admission::new(
             opened.recovered.membership.clone(),
+            memory,
         )));
         Ok(Transport::bind(
             config,

@@ -4,6 +4,7 @@ mod admission;
 mod build;
 mod config;
 mod error;
+mod peers;
 mod run;
 mod seams;
 mod secret;

@@ -37,10 +37,10 @@ const MODELLED_AWAY: &str = "\
 - **Disks**: damage is a turned bit or a misplaced sector on a stopped node's disk, on a minority. A write that
   is lost, or a sync that lies, may take back what a node promised until there is a witness beside the log;
   that is scripted (B13, B14) and not drawn.
-- **Identity**: wiped disks and old images are scripted (E1, E4) and not drawn, because peers remember a store
-  since their own start only.
+- **Identity**: wiped disks and old images are scripted (E1, E4) and not drawn: a peer that never met the
+  store before does not know that it is another one, and may make a majority with it.
 - **Certificates**: one CA, no revocation and no rotation, as in the product today.
-- **What is not built yet**: membership changes, snapshots, compaction, sessions.
+- **What is not built yet**: membership changes, sessions.
 - **Seeds are samples.** No failure in so many hours is not a proof.
 ";
 

@@ -1,0 +1,246 @@
+//! What a node knows of its peers' stores, kept across its own starts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use quorate_consensus::{MEMBERS_MAX, NodeId};
+
+use crate::draft::replace_file;
+use crate::error::{Corruption, CreateError, OpenError};
+use crate::file;
+use crate::files::Files;
+use crate::identity::{CLUSTER_BYTES_MAX, StoreIdentity};
+
+const MAGIC: [u8; 8] = *b"QRMPEERS";
+const FORMAT: u32 = 1;
+const PEER_BYTES: usize = 8 + 16 + 8;
+const FILE_BYTES_MAX: usize = 8 + 4 + 8 + 2 + CLUSTER_BYTES_MAX + 2 + MEMBERS_MAX * PEER_BYTES + 4;
+
+/// A store, and how often it had been opened when it was last heard of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeenStore {
+    /// Random, drawn when the store was made.
+    pub store_id: u128,
+    /// The highest boot counter it was seen with.
+    pub boot: u64,
+}
+
+/// The store of each peer that was ever heard of.
+pub type SeenStores = BTreeMap<NodeId, SeenStore>;
+
+/// What the node `identity` has kept at `path` of its peers; nothing where there is no file.
+///
+/// # Errors
+///
+/// [`OpenError`] when the file is damaged, newer, or another node's.
+pub fn load_peers(
+    files: &dyn Files,
+    path: &Path,
+    identity: &StoreIdentity,
+) -> Result<SeenStores, OpenError> {
+    let failed = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if !files.exists(path).map_err(failed)? {
+        return Ok(SeenStores::new());
+    }
+    let content = file::read_file(files, path, FILE_BYTES_MAX as u64 + 1).map_err(failed)?;
+    let (owner, stores) = decode(path, &content)?;
+    owner.check(path, identity)?;
+    Ok(stores)
+}
+
+/// Replaces what the node `identity` has kept at `path` by `stores`: all of it or nothing, durable when
+/// this returns.
+///
+/// # Errors
+///
+/// [`CreateError`]; what was there is still there.
+pub fn save_peers(
+    files: &dyn Files,
+    path: &Path,
+    identity: &StoreIdentity,
+    stores: &SeenStores,
+) -> Result<(), CreateError> {
+    let failed = |source| CreateError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    file::remove_stale(files, path).map_err(failed)?;
+    let temporary = file::temporary_name(files, path).map_err(failed)?;
+    file::make_under(files, &temporary, path, |storage| {
+        let content = encode(identity, stores);
+        let write = || -> io::Result<()> {
+            storage.set_len(content.len() as u64)?;
+            storage.write(0, &content)?;
+            storage.sync_data()?;
+            storage.close()
+        };
+        write().map_err(failed)
+    })?;
+    replace_file(files, &temporary, path).map_err(failed)
+}
+
+fn encode(identity: &StoreIdentity, stores: &SeenStores) -> Vec<u8> {
+    let count = |count: usize| u16::try_from(count).expect("names and members are few");
+    let mut content = MAGIC.to_vec();
+    content.extend_from_slice(&FORMAT.to_le_bytes());
+    content.extend_from_slice(&identity.node.value().to_le_bytes());
+    content.extend_from_slice(&count(identity.cluster.len()).to_le_bytes());
+    content.extend_from_slice(identity.cluster.as_bytes());
+    content.extend_from_slice(&count(stores.len()).to_le_bytes());
+    for (node, seen) in stores {
+        content.extend_from_slice(&node.value().to_le_bytes());
+        content.extend_from_slice(&seen.store_id.to_le_bytes());
+        content.extend_from_slice(&seen.boot.to_le_bytes());
+    }
+    content.extend_from_slice(&crc32c::crc32c(&content).to_le_bytes());
+    content
+}
+
+/// Whose file it is.
+struct Owner {
+    cluster: String,
+    node: NodeId,
+}
+
+impl Owner {
+    fn check(self, path: &Path, expected: &StoreIdentity) -> Result<(), OpenError> {
+        let path = path.to_owned();
+        if self.cluster != expected.cluster {
+            return Err(OpenError::WrongCluster {
+                path,
+                found: self.cluster,
+                expected: expected.cluster.clone(),
+            });
+        }
+        if self.node != expected.node {
+            return Err(OpenError::WrongNode {
+                path,
+                found: self.node,
+                expected: expected.node,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn decode(path: &Path, content: &[u8]) -> Result<(Owner, SeenStores), OpenError> {
+    let damaged = || OpenError::Corrupt {
+        path: path.to_owned(),
+        what: Corruption::PeersFile,
+    };
+    let (body, checksum) = content.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let mut rest = body;
+    if take::<8>(&mut rest).as_ref() != Some(&MAGIC) {
+        return Err(damaged());
+    }
+    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+        return Err(damaged());
+    }
+    let format = take(&mut rest)
+        .map(u32::from_le_bytes)
+        .ok_or_else(damaged)?;
+    if format > FORMAT {
+        return Err(OpenError::NewerFormat {
+            path: path.to_owned(),
+            found: format,
+            supported: FORMAT,
+        });
+    }
+    decode_rest(rest).ok_or_else(damaged)
+}
+
+fn decode_rest(mut rest: &[u8]) -> Option<(Owner, SeenStores)> {
+    let node = NodeId::new(u64::from_le_bytes(take(&mut rest)?))?;
+    let length = usize::from(u16::from_le_bytes(take(&mut rest)?));
+    let (cluster, after) = rest.split_at_checked(length)?;
+    let cluster = std::str::from_utf8(cluster).ok()?.to_owned();
+    rest = after;
+    let count = usize::from(u16::from_le_bytes(take(&mut rest)?));
+    if count > MEMBERS_MAX || rest.len() != count * PEER_BYTES {
+        return None;
+    }
+    let mut stores = SeenStores::new();
+    for _ in 0..count {
+        let node = NodeId::new(u64::from_le_bytes(take(&mut rest)?))?;
+        let seen = SeenStore {
+            store_id: u128::from_le_bytes(take(&mut rest)?),
+            boot: u64::from_le_bytes(take(&mut rest)?),
+        };
+        stores.insert(node, seen);
+    }
+    Some((Owner { cluster, node }, stores))
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::OsFiles;
+
+    fn identity(cluster: &str, node: u64) -> StoreIdentity {
+        StoreIdentity {
+            cluster: cluster.into(),
+            node: NodeId::new(node).unwrap(),
+        }
+    }
+
+    fn stores(peers: &[(u64, u128, u64)]) -> SeenStores {
+        let seen = peers.iter().map(|&(node, store_id, boot)| {
+            (NodeId::new(node).unwrap(), SeenStore { store_id, boot })
+        });
+        seen.collect()
+    }
+
+    /// What was saved last is what is there, for its owner, and nothing else is left in the folder.
+    #[test]
+    fn the_last_save_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, owner) = (directory.path().join("peers"), identity("c", 1));
+        assert_eq!(load_peers(&OsFiles, &path, &owner).unwrap(), stores(&[]));
+        for saved in [
+            stores(&[(2, 7, 1)]),
+            stores(&[(2, 7, 3), (3, u128::MAX, 1)]),
+        ] {
+            save_peers(&OsFiles, &path, &owner, &saved).unwrap();
+            assert_eq!(load_peers(&OsFiles, &path, &owner).unwrap(), saved);
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        let other = load_peers(&OsFiles, &path, &identity("c", 2)).unwrap_err();
+        assert!(matches!(other, OpenError::WrongNode { .. }), "{other}");
+        let other = load_peers(&OsFiles, &path, &identity("d", 1)).unwrap_err();
+        assert!(matches!(other, OpenError::WrongCluster { .. }), "{other}");
+    }
+
+    /// Damage anywhere, a cut, and a newer format are said so.
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let path = Path::new("peers");
+        let good = encode(&identity("c", 1), &stores(&[(2, 7, 3), (3, 9, 1)]));
+        assert!(decode(path, &good).is_ok());
+        for bit in 0..good.len() * 8 {
+            let mut damaged = good.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(path, &damaged).is_err(), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            assert!(decode(path, &good[..length]).is_err(), "cut {length}");
+        }
+        let mut newer = good[..good.len() - 4].to_vec();
+        newer[8] = 9;
+        newer.extend_from_slice(&crc32c::crc32c(&newer).to_le_bytes());
+        let newer = decode(path, &newer).map(drop).unwrap_err();
+        assert!(
+            matches!(newer, OpenError::NewerFormat { found: 9, .. }),
+            "{newer}"
+        );
+    }
+}
