@@ -146,7 +146,10 @@ impl RaftNode {
             // Without a leader there is nobody to answer; the next one offers it again.
             return;
         };
-        if last.term > self.seen.term {
+        // `raft` would replace a committed entry by one of another term, which only a liar has.
+        let commit = LogIndex::new(self.raw.raft.raft_log.committed);
+        let lies = last.index == commit && self.raw.store().term_at(commit) != Some(last.term);
+        if last.term > self.seen.term || lies {
             return;
         }
         let message = Message {

@@ -1,10 +1,12 @@
 //! Random well-typed messages into nodes that also live a normal life.
 
+use bytes::Bytes;
 use quorate_consensus::{
-    Body, Entry, EntryId, LogIndex, Message, ReadContext, Refused, Role, Status, Term,
+    Body, Entry, EntryId, LogIndex, Membership, Message, ReadContext, Refused, Role, Status, Term,
+    Transfer,
 };
 
-use crate::rig::{Rig, Rng, Setup};
+use crate::rig::{Rig, Rng, Setup, id};
 
 /// Together more than 200,000 messages of a member that lies, and of strangers.
 const HOSTILE_SEEDS: u64 = 24;
@@ -82,9 +84,42 @@ fn read(rng: &mut Rng) -> Option<ReadContext> {
     })
 }
 
+fn membership(rng: &mut Rng, status: &Status) -> Membership {
+    if rng.chance(70) {
+        return status.membership.clone();
+    }
+    let first = rng.within(1..6);
+    let voters = (first..first + rng.within(1..4)).map(id);
+    Membership::new(voters, []).expect("at least one voter")
+}
+
+/// Pieces of snapshots, most of which make no sense, and questions for them.
+fn transfer(rng: &mut Rng, status: &Status) -> Transfer {
+    let last = entry_id(rng, status);
+    let place = |rng: &mut Rng| Bytes::from(vec![0; *rng.pick(&[0, 0, 0, 8, 2048, 2049])]);
+    match rng.within(0..4) {
+        0 => Transfer::Request {
+            last,
+            after: place(rng),
+        },
+        1 => Transfer::Gone { last },
+        _ => Transfer::Chunk {
+            last,
+            after: place(rng),
+            data: vec![7; rng.within(0..40) as usize].into(),
+            next: rng.chance(30).then(|| place(rng)),
+        },
+    }
+}
+
 fn random_message(rng: &mut Rng, status: &Status) -> Message {
     let message_term = term(rng, status.term);
-    let body = match rng.within(0..10) {
+    let body = match rng.within(0..13) {
+        10 => Body::Snapshot {
+            last: entry_id(rng, status),
+            membership: membership(rng, status),
+        },
+        11..13 => Body::Transfer(transfer(rng, status)),
         0..3 => {
             let previous = entry_id(rng, status);
             Body::Append {

@@ -1,18 +1,11 @@
 //! Compaction, and snapshots for members that need what was compacted.
 
-use quorate_consensus::{Body, Config, LogIndex, Transfer};
+use quorate_consensus::{Body, LogIndex, Transfer};
 
 use crate::rig::{Fate, Rig, Setup};
 
 fn small() -> Setup {
-    Setup::voters(3).config(|config: &mut Config| {
-        config.command_bytes_max = 1000;
-        config.uncommitted_bytes_max = 2000;
-        config.log_view_bytes_max = 4000;
-        config.message_bytes_max = 500;
-        config.log_tail_bytes = 1600;
-        config.log_bytes_max = 16_000;
-    })
+    Setup::voters(3).small()
 }
 
 /// Commits `count` commands, and has every member that is up save its state now and then.

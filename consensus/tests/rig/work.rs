@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Body, Chunk, ChunkWanted, Committed, Entry, LogStore, Message, Payload, Ready, Take, TakeStep,
-    persist,
+    Body, Chunk, ChunkWanted, Committed, Entry, EntryId, LogIndex, LogStore, Message, Payload,
+    Ready, Take, TakeStep, persist,
 };
 
 use super::machine::Job;
@@ -32,6 +32,17 @@ fn decode(data: &[u8], committed: &[Entry]) -> Option<Vec<Entry>> {
     };
     ids.iter().map(|id| entry(id).cloned()).collect()
 }
+
+/// A state machine cannot tell that the snapshot of a member that lies is not what was committed.
+fn made_up(last: EntryId) -> Vec<Entry> {
+    let first = quorate_consensus::FIRST_INDEX.value();
+    let indexes = first..=last.index.value().min(first + MADE_UP_MAX);
+    let entries = indexes.map(|index| Entry::empty(EntryId::new(last.term, LogIndex::new(index))));
+    entries.collect()
+}
+
+/// How many entries a snapshot may claim that was made up.
+const MADE_UP_MAX: u64 = 20_000;
 
 impl Rig {
     pub(super) fn slot_mut(&mut self, node: u64) -> &mut super::Slot {
@@ -133,7 +144,7 @@ impl Rig {
         if machine.stalled || machine.queue.is_empty() {
             return false;
         }
-        let (mut installed, mut taken) = (false, None);
+        let (mut installed, mut taken) = (None, None);
         for job in std::mem::take(&mut machine.queue) {
             match job {
                 Job::Apply(Committed { entry, token }) => {
@@ -155,7 +166,7 @@ impl Rig {
                 Job::Install(last) => {
                     machine.applied.clone_from(&slot.disk.received[&last]);
                     machine.durable = machine.applied.len();
-                    installed = true;
+                    installed = Some(last.index);
                 }
                 Job::Snapshot => {
                     let snapshot = machine.applied[..machine.durable].to_vec();
@@ -173,8 +184,8 @@ impl Rig {
         let applied = machine.last().index;
         let core = self.core(node);
         core.handle_applied(applied);
-        if installed {
-            core.handle_durable(applied);
+        if let Some(durable) = installed {
+            core.handle_durable(durable);
         }
         if let Some(last) = taken {
             core.handle_snapshot_taken(last);
@@ -195,12 +206,15 @@ impl Rig {
             TakeStep::Add(data) => {
                 let (_, entries) = sink.as_mut().expect("begun");
                 let piece = decode(&data, self.checker.committed());
-                let fits = piece.is_some();
+                let fits = piece.is_some() || self.checker.byzantine;
                 entries.extend(piece.into_iter().flatten());
                 fits
             }
             TakeStep::Finish => {
-                let (last, entries) = sink.take().expect("begun");
+                let (last, mut entries) = sink.take().expect("begun");
+                if self.checker.byzantine {
+                    entries = made_up(last);
+                }
                 let whole = entries.last().map(|entry| entry.id) == Some(last);
                 if whole {
                     slot.disk.received.insert(last, entries);
