@@ -108,7 +108,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "log-not-cut",
         "a suffix that was replaced by a shorter one keeps its end on the disk",
-        level2(200),
+        level2(400),
     ),
     bug(
         "starts-not-counted",
