@@ -131,6 +131,10 @@ struct ChaosArguments {
     /// Nothing but SIGKILL, several a second.
     #[arg(long)]
     kills: bool,
+    /// Let the nodes compact their logs to this size, such as 64KiB, so that who was away gets a snapshot; the
+    /// logs are whole otherwise, and every operation is held against them
+    #[arg(long)]
+    log_tail: Option<String>,
     /// Append what came of it to this file as a line of JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -310,6 +314,7 @@ fn run_chaos(arguments: &ChaosArguments) -> io::Result<bool> {
         seconds: arguments.seconds,
         seed: arguments.seed,
         kills_only: arguments.kills,
+        log_tail: arguments.log_tail.clone(),
         stale_reads: false,
     });
     match outcome {

@@ -18,6 +18,7 @@ fn options(runtime: Runtime) -> ChaosOptions {
         seconds: SECONDS,
         seed: 1,
         kills_only: false,
+        log_tail: None,
         stale_reads: false,
     }
 }
@@ -55,6 +56,19 @@ fn c3_c4_d2_processes_survive_on_smol() {
 #[test]
 fn c3_c4_d2_processes_survive_on_tokio() {
     survives(Runtime::Tokio);
+}
+
+/// With logs so short that whoever was away needs a snapshot; the states of all are the same in the end.
+#[test]
+fn processes_survive_with_short_logs() {
+    let options = ChaosOptions {
+        log_tail: Some("4KiB".into()),
+        ..options(Runtime::AsyncStd)
+    };
+    let report = run(&options).unwrap_or_else(|error| panic!("{error}"));
+    println!("{report}");
+    assert!(report.checked.is_good() && report.checked.answered > 100);
+    assert_eq!(report.witnessed, 0, "no log is whole");
 }
 
 /// Clients that sometimes get an old answer are noticed; and the history that was kept says so again.

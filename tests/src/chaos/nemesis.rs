@@ -36,6 +36,7 @@ pub(super) struct Nemesis {
     pub(super) runtime: Runtime,
     /// Whether it does nothing but kill.
     pub(super) kills_only: bool,
+    pub(super) log_tail: Option<String>,
     /// May hand leadership over, and knows who leads.
     pub(super) admin: Client,
     pub(super) rng: Rng,
@@ -54,7 +55,8 @@ impl Nemesis {
         }
         args.push(format!("--runtime={}", self.runtime));
         // In the end every operation is held against the logs, which have to be whole for that.
-        args.push("--log-tail=1024GiB".into());
+        let tail = self.log_tail.as_deref().unwrap_or("1024GiB");
+        args.push(format!("--log-tail={tail}"));
         self.cluster.start_with(node, &args);
     }
 
