@@ -126,10 +126,6 @@ impl RaftNode {
         match next {
             Some(Next::Ask(from, request)) => self.transfer(from, request),
             Some(Next::Do(take)) => self.out.take.push(take),
-            Some(Next::Begin(take, from, request)) => {
-                self.out.take.push(take);
-                self.transfer(from, request);
-            }
             Some(Next::Whole(last, members)) => self.install(last, members),
             None => {}
         }

@@ -13,6 +13,9 @@ const WAIT_TICKS_MIN: u64 = 4 * ELECTION_TICKS as u64;
 const WAIT_TICKS_MAX: u64 = 16 * WAIT_TICKS_MIN;
 
 /// The snapshot that this node is getting, if it is.
+///
+/// There is one thing at a time that it waits for: a step of the sink, or a piece. So each answer can only be
+/// that to the last question.
 #[derive(Debug, Default)]
 pub(crate) struct Taking {
     transfers: u64,
@@ -34,6 +37,8 @@ struct Current {
 
 #[derive(Debug)]
 enum State {
+    /// The sink gets ready.
+    Beginning,
     /// A piece was asked for.
     Asking { at: u64, wait_ticks: u64 },
     /// A piece is being kept; then comes this place.
@@ -49,8 +54,6 @@ pub(crate) enum Next {
     Ask(NodeId, Transfer),
     /// Have this done.
     Do(Take),
-    /// Have this begun, and ask this member.
-    Begin(Take, NodeId, Transfer),
     /// The snapshot is there.
     Whole(EntryId, Membership),
 }
@@ -82,23 +85,18 @@ impl Taking {
             };
         }
         self.transfers += 1;
-        let mut current = Current {
+        let current = Current {
             number: self.transfers,
             from,
             last,
             membership,
             after: Bytes::new(),
-            state: State::Finishing,
+            state: State::Beginning,
             progress: now,
         };
-        current.state = State::Asking {
-            at: now,
-            wait_ticks: WAIT_TICKS_MIN,
-        };
         let begin = current.take(TakeStep::Begin(last));
-        let request = current.request();
         self.current = Some(current);
-        Some(Next::Begin(begin, from, request))
+        Some(Next::Do(begin))
     }
 
     /// A piece has come; or nothing of the kind was asked for.
@@ -125,16 +123,11 @@ impl Taking {
     pub(crate) fn done(&mut self, number: u64, kept: bool, now: u64) -> Option<Next> {
         let current = self.current.as_mut().filter(|it| it.number == number)?;
         match &mut current.state {
-            // The beginning of the transfer; the request for its first piece is on its way.
-            State::Asking { .. } if kept => None,
+            State::Beginning if kept => Some(current.ask_first(now)),
             State::Keeping { next } if kept => match next.take() {
                 Some(next) => {
                     current.after = next;
-                    current.state = State::Asking {
-                        at: now,
-                        wait_ticks: WAIT_TICKS_MIN,
-                    };
-                    Some(Next::Ask(current.from, current.request()))
+                    Some(current.ask_first(now))
                 }
                 None => {
                     current.state = State::Finishing;
@@ -182,6 +175,15 @@ impl Taking {
 }
 
 impl Current {
+    /// Asks for the piece after what is kept.
+    fn ask_first(&mut self, now: u64) -> Next {
+        self.state = State::Asking {
+            at: now,
+            wait_ticks: WAIT_TICKS_MIN,
+        };
+        Next::Ask(self.from, self.request())
+    }
+
     /// Asks again, unless what was asked for is there.
     fn ask(&mut self, now: u64, wait_ticks: u64) -> Option<Next> {
         let State::Asking { .. } = self.state else {
@@ -242,8 +244,9 @@ mod tests {
         let mut taking = Taking::default();
         let begun = taking.offered(id(2), last(), membership(), 0);
         let begin = step(1, TakeStep::Begin(last()));
-        assert_eq!(begun, Some(Next::Begin(begin, id(2), request(""))));
-        assert_eq!(taking.done(1, true, 0), None);
+        assert_eq!(begun, Some(Next::Do(begin)));
+        let asked = taking.done(1, true, 0);
+        assert_eq!(asked, Some(Next::Ask(id(2), request(""))));
         taking
     }
 
@@ -303,7 +306,21 @@ mod tests {
         assert!(taking.current.is_some(), "that one is not asked any more");
         taking.gone(id(3), last());
         let begun = taking.offered(id(3), other, membership(), 9);
-        assert!(matches!(begun, Some(Next::Begin(..))), "{begun:?}");
+        let begin = step(2, TakeStep::Begin(other));
+        assert_eq!(begun, Some(Next::Do(begin)));
+    }
+
+    /// Nothing is asked for before the sink is ready, however late that is: what the sink has done is told
+    /// from what it is still to do by its order alone.
+    #[test]
+    fn a_slow_beginning_is_waited_for() {
+        let mut taking = Taking::default();
+        taking.offered(id(2), last(), membership(), 0);
+        assert_eq!(taking.offered(id(2), last(), membership(), 100), None);
+        assert_eq!(taking.tick(500), None);
+        assert_eq!(arrives(&mut taking, "", None), None, "not asked for");
+        let asked = taking.done(1, true, 501);
+        assert_eq!(asked, Some(Next::Ask(id(2), request(""))));
     }
 
     /// Pieces that cannot be read, and a whole that is not, end the transfer.

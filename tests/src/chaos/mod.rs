@@ -40,6 +40,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many connections the clients share.
 const CONNECTIONS: usize = 3;
 
+/// How many lines of each node's log are shown when the cluster does not recover.
+const LAST_LINES: usize = 12;
+
 /// What a run is to be.
 #[derive(Clone, Debug)]
 pub struct ChaosOptions {
@@ -198,7 +201,7 @@ pub fn run(options: &ChaosOptions) -> Result<ChaosReport, ChaosError> {
         elapsed,
     } = worked?;
 
-    let last = recovered(&clients)?;
+    let last = recovered(&clients).map_err(|error| with_logs(error, &nemesis.cluster))?;
     let traffic = network.traffic();
     let (cluster, faults) = lay_to_rest(nemesis)?;
     let log = logs::common_log(&cluster, last).map_err(ChaosError::Logs)?;
@@ -216,6 +219,22 @@ pub fn run(options: &ChaosOptions) -> Result<ChaosReport, ChaosError> {
         traffic,
         elapsed,
     })
+}
+
+/// What the nodes said last, beside what clients see of them.
+fn with_logs(error: ChaosError, cluster: &Cluster) -> ChaosError {
+    let ChaosError::NotRecovered(mut what) = error else {
+        return error;
+    };
+    for node in 1..=NODES {
+        let log = cluster.log(node);
+        let lines: Vec<&str> = log.lines().rev().take(LAST_LINES).collect();
+        what.push_str(&format!("\nnode {node} said last:"));
+        for line in lines.iter().rev() {
+            what.push_str(&format!("\n  {line}"));
+        }
+    }
+    ChaosError::NotRecovered(what)
 }
 
 fn connect(cluster: &Cluster, network: &Network, io: &IoThread, subject: &Subject) -> Client {

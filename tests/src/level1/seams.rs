@@ -279,10 +279,14 @@ impl StateMachine for Machine {
     }
 }
 
-/// Gives a snapshot away in as many pieces.
+/// Gives a snapshot away in one to three pieces.
 struct Source(Snapshot);
 
-const PIECES: usize = 3;
+impl Source {
+    fn pieces(&self) -> usize {
+        1 + self.0.registers.applied.index.value() as usize % 3
+    }
+}
 
 impl SnapshotSource for Source {
     fn last(&self) -> EntryId {
@@ -292,9 +296,10 @@ impl SnapshotSource for Source {
     fn chunk(&mut self, after: &[u8], _bytes_max: u64) -> Result<Chunk, StateMachineError> {
         let bytes = postcard::to_stdvec(&self.0).map_err(StateMachineError::new)?;
         let at = after.first().copied().unwrap_or_default();
-        let place = |at: usize| bytes.len() * at.min(PIECES) / PIECES;
+        let pieces = self.pieces();
+        let place = |at: usize| bytes.len() * at.min(pieces) / pieces;
         let data = Bytes::copy_from_slice(&bytes[place(at.into())..place(usize::from(at) + 1)]);
-        let next = (usize::from(at) + 1 < PIECES).then(|| Bytes::from(vec![at + 1]));
+        let next = (usize::from(at) + 1 < pieces).then(|| Bytes::from(vec![at + 1]));
         Ok(Chunk { data, next })
     }
 }
