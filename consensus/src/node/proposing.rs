@@ -12,6 +12,9 @@ use crate::types::{EntryId, LogIndex, Role, Term};
 impl RaftNode {
     /// Proposes `command`. The token comes back in [`Ready::committed`] or
     /// [`Ready::failed_proposals`].
+    ///
+    /// [`Ready::committed`]: crate::Ready::committed
+    /// [`Ready::failed_proposals`]: crate::Ready::failed_proposals
     pub fn propose(&mut self, token: ProposalToken, command: Bytes) {
         match self.may_propose(&command) {
             Ok(()) => self.proposals.push(Proposal { token, command }),
