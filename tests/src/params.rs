@@ -180,7 +180,7 @@ impl Compaction {
         Self {
             tail,
             log_max: tail * rng.within(1..20),
-            // Level 1 sends the log along, which is many times the state.
+            // At level 2; level 1 has one of its own.
             snapshot_rate: *rng.pick(&[4 << 20, 64 << 20]),
         }
     }
