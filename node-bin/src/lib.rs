@@ -46,7 +46,9 @@ pub mod kv;
 mod node;
 mod planted;
 
-pub use node::{LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, Service, StartError};
+pub use node::{
+    LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, PEERS_FILE, Service, StartError,
+};
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{
     Batch, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,

@@ -43,8 +43,7 @@ impl DatabaseDraft {
             path: path.to_owned(),
             source,
         };
-        file::remove_stale(&*files, path).map_err(io)?;
-        let temporary = file::temporary_name(&*files, path).map_err(io)?;
+        let temporary = file::fresh_name(&*files, path).map_err(io)?;
         file::make_under(&*files, &temporary, path, |storage| {
             let id = file::random_id(&*files).map_err(io)?;
             file::create_database_on(AnyBackend(storage), path, kind, identity, id, fill)

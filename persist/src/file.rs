@@ -125,17 +125,24 @@ fn holds_no_names_of_ours(error: &io::Error) -> bool {
 ///
 /// As [`create_database`].
 pub fn create_file(files: &dyn Files, path: &Path, content: &[u8]) -> Result<(), CreateError> {
-    publish_new(files, path, |backend| {
-        let write = || {
-            backend.set_len(content.len() as u64)?;
-            backend.write(0, content)?;
-            backend.sync_data()?;
-            backend.close()
-        };
-        write().map_err(|source| CreateError::Io {
-            path: path.to_owned(),
-            source,
-        })
+    publish_new(files, path, |file| write_whole(&*file, path, content))
+}
+
+/// Writes `content` into a new file, which will be at `path`.
+pub(crate) fn write_whole(
+    file: &dyn Storage,
+    path: &Path,
+    content: &[u8],
+) -> Result<(), CreateError> {
+    let write = || {
+        file.set_len(content.len() as u64)?;
+        file.write(0, content)?;
+        file.sync_data()?;
+        file.close()
+    };
+    write().map_err(|source| CreateError::Io {
+        path: path.to_owned(),
+        source,
     })
 }
 
@@ -231,7 +238,7 @@ pub fn open_database_on(
     cache_bytes: usize,
 ) -> Result<OpenedDatabase, OpenError> {
     let (database, row) = open_any(backend, name, kind, cache_bytes)?;
-    row.check(name, identity)?;
+    row.identity.check(name, identity)?;
     let seal = Seal::new(&row.identity, row.store_id);
     Ok(OpenedDatabase {
         database,
@@ -319,8 +326,7 @@ fn publish_new<T>(
     if planted::is("creation-not-atomic") {
         return make_under(files, path, path, make);
     }
-    remove_stale(files, path).map_err(io)?;
-    let temporary = temporary_name(files, path).map_err(io)?;
+    let temporary = fresh_name(files, path).map_err(io)?;
     let made = make_under(files, &temporary, path, make)
         .and_then(|made| publish(files, &temporary, path).map(|()| made));
     // After success this removes the second name, after a failure the only one. If it fails, the
@@ -389,7 +395,9 @@ fn publish(files: &dyn Files, temporary: &Path, path: &Path) -> Result<(), Creat
     }
 }
 
-pub(crate) fn temporary_name(files: &dyn Files, path: &Path) -> io::Result<PathBuf> {
+/// A temporary name for what will be at `path`; what a crash has left under others is gone.
+pub(crate) fn fresh_name(files: &dyn Files, path: &Path) -> io::Result<PathBuf> {
+    remove_stale(files, path)?;
     let mut random = [0; 16];
     files.random(&mut random)?;
     let mut name = prefix(path)?;
@@ -408,7 +416,7 @@ fn prefix(path: &Path) -> io::Result<OsString> {
 
 /// Removes what a crash during an earlier create left. A create that is running at the same time
 /// loses its file by this and fails, which is what the later of two must do anyway.
-pub(crate) fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
+fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     let prefix = prefix(path)?;
     for name in files.names(directory(path))? {
         if name

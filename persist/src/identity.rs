@@ -20,6 +20,28 @@ pub struct StoreIdentity {
     pub node: NodeId,
 }
 
+impl StoreIdentity {
+    /// Checks that the file at `path`, which says this, is whose it should be.
+    pub(crate) fn check(&self, path: &Path, expected: &Self) -> Result<(), OpenError> {
+        // The cluster first: node ids mean nothing across clusters.
+        if self.cluster != expected.cluster {
+            return Err(OpenError::WrongCluster {
+                path: path.to_owned(),
+                found: self.cluster.clone(),
+                expected: expected.cluster.clone(),
+            });
+        }
+        if self.node != expected.node && !planted::is("owner-not-checked") {
+            return Err(OpenError::WrongNode {
+                path: path.to_owned(),
+                found: self.node,
+                expected: expected.node,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What a file is for, and in which format it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileKind {
@@ -60,27 +82,6 @@ impl IdentityRow {
         let checksum = crc32c::crc32c(&row);
         row.extend_from_slice(&checksum.to_le_bytes());
         row
-    }
-
-    /// Checks that the file at `path` is whose it should be.
-    pub(crate) fn check(&self, path: &Path, expected: &StoreIdentity) -> Result<(), OpenError> {
-        let found = &self.identity;
-        // The cluster first: node ids mean nothing across clusters.
-        if found.cluster != expected.cluster {
-            return Err(OpenError::WrongCluster {
-                path: path.to_owned(),
-                found: found.cluster.clone(),
-                expected: expected.cluster.clone(),
-            });
-        }
-        if found.node != expected.node && !planted::is("owner-not-checked") {
-            return Err(OpenError::WrongNode {
-                path: path.to_owned(),
-                found: found.node,
-                expected: expected.node,
-            });
-        }
-        Ok(())
     }
 
     /// Decodes `row` of the file at `path`, which should be of the kind `expected`.

@@ -1,7 +1,6 @@
 //! What a node knows of its peers' stores, kept across its own starts.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 
 use quorate_consensus::{MEMBERS_MAX, NodeId};
@@ -68,17 +67,10 @@ pub fn save_peers(
         path: path.to_owned(),
         source,
     };
-    file::remove_stale(files, path).map_err(failed)?;
-    let temporary = file::temporary_name(files, path).map_err(failed)?;
-    file::make_under(files, &temporary, path, |storage| {
-        let content = encode(identity, stores);
-        let write = || -> io::Result<()> {
-            storage.set_len(content.len() as u64)?;
-            storage.write(0, &content)?;
-            storage.sync_data()?;
-            storage.close()
-        };
-        write().map_err(failed)
+    let temporary = file::fresh_name(files, path).map_err(failed)?;
+    let content = encode(identity, stores);
+    file::make_under(files, &temporary, path, |file| {
+        file::write_whole(&*file, path, &content)
     })?;
     replace_file(files, &temporary, path).map_err(failed)
 }
@@ -100,34 +92,7 @@ fn encode(identity: &StoreIdentity, stores: &SeenStores) -> Vec<u8> {
     content
 }
 
-/// Whose file it is.
-struct Owner {
-    cluster: String,
-    node: NodeId,
-}
-
-impl Owner {
-    fn check(self, path: &Path, expected: &StoreIdentity) -> Result<(), OpenError> {
-        let path = path.to_owned();
-        if self.cluster != expected.cluster {
-            return Err(OpenError::WrongCluster {
-                path,
-                found: self.cluster,
-                expected: expected.cluster.clone(),
-            });
-        }
-        if self.node != expected.node {
-            return Err(OpenError::WrongNode {
-                path,
-                found: self.node,
-                expected: expected.node,
-            });
-        }
-        Ok(())
-    }
-}
-
-fn decode(path: &Path, content: &[u8]) -> Result<(Owner, SeenStores), OpenError> {
+fn decode(path: &Path, content: &[u8]) -> Result<(StoreIdentity, SeenStores), OpenError> {
     let damaged = || OpenError::Corrupt {
         path: path.to_owned(),
         what: Corruption::PeersFile,
@@ -153,7 +118,7 @@ fn decode(path: &Path, content: &[u8]) -> Result<(Owner, SeenStores), OpenError>
     decode_rest(rest).ok_or_else(damaged)
 }
 
-fn decode_rest(mut rest: &[u8]) -> Option<(Owner, SeenStores)> {
+fn decode_rest(mut rest: &[u8]) -> Option<(StoreIdentity, SeenStores)> {
     let node = NodeId::new(u64::from_le_bytes(take(&mut rest)?))?;
     let length = usize::from(u16::from_le_bytes(take(&mut rest)?));
     let (cluster, after) = rest.split_at_checked(length)?;
@@ -172,7 +137,7 @@ fn decode_rest(mut rest: &[u8]) -> Option<(Owner, SeenStores)> {
         };
         stores.insert(node, seen);
     }
-    Some((Owner { cluster, node }, stores))
+    Some((StoreIdentity { cluster, node }, stores))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

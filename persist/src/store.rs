@@ -26,9 +26,6 @@ use crate::storage::Storage;
 /// compacted, and upgrades it.
 pub const FORMAT: u32 = 3;
 
-/// The format of the journal, which is older than the log's.
-const JOURNAL_FORMAT: u32 = 2;
-
 /// How large each half of the journal of a new log is unless told otherwise: some hundred commits of
 /// a busy node. While one half fills up, all that the other half says becomes durable in its place.
 pub const JOURNAL_BYTES_DEFAULT: u64 = 8 << 20;
@@ -168,7 +165,7 @@ impl Store {
         membership: &Membership,
         options: Options,
     ) -> Result<(), CreateError> {
-        let journal = Journal::create(storage, JOURNAL_FORMAT, store_id, options.journal_bytes);
+        let journal = Journal::create(storage, store_id, options.journal_bytes);
         let journal = journal.map_err(|source| CreateError::Database {
             path: name.to_owned(),
             source: Box::new(source),
@@ -224,12 +221,7 @@ impl Store {
 
     /// Whose log is at `path`.
     pub(crate) fn owner(files: &dyn Files, path: &Path) -> Result<StoreIdentity, OpenError> {
-        let journal = Journal::open(
-            file::open_storage(files, path)?,
-            JOURNAL_FORMAT,
-            path,
-            false,
-        )?;
+        let journal = Journal::open(file::open_storage(files, path)?, path, false)?;
         file::owner_on(journal, path, LOG_FILE)
     }
 
@@ -239,7 +231,7 @@ impl Store {
         identity: &StoreIdentity,
         options: Options,
     ) -> Result<Opened, OpenError> {
-        let journal = Journal::open(storage, JOURNAL_FORMAT, path, options.background)?;
+        let journal = Journal::open(storage, path, options.background)?;
         let image = journal.clone();
         let OpenedDatabase {
             database,

@@ -1,6 +1,8 @@
 //! Three encrypted nodes, end to end, on every runtime.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quorate::NodeId;
@@ -89,7 +91,17 @@ fn g9_a_member_that_was_away_for_long_gets_a_snapshot() {
         let client = cluster.client(Duration::from_secs(20));
         let leader = cluster.leader().await;
         let away = (1..=3).map(id).find(|node| *node != leader).unwrap();
+        cluster.converged().await;
+        let state = cluster.data_dir(away).join(quorate::kv::STATE_FILE);
+        let inode = |path: &Path| path.metadata().unwrap().ino();
+        let before = inode(&state);
         cluster.kill(away);
+        until("the leader does not wait for it", || async {
+            let peers = cluster.node(leader).status().await.unwrap().peers;
+            let peer = peers.iter().find(|peer| peer.node == away)?;
+            (!peer.active).then_some(())
+        })
+        .await;
         let value = vec![7; 4 << 10];
         for key in 0..500 {
             client
@@ -108,6 +120,7 @@ fn g9_a_member_that_was_away_for_long_gets_a_snapshot() {
         };
         writes.await;
         cluster.converged().await;
+        assert_ne!(inode(&state), before, "another file is in its place");
         cluster.kill(away);
         cluster.start_node(away);
         let last = cluster.converged().await.applied;

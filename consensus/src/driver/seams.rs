@@ -160,9 +160,13 @@ pub trait StateMachine: Send + 'static {
     }
 
     /// The snapshot that the sink has finished and that was not installed yet, as found on disk when the
-    /// state machine was opened.
-    fn received(&self) -> Option<EntryId> {
-        None
+    /// state machine was opened. Asked only where the state lacks what the log no longer has.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] when there is one that cannot be read; the node does not start.
+    fn received(&self) -> Result<Option<EntryId>, StateMachineError> {
+        Ok(None)
     }
 
     /// Replaces the state by the snapshot up to `last`, which the sink has finished. When this returns,

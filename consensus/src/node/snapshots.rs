@@ -45,6 +45,7 @@ impl RaftNode {
                 node = %self.config.node, last = ?last,
                 "a member needs entries that are no longer in the log, and there is no snapshot for it"
             );
+            self.out.release_snapshot = true;
         }
         self.giving.taken(useful, self.now);
         let offer = useful.map(|last| (last, &self.membership));
@@ -54,7 +55,7 @@ impl RaftNode {
 
     /// The piece that `wanted` asked for was read.
     pub fn handle_chunk(&mut self, wanted: ChunkWanted, chunk: Chunk) {
-        self.giving.read(wanted.to, chunk.data.len() as u64);
+        self.giving.read(&wanted, chunk.data.len() as u64);
         let chunk = Transfer::Chunk {
             last: wanted.last,
             after: wanted.after,
@@ -209,7 +210,7 @@ impl RaftNode {
     /// The first entry that somebody still needs: a read that is under way, the members that get on, and
     /// those that will go on after the snapshot they are getting.
     fn held_from(&self) -> Option<LogIndex> {
-        let after_snapshot = self.giving.last().map(LogIndex::next);
+        let after_snapshot = self.giving.held().map(|last| last.index.next());
         let fetched = self.raw.store().first_fetched();
         let leads = self.raw.raft.state == StateRole::Leader;
         let members = leads.then(|| {
@@ -287,7 +288,7 @@ impl RaftNode {
 
     /// What the state machine and its snapshots are asked for now.
     pub(super) fn ask_for_snapshots(&mut self) {
-        if self.raw.mut_store().take_snapshot_wanted() && self.giving.is_wanted() {
+        if self.raw.mut_store().take_snapshot_wanted() && self.giving.is_wanted(self.now) {
             self.out.take_snapshot = true;
         }
         self.out.chunks.extend(self.giving.next());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{ChunkWanted, STALLED_TICKS};
 use crate::config::{Config, ELECTION_TICKS};
-use crate::types::{EntryId, LogIndex, NodeId};
+use crate::types::{EntryId, NodeId};
 
 /// For how many ticks a snapshot that nobody asks for is kept: long enough for the next member that comes
 /// back, and no longer, because a state machine that changes keeps a second copy of what it changes.
@@ -24,12 +24,12 @@ const OFFER_TICKS: u64 = 4 * ELECTION_TICKS as u64;
 #[derive(Debug)]
 pub(crate) struct Giving {
     held: Option<Held>,
-    /// The state machine was asked for a snapshot.
-    asked: bool,
+    /// The tick from which on the state machine may be asked for a snapshot; none while it is being asked.
+    ask_from: Option<u64>,
     /// Who is to get the snapshot.
     transfers: BTreeMap<NodeId, Progress>,
     waiting: VecDeque<ChunkWanted>,
-    reading: Option<NodeId>,
+    reading: Option<ChunkWanted>,
     /// How many bytes may be read now; a piece may overdraw it.
     budget: i64,
     bytes_per_tick: u64,
@@ -63,7 +63,7 @@ impl Giving {
             config.tick_interval().as_secs_f64() * config.snapshot_bytes_per_second as f64;
         Self {
             held: None,
-            asked: false,
+            ask_from: Some(0),
             transfers: BTreeMap::new(),
             waiting: VecDeque::new(),
             reading: None,
@@ -77,19 +77,17 @@ impl Giving {
         self.held.as_ref().map(|held| held.last)
     }
 
-    /// Up to where the log must stay behind the snapshot that is there.
-    pub(crate) fn last(&self) -> Option<LogIndex> {
-        self.held.as_ref().map(|held| held.last.index)
-    }
-
     /// A member needs a snapshot. Returns whether the state machine is to be asked for one.
-    pub(crate) fn is_wanted(&mut self) -> bool {
-        !std::mem::replace(&mut self.asked, true)
+    pub(crate) fn is_wanted(&mut self, now: u64) -> bool {
+        self.ask_from.take_if(|from| *from <= now).is_some()
     }
 
-    /// The state machine has given a snapshot, or has none.
+    /// The state machine has given a snapshot; or it has none, and is left alone for a while.
     pub(crate) fn taken(&mut self, last: Option<EntryId>, now: u64) {
-        self.asked = false;
+        self.ask_from = Some(match last {
+            Some(_) => now,
+            None => now + OFFER_TICKS,
+        });
         self.waiting.clear();
         self.reading = None;
         self.held = last.map(|last| Held { last, used: now });
@@ -136,7 +134,7 @@ impl Giving {
         }
         // One that asks again does not get more for it.
         self.waiting.retain(|wanted| wanted.to != to);
-        if self.reading != Some(to) {
+        if self.reading.as_ref().is_none_or(|reading| reading.to != to) {
             self.waiting.push_back(ChunkWanted { to, last, after });
         }
         true
@@ -148,15 +146,14 @@ impl Giving {
             return None;
         }
         let wanted = self.waiting.pop_front()?;
-        self.reading = Some(wanted.to);
+        self.reading = Some(wanted.clone());
         Some(wanted)
     }
 
-    /// A piece of `bytes` was read for `to`.
-    pub(crate) fn read(&mut self, to: NodeId, bytes: u64) {
-        if self.reading == Some(to) {
-            self.reading = None;
-        }
+    /// A piece of `bytes` was read, as `wanted`.
+    pub(crate) fn read(&mut self, wanted: &ChunkWanted, bytes: u64) {
+        // One of a former snapshot may come late.
+        self.reading.take_if(|reading| reading == wanted);
         self.budget -= i64::try_from(bytes).unwrap_or(i64::MAX);
     }
 
@@ -195,7 +192,7 @@ impl Giving {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Term;
+    use crate::types::{LogIndex, Term};
 
     fn id(node: u64) -> NodeId {
         NodeId::new(node).unwrap()
@@ -210,7 +207,10 @@ mod tests {
         let mut config = Config::new(id(1));
         config.snapshot_bytes_per_second = 100_000;
         let mut giving = Giving::new(&config);
-        assert!(giving.is_wanted() && !giving.is_wanted(), "asked for once");
+        assert!(
+            giving.is_wanted(0) && !giving.is_wanted(9),
+            "asked for once"
+        );
         giving.taken(Some(last(9)), 0);
         giving
     }
@@ -228,9 +228,15 @@ mod tests {
         }
         assert_eq!(giving.next(), None, "no time has passed");
         giving.tick(1);
-        assert_eq!(giving.next().map(|wanted| wanted.to), Some(id(3)));
+        let wanted = giving.next().unwrap();
+        assert_eq!(wanted.to, id(3));
+        let late = ChunkWanted {
+            last: last(8),
+            ..wanted.clone()
+        };
+        giving.read(&late, 0);
         assert_eq!(giving.next(), None, "one at a time");
-        giving.read(id(3), 2_500);
+        giving.read(&wanted, 2_500);
         let ticks: Vec<u64> = (2..10)
             .filter(|&now| {
                 giving.tick(now);
@@ -242,6 +248,22 @@ mod tests {
             [3],
             "2,500 bytes are three ticks' worth, two of them to come"
         );
+    }
+
+    /// A state machine that has no snapshot is not asked again with every message of a member that needs one.
+    #[test]
+    fn who_has_none_is_asked_now_and_then() {
+        let mut giving = Giving::new(&Config::new(id(1)));
+        let asked: Vec<u64> = (0..3 * OFFER_TICKS)
+            .filter(|&now| {
+                let asked = giving.is_wanted(now);
+                if asked {
+                    giving.taken(None, now);
+                }
+                asked
+            })
+            .collect();
+        assert_eq!(asked, [0, OFFER_TICKS, 2 * OFFER_TICKS]);
     }
 
     /// A transfer that does not get on is given up, and a snapshot that nobody wants is forgotten.

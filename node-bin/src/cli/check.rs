@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use quorate::kv::{KvOptions, KvStore, STATE_FILE};
-use quorate::{EntryId, LOG_FILE, NodeId, ORIGIN, StateMachine};
-use quorate_persist::{CheckedLog, OpenError, OsFiles, Unchanged, check_log};
+use quorate::{EntryId, LOG_FILE, NodeId, ORIGIN, PEERS_FILE, StateMachine};
+use quorate_persist::{CheckedLog, OpenError, OsFiles, Unchanged, check_log, load_peers};
 use serde_json::{Value, json};
 
 use super::{Failure, exit};
@@ -51,6 +51,7 @@ struct State {
 
 fn check(dir: &Path) -> Result<Checked, Failure> {
     let log = check_log(OsFiles, &dir.join(LOG_FILE)).map_err(|error| failure(&error))?;
+    load_peers(&OsFiles, &dir.join(PEERS_FILE), &log.identity).map_err(|error| failure(&error))?;
     let path = dir.join(STATE_FILE);
     let there = path.try_exists().map_err(|error| {
         Failure::new(
@@ -75,7 +76,11 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
         .map_err(|error| rebuilt(log, failure(&error)))?;
     let applied = store.applied();
     let base = log.recovered.base();
-    if applied.index < base.index && store.received() == Some(base) {
+    let damaged = |error| {
+        let message = format!("{} is damaged: {error}", path.display());
+        rebuilt(log, Failure::new(exit::DATA, message))
+    };
+    if applied.index < base.index && store.received().map_err(damaged)? == Some(base) {
         let message = format!(
             "{} is the state of entry {applied}, and a snapshot up to {base} is received but not in its place",
             path.display()
@@ -92,10 +97,6 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
             "the log was lost or replaced: do not start this node on it; remove the member and add a new one",
         ));
     }
-    let damaged = |error| {
-        let message = format!("{} is damaged: {error}", path.display());
-        rebuilt(log, Failure::new(exit::DATA, message))
-    };
     let digest = store.digest().map_err(damaged)?;
     Ok(State { applied, digest })
 }

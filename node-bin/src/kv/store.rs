@@ -2,6 +2,7 @@
 //! since that was written.
 
 mod apply;
+mod digest;
 mod flusher;
 mod overlay;
 mod record;
@@ -25,6 +26,7 @@ use quorate_persist::{
 use redb::{Database, StorageError};
 
 use self::apply::{apply_command, check_order};
+use self::digest::Digest;
 use self::flusher::{Flusher, Write};
 use self::overlay::Overlay;
 use self::record::{APPLIED, KV_TABLE, KvTable, applied_row, open_table, write_overlay};
@@ -227,16 +229,14 @@ impl KvStore {
     ///
     /// [`StateMachineError`] when a record is damaged or the disk fails.
     pub fn digest(&self) -> Result<u64, StateMachineError> {
-        let mut digest = Fnv::default();
+        let mut digest = Digest::default();
         self.below()
             .scan(&self.active, b"", None, |key, record| {
-                digest.add(key);
-                digest.add(&record.revision.to_le_bytes());
-                digest.add(record.data);
+                digest.add(key, record);
                 ControlFlow::Continue(())
             })
             .map_err(StateMachineError::new)?;
-        Ok(digest.0)
+        Ok(digest.value())
     }
 
     fn below(&self) -> Below<'_> {
@@ -472,14 +472,16 @@ impl StateMachine for KvStore {
         }))
     }
 
-    fn received(&self) -> Option<EntryId> {
-        let received = received_path(&self.place.path);
-        if !self.place.files.exists(&received).ok()? {
-            return None;
+    fn received(&self) -> Result<Option<EntryId>, StateMachineError> {
+        let Place { files, path, .. } = &self.place;
+        let there = files.exists(&received_path(path));
+        if !there.map_err(StateMachineError::new)? {
+            return Ok(None);
         }
-        let opened = self.open_received().ok()?;
-        let (_, last) = open_table(&opened.database, &opened.seal).ok()?;
-        Some(last)
+        let opened = self.open_received().map_err(StateMachineError::new)?;
+        let opened = open_table(&opened.database, &opened.seal);
+        let (_, last) = opened.map_err(StateMachineError::new)?;
+        Ok(Some(last))
     }
 
     fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
@@ -505,25 +507,6 @@ impl fmt::Debug for KvStore {
             .field("frozen", &self.flusher.frozen())
             .field("stopped", &self.stopped)
             .finish_non_exhaustive()
-    }
-}
-
-/// FNV-1a over parts, each with its length. It compares members with each other; it does not resist
-/// anyone who looks for collisions.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, part: &[u8]) {
-        let length = (part.len() as u64).to_le_bytes();
-        for byte in length.iter().chain(part) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
     }
 }
 

@@ -63,7 +63,12 @@ impl Admit for Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use quorate_persist::{OsFiles, StoreIdentity};
+
     use super::*;
+    use crate::node::peers::PEERS_FILE;
 
     fn id(id: u64) -> NodeId {
         NodeId::new(id).unwrap()
@@ -78,7 +83,14 @@ mod tests {
     #[test]
     fn e1_e4_a_member_without_its_log_is_kept_out() {
         let members = Membership::new([id(1), id(2)], []).unwrap();
-        let admission = Admission::new(members, PeerMemory::forgetful());
+        let directory = tempfile::tempdir().unwrap();
+        let owner = StoreIdentity {
+            cluster: "c".into(),
+            node: id(1),
+        };
+        let path = directory.path().join(PEERS_FILE);
+        let memory = PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap();
+        let admission = Admission::new(members, memory);
         assert!(admission.check(id(2), store(7, 1)).is_ok());
         assert!(admission.check(id(2), store(7, 1)).is_ok());
         assert!(admission.check(id(2), store(7, 4)).is_ok());

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
-use super::peers::{self, PeerMemory};
+use super::peers::{PEERS_FILE, PeerMemory};
 use super::run::{self, Threads};
 use super::seams::{PeerTransport, RuntimeClock};
 use super::service::{NoService, Service};
@@ -161,7 +161,7 @@ impl NodeBuilder {
 
         let memory = PeerMemory::open(
             Arc::clone(&self.files),
-            directory.join(peers::FILE),
+            directory.join(PEERS_FILE),
             owner.clone(),
             self.runtime.is_none(),
         )?;
@@ -383,7 +383,7 @@ fn finish_install(
     base: EntryId,
 ) -> Result<EntryId, StartError> {
     let applied = state_machine.applied();
-    if applied.index < base.index && state_machine.received() == Some(base) {
+    if applied.index < base.index && state_machine.received()? == Some(base) {
         state_machine.install(base)?;
         return Ok(base);
     }

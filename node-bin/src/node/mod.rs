@@ -30,6 +30,7 @@ use tracing::{info, warn};
 pub use build::{LOG_FILE, NodeBuilder};
 pub use config::NodeConfig;
 pub use error::StartError;
+pub use peers::PEERS_FILE;
 pub(crate) use seams::GROUP;
 pub use service::Service;
 

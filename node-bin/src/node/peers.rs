@@ -10,8 +10,8 @@ use tracing::error;
 
 use super::error::StartError;
 
-/// The name of the file in a node's data folder.
-pub(super) const FILE: &str = "peers";
+/// The name of the file, in a node's data folder, of what it knows of its peers' stores.
+pub const PEERS_FILE: &str = "peers";
 
 /// Remembers at once, and on disk a moment later: whoever asks is the I/O thread, which must not wait for
 /// a disk. What is lost in that moment is remembered when the peer is met again.
@@ -21,8 +21,11 @@ pub(super) struct PeerMemory {
 
 struct Shared {
     known: Mutex<Known>,
-    /// `None` for a memory that ends with the process.
-    disk: Option<Disk>,
+    files: Arc<dyn Files>,
+    path: PathBuf,
+    owner: StoreIdentity,
+    /// Whether to save on a thread of its own.
+    background: bool,
 }
 
 #[derive(Default)]
@@ -32,14 +35,6 @@ struct Known {
     news: bool,
     /// Whether somebody is saving.
     saving: bool,
-}
-
-struct Disk {
-    files: Arc<dyn Files>,
-    path: PathBuf,
-    owner: StoreIdentity,
-    /// Whether to save on a thread of its own.
-    background: bool,
 }
 
 impl PeerMemory {
@@ -58,27 +53,14 @@ impl PeerMemory {
             stores: load_peers(&*files, &path, &owner)?,
             ..Known::default()
         };
-        let disk = Some(Disk {
+        let shared = Arc::new(Shared {
+            known: Mutex::new(known),
             files,
             path,
             owner,
             background,
         });
-        let known = Mutex::new(known);
-        Ok(Self {
-            shared: Arc::new(Shared { known, disk }),
-        })
-    }
-
-    #[cfg(test)]
-    pub(super) fn forgetful() -> Self {
-        let shared = Shared {
-            known: Mutex::default(),
-            disk: None,
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Ok(Self { shared })
     }
 
     /// What is known of `node`, which is here with the store `seen`: that, if nothing was known before, or
@@ -105,8 +87,7 @@ impl PeerMemory {
 
     fn save(&self) {
         let shared = Arc::clone(&self.shared);
-        let background = shared.disk.as_ref().is_some_and(|disk| disk.background);
-        if !background {
+        if !shared.background {
             return shared.save_all();
         }
         let thread = thread::Builder::new().name("quorate-peers".into());
@@ -132,11 +113,10 @@ impl Shared {
             }
             let stores = known.stores.clone();
             drop(known);
-            let Some(disk) = &self.disk else { continue };
-            let saved = save_peers(&*disk.files, &disk.path, &disk.owner, &stores);
+            let saved = save_peers(&*self.files, &self.path, &self.owner, &stores);
             if let Err(err) = saved {
                 // The log is on the same disk and will have more to say.
-                error!(node = %disk.owner.node, %err, "what is known of peers cannot be saved");
+                error!(node = %self.owner.node, %err, "what is known of peers cannot be saved");
             }
         }
     }
@@ -161,7 +141,7 @@ mod tests {
     fn it_outlives_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let open = || {
-            let path = directory.path().join(FILE);
+            let path = directory.path().join(PEERS_FILE);
             let owner = StoreIdentity {
                 cluster: "c".into(),
                 node: node(1),

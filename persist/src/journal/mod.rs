@@ -76,17 +76,19 @@ struct State {
     failed: bool,
 }
 
+/// The format of the journal, which is not that of the log in it.
+const FORMAT: u32 = 2;
+
 impl Journal {
     /// Makes an empty journal and an empty image on empty `storage`, durable when this returns.
     pub(crate) fn create(
         storage: Box<dyn Storage>,
-        format: u32,
         salt: u128,
         half_bytes: u64,
     ) -> Result<Self, redb::Error> {
         lock(&*storage)?;
         let header = Header {
-            format,
+            format: FORMAT,
             salt,
             half_bytes: half_bytes.max(HALF_BYTES_MIN).next_multiple_of(BLOCK_BYTES),
             generation: 1,

@@ -6,27 +6,26 @@ use std::path::Path;
 use super::changes::Changes;
 use super::header::{COPIES, Header};
 use super::record::{BLOCK_BYTES, Found, find, is_later};
-use super::{Journal, empty, fault, image_head, lock};
+use super::{FORMAT, Journal, empty, fault, image_head, lock};
 use crate::error::{Corruption, OpenError, StoreFault};
 use crate::storage::Storage;
 
 impl Journal {
-    /// Opens what [`create`](Self::create) has made, of a format up to `format`. `name` stands for the
+    /// Opens what [`create`](Self::create) has made. `name` stands for the
     /// path in errors. Full halves are brought to the image by a thread, or not in the `background`.
     pub(crate) fn open(
         storage: Box<dyn Storage>,
-        format: u32,
         name: &Path,
         background: bool,
     ) -> Result<Self, OpenError> {
         let failed = |fault: StoreFault| fault.at_open(name);
         lock(&*storage).map_err(|error| OpenError::from_redb(name.to_owned(), error))?;
         let header = read_header(&*storage).map_err(failed)?;
-        if header.format > format {
+        if header.format > FORMAT {
             return Err(OpenError::NewerFormat {
                 path: name.to_owned(),
                 found: header.format,
-                supported: format,
+                supported: FORMAT,
             });
         }
         recover(storage, header, background).map_err(failed)

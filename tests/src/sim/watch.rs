@@ -128,7 +128,7 @@ impl StateMachine for WatchedState {
         self.store.sink()
     }
 
-    fn received(&self) -> Option<EntryId> {
+    fn received(&self) -> Result<Option<EntryId>, StateMachineError> {
         self.store.received()
     }
 

@@ -4,22 +4,25 @@
 //! digest of all pairs up to its end, so that a pair that is missing, twice or of another snapshot is
 //! noticed with its piece, and the last piece's digest is that of the whole.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_consensus::{Chunk, EntryId, SnapshotSink, SnapshotSource, StateMachineError};
+use quorate_consensus::{
+    Chunk, EntryId, MEMBERS_MAX, SnapshotSink, SnapshotSource, StateMachineError,
+};
 use quorate_persist::{
     CreateError, DatabaseDraft, Files, META_TABLE, Seal, StoreFault, StoreIdentity,
 };
 use redb::{Database, Durability};
 use serde::{Deserialize, Serialize};
 
+use super::KV_FILE;
+use super::digest::Digest;
 use super::record::{APPLIED, KV_TABLE, KvTable, Record, applied_row, insert};
-use super::{Fnv, KV_FILE};
 use crate::kv::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Value};
 use crate::planted;
 
@@ -29,6 +32,10 @@ const CACHE_BYTES: usize = 4 << 20;
 
 /// Behind the name of the state's file, that of a received one which is still to take its place.
 const RECEIVED: &str = ".received";
+
+/// How many places a source remembers the digest of: each member goes on from the last one or asks again for
+/// it, so two for each of thirty-one. Going on from another place costs a scan up to there.
+const DIGESTS_MAX: usize = 2 * MEMBERS_MAX;
 
 /// What a pair counts for besides its bytes.
 const PAIR_OVERHEAD_BYTES: usize = 24;
@@ -48,10 +55,11 @@ struct Pair {
 }
 
 impl Pair {
-    fn add_to(&self, digest: &mut Fnv) {
-        digest.add(&self.key);
-        digest.add(&self.revision.to_le_bytes());
-        digest.add(&self.value);
+    fn record(&self) -> Record<'_> {
+        Record {
+            revision: self.revision,
+            data: &self.value,
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -73,8 +81,8 @@ pub(super) struct KvSource {
     _database: Arc<Database>,
     seal: Seal,
     last: EntryId,
-    /// The digests up to the ends of the pieces given so far.
-    digests: BTreeMap<Bytes, u64>,
+    /// The digests up to the ends of the pieces given last, the oldest first.
+    digests: VecDeque<(Bytes, Digest)>,
 }
 
 impl KvSource {
@@ -84,7 +92,7 @@ impl KvSource {
             _database: database,
             seal,
             last,
-            digests: BTreeMap::new(),
+            digests: VecDeque::new(),
         }
     }
 
@@ -118,33 +126,41 @@ impl KvSource {
             if planted::is("pair-missing-in-snapshot") && pairs.len() == 1 {
                 continue;
             }
-            pair.add_to(&mut digest);
+            digest.add(key, &record);
             pairs.push(pair);
         }
         if let Some(next) = &next {
-            self.digests.insert(next.clone(), digest.0);
+            self.remember(next.clone(), digest);
         }
-        let digest = digest.0;
+        let digest = digest.value();
         Ok((Piece { pairs, digest }, next))
+    }
+
+    fn remember(&mut self, place: Bytes, digest: Digest) {
+        if self.digests.iter().any(|(known, _)| *known == place) {
+            return;
+        }
+        if self.digests.len() == DIGESTS_MAX {
+            self.digests.pop_front();
+        }
+        self.digests.push_back((place, digest));
     }
 
     /// The digest of all pairs up to `place`, which the pieces before have left here, unless another
     /// member has given them.
-    fn digest_up_to(&self, place: &[u8]) -> Result<Fnv, StoreFault> {
-        if let Some(&digest) = self.digests.get(place) {
-            return Ok(Fnv(digest));
+    fn digest_up_to(&self, place: &[u8]) -> Result<Digest, StoreFault> {
+        let mut known = self.digests.iter().rev();
+        if let Some(&(_, digest)) = known.find(|(known, _)| *known == place) {
+            return Ok(digest);
         }
-        let mut digest = Fnv::default();
+        let mut digest = Digest::default();
         if place.is_empty() {
             return Ok(digest);
         }
         for row in self.table.range::<&[u8]>(..=place)? {
             let (key, record) = row?;
             let key = key.value();
-            let record = Record::decode(&self.seal, key, record.value())?;
-            digest.add(key);
-            digest.add(&record.revision.to_le_bytes());
-            digest.add(record.data);
+            digest.add(key, &Record::decode(&self.seal, key, record.value())?);
         }
         Ok(digest)
     }
@@ -177,7 +193,7 @@ pub(super) struct Draft {
     file: DatabaseDraft,
     last: EntryId,
     last_key: Bytes,
-    digest: Fnv,
+    digest: Digest,
 }
 
 impl KvSink {
@@ -203,7 +219,7 @@ impl KvSink {
             file,
             last,
             last_key: Bytes::new(),
-            digest: Fnv::default(),
+            digest: Digest::default(),
         });
         Ok(())
     }
@@ -241,8 +257,8 @@ impl SnapshotSink for KvSink {
 
 impl Draft {
     /// The last key and the digest after `piece`, if it is what comes next.
-    fn checked(&self, piece: &Piece) -> Option<(Bytes, Fnv)> {
-        let (mut last_key, mut digest) = (&self.last_key, Fnv(self.digest.0));
+    fn checked(&self, piece: &Piece) -> Option<(Bytes, Digest)> {
+        let (mut last_key, mut digest) = (&self.last_key, self.digest);
         for pair in &piece.pairs {
             let fits = (1..=KEY_BYTES_MAX).contains(&pair.key.len())
                 && pair.value.len() <= VALUE_BYTES_MAX
@@ -250,10 +266,10 @@ impl Draft {
             if !fits {
                 return None;
             }
-            pair.add_to(&mut digest);
+            digest.add(&pair.key, &pair.record());
             last_key = &pair.key;
         }
-        (digest.0 == piece.digest).then(|| (last_key.clone(), digest))
+        (digest.value() == piece.digest).then(|| (last_key.clone(), digest))
     }
 
     /// Nothing of it has to survive a crash before all of it is there.
