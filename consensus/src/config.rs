@@ -69,6 +69,12 @@ pub struct Config {
     /// Default 64 MiB, at least 64 KiB. Too small: a member takes long to come back.
     /// Too large: disk and network are busy with it, and writes wait.
     pub snapshot_bytes_per_second: u64,
+    /// How often a leader has the members compare their states. Each reads its whole state then, about
+    /// [`SCAN_BYTES_PER_TICK`] at a time.
+    ///
+    /// Default 10 min; at least 1 s. Too small: all members read all the time. Too large: a member whose
+    /// state differs answers for longer.
+    pub compare_interval: Duration,
     /// After what time without an answer from the log's disk the node stops itself, with
     /// [`Fatal::DiskHangs`](crate::Fatal::DiskHangs). A leader gives up leadership long before, after
     /// four election timeouts.
@@ -83,9 +89,14 @@ pub struct Config {
 /// so that fewer elections are split; each tick costs about a microsecond.
 pub(crate) const ELECTION_TICKS: usize = 25;
 
+/// How much of its state a member reads in a tick to compare it. With the default tick of 10 ms that is 25 MiB
+/// in a second, some percent of a core.
+pub const SCAN_BYTES_PER_TICK: u64 = 256 << 10;
+
 const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(20);
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const COMMAND_BYTES_LIMIT: u64 = 2 << 20;
+const COMPARE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const SNAPSHOT_RATE_MIN: u64 = 64 << 10;
 
 impl Config {
@@ -108,6 +119,7 @@ impl Config {
             log_tail_bytes: 64 << 20,
             log_bytes_max: 1 << 30,
             snapshot_bytes_per_second: 64 << 20,
+            compare_interval: Duration::from_secs(600),
             disk_hang_timeout: Duration::from_secs(60),
         }
     }
@@ -188,6 +200,13 @@ impl Config {
             ),
         );
         check(
+            self.compare_interval >= COMPARE_INTERVAL_MIN,
+            format!(
+                "comparing states every {:?} is more often than every {COMPARE_INTERVAL_MIN:?}",
+                self.compare_interval
+            ),
+        );
+        check(
             self.disk_hang_timeout >= 8 * self.election_timeout,
             format!(
                 "a disk is given {:?} to answer, which is less than eight election timeouts ({:?})",
@@ -202,6 +221,11 @@ impl Config {
     #[must_use]
     pub fn tick_interval(&self) -> Duration {
         self.election_timeout / ELECTION_TICKS as u32
+    }
+
+    pub(crate) fn compare_ticks(&self) -> u64 {
+        let ticks = self.compare_interval.div_duration_f64(self.tick_interval());
+        ticks as u64
     }
 
     pub(crate) fn heartbeat_ticks(&self) -> usize {

@@ -14,16 +14,38 @@ use crate::types::{EntryId, HardState, LogIndex, NodeId, Term};
 /// How `raft` marks a vote request that the leader asked for.
 const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 
+/// What the context of an entry says that is neither empty nor a command.
+const KIND_COMPARE: &[u8] = b"compare";
+const KIND_DIGEST: &[u8] = b"digest";
+
 pub(crate) fn entry_to_pb(entry: Entry) -> PbEntry {
+    let (kind, data): (&'static [u8], Bytes) = match entry.payload {
+        Payload::Empty => (&[], Bytes::new()),
+        Payload::Command(command) => (&[], command),
+        Payload::Compare => (KIND_COMPARE, Bytes::new()),
+        Payload::Digest { at, digest } => {
+            let numbers = [at.term.value(), at.index.value(), digest];
+            let data = numbers.iter().flat_map(|number| number.to_le_bytes());
+            (KIND_DIGEST, data.collect())
+        }
+    };
     PbEntry {
         term: entry.id.term.value(),
         index: entry.id.index.value(),
-        data: match entry.payload {
-            Payload::Empty => Bytes::new(),
-            Payload::Command(command) => command,
-        },
+        context: Bytes::from_static(kind),
+        data,
         ..PbEntry::default()
     }
+}
+
+/// The inverse of what [`entry_to_pb`] makes of a digest.
+fn digest_from_pb(data: &[u8]) -> Option<Payload> {
+    let (&[term, index, digest], []) = data.as_chunks::<8>() else {
+        return None;
+    };
+    let [term, index, digest] = [term, index, digest].map(u64::from_le_bytes);
+    let at = EntryId::new(Term::new(term), LogIndex::new(index));
+    Some(Payload::Digest { at, digest })
 }
 
 pub(crate) fn conf_state(membership: &Membership) -> ConfState {
@@ -64,9 +86,11 @@ pub(crate) fn entry_from_pb(entry: PbEntry) -> Option<Entry> {
     match entry.get_entry_type() {
         EntryType::EntryNormal => Some(Entry {
             id: EntryId::new(Term::new(entry.term), LogIndex::new(entry.index)),
-            payload: match entry.data {
-                data if data.is_empty() => Payload::Empty,
-                data => Payload::Command(data),
+            payload: match &entry.context[..] {
+                KIND_COMPARE => Payload::Compare,
+                KIND_DIGEST => digest_from_pb(&entry.data)?,
+                _ if entry.data.is_empty() => Payload::Empty,
+                _ => Payload::Command(entry.data),
             },
         }),
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => None,
@@ -177,7 +201,9 @@ pub(crate) fn message_to_pb(from: NodeId, to: NodeId, message: Message) -> PbMes
             pb.set_msg_type(MessageType::MsgSnapshot);
             pb.set_snapshot(snapshot_to_pb(last, &membership));
         }
-        Body::Transfer(_) => unreachable!("the content of snapshots goes past `raft`"),
+        Body::Transfer(_) | Body::Digest { .. } => {
+            unreachable!("neither the content of snapshots nor that of states goes to `raft`")
+        }
     }
     pb
 }
@@ -282,6 +308,17 @@ mod tests {
                 entries: vec![
                     Entry::empty(id(3, 8)),
                     Entry::command(id(4, 9), Bytes::from_static(b"x")),
+                    Entry {
+                        id: id(4, 10),
+                        payload: Payload::Compare,
+                    },
+                    Entry {
+                        id: id(4, 11),
+                        payload: Payload::Digest {
+                            at: id(4, 10),
+                            digest: u64::MAX,
+                        },
+                    },
                 ],
             },
             Body::AppendAccepted {

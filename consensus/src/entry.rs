@@ -47,8 +47,9 @@ impl Entry {
     pub fn bytes(&self) -> u64 {
         ENTRY_OVERHEAD_BYTES
             + match &self.payload {
-                Payload::Empty => 0,
+                Payload::Empty | Payload::Compare => 0,
                 Payload::Command(command) => command.len() as u64,
+                Payload::Digest { .. } => DIGEST_BYTES,
             }
     }
 }
@@ -57,6 +58,9 @@ impl Entry {
 /// a million empty entries from passing as zero bytes.
 pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
 
+/// What a digest and the place it belongs to take.
+const DIGEST_BYTES: u64 = 24;
+
 /// What an entry does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Payload {
@@ -64,4 +68,13 @@ pub enum Payload {
     Empty,
     /// A command for the state machine, opaque to consensus. Never empty.
     Command(Bytes),
+    /// Every member takes the digest of its state as it is after this entry.
+    Compare,
+    /// What a majority of the voters found. A member that found something else stops itself.
+    Digest {
+        /// The entry after which the digest was taken.
+        at: EntryId,
+        /// As the state machine computed it.
+        digest: u64,
+    },
 }

@@ -103,12 +103,30 @@ pub enum Fatal {
         /// For how long.
         waited: Duration,
     },
+    /// After the same entries, this node's state is not that of the majority: memory that changed by itself,
+    /// or a state machine that is not deterministic.
+    #[error(
+        "after {}, this node's state differs from that of the majority, so it stops: check the machine's \
+         memory and replace the node",
+        divergence.at
+    )]
+    StateDiverged {
+        /// Where that was noticed.
+        divergence: Divergence,
+    },
     /// A worker thread ended without an error of its own; it panicked.
     #[error("the {worker} thread panicked, so this node stops")]
     WorkerGone {
         /// Which one.
         worker: &'static str,
     },
+}
+
+/// This node's state is not that of the majority, though both have applied the same entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Divergence {
+    /// The entry after which the states differed.
+    pub at: EntryId,
 }
 
 /// Why a core cannot start from what was recovered.

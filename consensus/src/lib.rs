@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod compaction;
+mod comparison;
 mod config;
 mod convert;
 mod disk_watch;
@@ -38,15 +39,16 @@ mod start;
 mod status;
 mod types;
 
-pub use config::Config;
+pub use config::{Config, SCAN_BYTES_PER_TICK};
 pub use driver::{
     Applier, Batch, Chunk, Clock, Command, Courier, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX,
     LogStore, PLACE_BYTES_MAX, Parts, RaftHandle, Running, SnapshotSink, SnapshotSource,
-    StateMachine, StateMachineError, Stopped, StoreError, Transport, Undelivered, Writer, assemble,
+    StateMachine, StateMachineError, StateScan, Stopped, StoreError, Transport, Undelivered,
+    Writer, assemble,
 };
 pub use durability::{Append, AppendTicket, Cut, LogWrite, Recovered, persist, read_tail};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, FIRST_INDEX, ORIGIN, Payload};
-pub use error::{Fatal, ProposeError, ReadError, StartError, TransferError};
+pub use error::{Divergence, Fatal, ProposeError, ReadError, StartError, TransferError};
 pub use log_view::Fetch;
 pub use membership::{InvalidMembership, MEMBERS_MAX, Membership};
 pub use message::{Body, Message, ReadContext, Transfer};

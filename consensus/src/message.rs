@@ -95,6 +95,13 @@ pub enum Body {
     },
     /// The content of a snapshot on its way.
     Transfer(Transfer),
+    /// The sender's state after an entry that asked for a comparison.
+    Digest {
+        /// The entry.
+        at: EntryId,
+        /// As the state machine computed it.
+        digest: u64,
+    },
 }
 
 /// How the content of a snapshot comes to a member, whatever term it is: it asks for each piece, when it has the one before.

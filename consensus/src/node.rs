@@ -1,5 +1,6 @@
 //! The pure core: inputs in, [`Ready`]s out.
 
+mod comparing;
 mod handover;
 mod proposing;
 mod snapshots;
@@ -10,6 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use self::handover::Transfer;
 use crate::compaction::Compaction;
+use crate::comparison::Comparison;
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
 use crate::disk_watch::DiskWatch;
@@ -54,6 +56,7 @@ pub struct RaftNode {
     disk: DiskWatch,
     repeats: Repeats,
     compaction: Compaction,
+    comparison: Comparison,
     giving: Giving,
     taking: Taking,
     /// The write after which the log begins with a snapshot, and the last entry in that.
@@ -132,6 +135,7 @@ impl RaftNode {
             disk: DiskWatch::default(),
             repeats: Repeats::default(),
             compaction: Compaction::new(&config, recovered),
+            comparison: Comparison::new(config.compare_ticks()),
             giving: Giving::new(&config),
             taking: Taking::default(),
             restoring: None,
@@ -167,6 +171,7 @@ impl RaftNode {
         }
         self.watch_disk();
         self.watch_snapshots();
+        self.watch_comparison();
         if self.now.is_multiple_of(EXPIRY_TICKS) {
             self.out
                 .failed_proposals
@@ -192,6 +197,7 @@ impl RaftNode {
         let term = message.term;
         match message.body {
             Body::Transfer(transfer) => self.handle_transfer(from, transfer),
+            Body::Digest { at, digest } => self.comparison.heard(from, at, digest),
             Body::Snapshot { last, membership } => {
                 self.handle_offer(from, term, last, membership);
             }
@@ -401,6 +407,7 @@ impl RaftNode {
                 "entries are handed out in order"
             );
             self.handed = entry.id.index;
+            self.compare(&entry);
             let token = self.proposals.committed(entry.id, &mut lost);
             ready.committed.push(Committed { entry, token });
         }
@@ -569,6 +576,7 @@ impl RaftNode {
                 .leadership_lost(self.now + 2 * ELECTION_TICKS as u64);
         }
         if leads(self.seen) && !(leads(before) && before.term == term) {
+            self.comparison.leader_changed();
             self.inherited_bytes = self.raw.store().bytes_after(status.commit);
             let unknown = self.proposals.leads_again(status.last.index, term);
             self.out.failed_proposals.extend(unknown);

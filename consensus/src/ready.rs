@@ -2,7 +2,7 @@
 
 use crate::durability::Append;
 use crate::entry::Entry;
-use crate::error::{ProposeError, ReadError, TransferError};
+use crate::error::{Divergence, ProposeError, ReadError, TransferError};
 use crate::log_view::Fetch;
 use crate::message::Message;
 use crate::proposals::ProposalToken;
@@ -35,6 +35,10 @@ pub struct Ready {
     pub chunks: Vec<ChunkWanted>,
     /// The snapshot that is kept is not needed any more.
     pub release_snapshot: bool,
+    /// Read on in the state that is being compared with the other members'.
+    pub scan: bool,
+    /// This node's state is not that of the majority: it must stop.
+    pub diverged: Option<Divergence>,
     /// Proposals that will not be applied here, and why.
     pub failed_proposals: Vec<(ProposalToken, ProposeError)>,
     /// Reads that cannot be answered here, and why.
@@ -54,6 +58,8 @@ impl Ready {
             && !self.take_snapshot
             && self.chunks.is_empty()
             && !self.release_snapshot
+            && !self.scan
+            && self.diverged.is_none()
             && self.committed.is_empty()
             && self.reads.is_empty()
             && self.fetches.is_empty()

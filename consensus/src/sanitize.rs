@@ -149,7 +149,7 @@ pub(crate) fn check(
             }
         }
         Body::RequestVote { .. } | Body::Vote { .. } => check_voter(receiver, from),
-        Body::HeartbeatResponse { .. } => Ok(()),
+        Body::HeartbeatResponse { .. } | Body::Digest { .. } => Ok(()),
         Body::Snapshot { last, membership } => {
             check_leader(receiver, from, message.term)?;
             check_snapshot(receiver, message.term, *last, membership)

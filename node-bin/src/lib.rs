@@ -53,5 +53,6 @@ pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerR
 pub use quorate_consensus::{
     Batch, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,
     PLACE_BYTES_MAX, PeerProgress, ProposeError, RaftHandle, ReadError, Role, SnapshotSink,
-    SnapshotSource, StateMachine, StateMachineError, Status, Stopped, Term, TransferError,
+    SnapshotSource, StateMachine, StateMachineError, StateScan, Status, Stopped, Term,
+    TransferError,
 };

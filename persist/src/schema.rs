@@ -1,5 +1,7 @@
 //! The bytes of every row. `docs/disk.md` says the same in words, for a second implementation.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use quorate_consensus::{
     ENTRY_OVERHEAD_BYTES, Entry, EntryId, HardState, LogIndex, MEMBERS_MAX, Membership, NodeId,
@@ -26,6 +28,8 @@ pub(crate) const MEMBERSHIP: &str = "membership";
 const ENTRY_HEADER_BYTES: usize = 4 + 8 + 1;
 const KIND_EMPTY: u8 = 0;
 const KIND_COMMAND: u8 = 1;
+const KIND_COMPARE: u8 = 2;
+const KIND_DIGEST: u8 = 3;
 
 /// The only Raft group there is. In every entry's checksum, so that a file with more groups cannot
 /// be mixed up with one that has this group alone.
@@ -115,13 +119,15 @@ impl Seal {
 
 /// How many bytes the row of `entry` has.
 pub(crate) fn entry_row_bytes(entry: &Entry) -> usize {
-    ENTRY_HEADER_BYTES + kind_and_payload(entry).1.len()
+    ENTRY_HEADER_BYTES
+        + usize::try_from(entry.bytes() - ENTRY_OVERHEAD_BYTES).expect("it is in memory")
 }
 
 /// Writes the row of `entry` into `row`, which has exactly [`entry_row_bytes`].
 pub(crate) fn encode_entry(seal: &Seal, entry: &Entry, row: &mut [u8]) {
     let term = entry.id.term.value().to_le_bytes();
     let (kind, payload) = kind_and_payload(entry);
+    let payload = &payload[..];
     let checksum = seal.entry_checksum(entry.id.index, &[&term, &[kind], payload]);
     row[..4].copy_from_slice(&checksum.to_le_bytes());
     row[4..12].copy_from_slice(&term);
@@ -129,10 +135,31 @@ pub(crate) fn encode_entry(seal: &Seal, entry: &Entry, row: &mut [u8]) {
     row[ENTRY_HEADER_BYTES..].copy_from_slice(payload);
 }
 
-fn kind_and_payload(entry: &Entry) -> (u8, &[u8]) {
+fn kind_and_payload(entry: &Entry) -> (u8, Cow<'_, [u8]>) {
     match &entry.payload {
-        Payload::Empty => (KIND_EMPTY, &[]),
-        Payload::Command(command) => (KIND_COMMAND, command),
+        Payload::Empty => (KIND_EMPTY, Cow::default()),
+        Payload::Command(command) => (KIND_COMMAND, Cow::Borrowed(command)),
+        Payload::Compare => (KIND_COMPARE, Cow::default()),
+        Payload::Digest { at, digest } => {
+            let mut payload = encode_entry_id(*at);
+            payload.extend_from_slice(&digest.to_le_bytes());
+            (KIND_DIGEST, Cow::Owned(payload))
+        }
+    }
+}
+
+fn decode_payload(kind: u8, payload: &[u8]) -> Option<Payload> {
+    match (kind, payload.is_empty()) {
+        (KIND_EMPTY, true) => Some(Payload::Empty),
+        (KIND_COMMAND, false) => Some(Payload::Command(Bytes::copy_from_slice(payload))),
+        (KIND_COMPARE, true) => Some(Payload::Compare),
+        (KIND_DIGEST, _) => {
+            let (at, digest) = payload.split_first_chunk::<16>()?;
+            let digest = u64::from_le_bytes(digest.try_into().ok()?);
+            let at = decode_entry_id(*at);
+            Some(Payload::Digest { at, digest })
+        }
+        _ => None,
     }
 }
 
@@ -157,14 +184,19 @@ impl<'a> EntryRow<'a> {
         {
             return Err(Corruption::EntryChecksum { index });
         }
-        match (kind, payload.is_empty()) {
-            (KIND_EMPTY, true) | (KIND_COMMAND, false) => Ok(Self {
-                id: EntryId::new(Term::new(u64::from_le_bytes(term)), index),
-                kind,
-                payload,
-            }),
-            _ => Err(content),
+        let valid = match kind {
+            // Not copied before somebody wants it.
+            KIND_COMMAND => !payload.is_empty(),
+            _ => decode_payload(kind, payload).is_some(),
+        };
+        if !valid {
+            return Err(content);
         }
+        Ok(Self {
+            id: EntryId::new(Term::new(u64::from_le_bytes(term)), index),
+            kind,
+            payload,
+        })
     }
 
     /// What the entry counts for in byte bounds; see [`Entry::bytes`].
@@ -174,9 +206,10 @@ impl<'a> EntryRow<'a> {
 
     /// The entry, with a copy of its payload.
     pub(crate) fn to_entry(&self) -> Entry {
-        match self.kind {
-            KIND_EMPTY => Entry::empty(self.id),
-            _ => Entry::command(self.id, Bytes::copy_from_slice(self.payload)),
+        let payload = decode_payload(self.kind, self.payload);
+        Entry {
+            id: self.id,
+            payload: payload.expect("checked when the row was decoded"),
         }
     }
 }
@@ -285,6 +318,17 @@ mod tests {
         for entry in [
             Entry::empty(id),
             Entry::command(id, Bytes::from_static(b"put")),
+            Entry {
+                id,
+                payload: Payload::Compare,
+            },
+            Entry {
+                id,
+                payload: Payload::Digest {
+                    at: id,
+                    digest: u64::MAX,
+                },
+            },
         ] {
             let row = row(&entry);
             let decoded = EntryRow::decode(&seal(), id.index, &row).unwrap();
@@ -340,7 +384,12 @@ mod tests {
             (1, b"x", true),
             (0, b"x", false),
             (1, b"", false),
+            (2, b"", true),
             (2, b"x", false),
+            (3, &[1; 24], true),
+            (3, &[1; 23], false),
+            (3, &[1; 25], false),
+            (4, b"x", false),
             (255, b"", false),
         ] {
             let checksum = seal().entry_checksum(index, &[&term, &[kind], payload]);

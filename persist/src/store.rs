@@ -22,9 +22,9 @@ use crate::schema::{
 use crate::shape::LogShape;
 use crate::storage::Storage;
 
-/// The format of the log file that this version writes. It reads 2 as well, in which nothing was ever
-/// compacted, and upgrades it.
-pub const FORMAT: u32 = 3;
+/// The format of the log file that this version writes. It reads 2 and 3 as well and upgrades them: in 2
+/// nothing was ever compacted, and in 3 states were not compared and members never changed.
+pub const FORMAT: u32 = 4;
 
 /// How large each half of the journal of a new log is unless told otherwise: some hundred commits of
 /// a busy node. While one half fills up, all that the other half says becomes durable in its place.

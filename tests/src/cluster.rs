@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate::kv::{Client, ClientConfig};
-use quorate::{Credentials, Node, NodeConfig, NodeId, Role, Status};
+use quorate::kv::{Client, ClientConfig, KvOptions, KvStore};
+use quorate::{Credentials, Node, NodeConfig, NodeId, Role, StateMachine, Status};
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate_quic_transport::runtime::IoThread;
 use tempfile::TempDir;
@@ -77,12 +77,25 @@ impl Cluster {
     ///
     /// When it does not start.
     pub fn start_node(&mut self, node: NodeId) {
+        self.start_node_around(node, |store| store);
+    }
+
+    /// As [`start_node`](Self::start_node), with what `around` makes of its state.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_node_around<M: StateMachine>(
+        &mut self,
+        node: NodeId,
+        around: impl FnOnce(KvStore) -> M,
+    ) {
         let mut config = NodeConfig::new(self.addresses[&node], self.data_dir(node));
         config.peers = self.addresses.clone();
         (self.configure)(&mut config);
         let credentials = self.credentials(&Subject::Node(node.into()));
         let started = Node::builder(config, credentials)
-            .start_kv()
+            .start_kv_with(KvOptions::default(), around)
             .expect("the node starts");
         self.nodes.insert(node, started);
     }

@@ -111,7 +111,17 @@ impl Applier {
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                ApplierJob::Apply(entries) => work.add(entries),
+                ApplierJob::Apply(entries) => {
+                    for (entry, done) in entries {
+                        let (at, compare) = (entry.id, entry.payload == Payload::Compare);
+                        work.add(entry, done);
+                        if compare {
+                            self.apply(std::mem::take(&mut work))?;
+                            let scan = self.state_machine.scan()?;
+                            let _ = self.inbox.try_send(Input::Scan(at, scan));
+                        }
+                    }
+                }
                 ApplierJob::Query(query, done) => queries.push((query, done)),
                 ApplierJob::Snapshot => snapshot = true,
                 ApplierJob::Install(last) => {
@@ -190,16 +200,16 @@ struct Work {
 }
 
 impl Work {
-    fn add(&mut self, entries: Vec<(Entry, Option<Done<Bytes, ProposeError>>)>) {
-        for (entry, done) in entries {
-            self.bytes += entry.bytes();
-            self.last = Some(entry.id);
-            match entry.payload {
-                Payload::Command(data) => {
-                    self.commands.push(Command { id: entry.id, data });
-                    self.done.push(done);
-                }
-                Payload::Empty => assert!(done.is_none(), "nobody proposes an empty entry"),
+    fn add(&mut self, entry: Entry, done: Option<Done<Bytes, ProposeError>>) {
+        self.bytes += entry.bytes();
+        self.last = Some(entry.id);
+        match entry.payload {
+            Payload::Command(data) => {
+                self.commands.push(Command { id: entry.id, data });
+                self.done.push(done);
+            }
+            Payload::Empty | Payload::Compare | Payload::Digest { .. } => {
+                assert!(done.is_none(), "nobody proposes {:?}", entry.id);
             }
         }
     }

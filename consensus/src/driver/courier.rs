@@ -1,12 +1,15 @@
-//! The thread that reads the snapshot this node gives away, and puts in the one it gets.
+//! The thread that reads the snapshot this node gives away, puts in the one it gets, and reads the state to
+//! compare it.
 
 use async_channel::{Receiver, Sender};
 
 use super::handle::Input;
-use super::seams::{SnapshotSink, SnapshotSource, StateMachineError};
+use super::seams::{SnapshotSink, SnapshotSource, StateMachineError, StateScan};
 use super::worker::Alarm;
+use crate::config::SCAN_BYTES_PER_TICK;
 use crate::error::Fatal;
 use crate::snapshots::{ChunkWanted, Take, TakeStep};
+use crate::types::EntryId;
 
 /// What the driver asks of the courier.
 pub(super) enum CourierJob {
@@ -15,11 +18,16 @@ pub(super) enum CourierJob {
     Release,
     Read(ChunkWanted),
     Take(Take),
+    /// Compare this state, and no other any more.
+    Scan(EntryId, Box<dyn StateScan>),
+    /// Read on in it.
+    ReadOn,
 }
 
-/// Works on snapshots while the state machine goes on.
+/// Works on snapshots and comparisons while the state machine goes on.
 pub struct Courier {
     pub(super) source: Option<Box<dyn SnapshotSource>>,
+    pub(super) scan: Option<(EntryId, Box<dyn StateScan>)>,
     pub(super) sink: Option<Box<dyn SnapshotSink>>,
     pub(super) chunk_bytes_max: u64,
     pub(super) jobs: Receiver<CourierJob>,
@@ -53,6 +61,19 @@ impl Courier {
                 };
                 let chunk = source.chunk(&wanted.after, self.chunk_bytes_max)?;
                 let _ = self.inbox.try_send(Input::Chunk(wanted, chunk));
+            }
+            CourierJob::Scan(at, scan) => self.scan = Some((at, scan)),
+            CourierJob::ReadOn => {
+                let Some((at, scan)) = &mut self.scan else {
+                    return Ok(());
+                };
+                let at = *at;
+                let digest = scan.read_on(SCAN_BYTES_PER_TICK)?;
+                if digest.is_some() {
+                    // It may hold on to much that the state does not have any more.
+                    self.scan = None;
+                }
+                let _ = self.inbox.try_send(Input::Scanned(at, digest));
             }
             CourierJob::Take(Take { number, step }) => {
                 let accepted = match &mut self.sink {

@@ -7,7 +7,7 @@ use async_channel::Sender;
 use bytes::Bytes;
 
 use super::done::Done;
-use super::seams::{Chunk, SnapshotSource};
+use super::seams::{Chunk, SnapshotSource, StateScan};
 use crate::durability::AppendTicket;
 use crate::entry::Entry;
 use crate::error::{Fatal, ProposeError, ReadError, TransferError};
@@ -16,7 +16,7 @@ use crate::message::{Body, Message, Transfer};
 use crate::ready::LeaderChange;
 use crate::snapshots::ChunkWanted;
 use crate::status::Status;
-use crate::types::{LogIndex, NodeId};
+use crate::types::{EntryId, LogIndex, NodeId};
 
 /// How many requests and messages may wait for the driver. It takes them in turns of a thousand, so
 /// more than this means that it cannot keep up, and the sender should know.
@@ -61,6 +61,9 @@ pub(super) enum Input {
         number: u64,
         accepted: bool,
     },
+    /// The state after this entry is to be compared, if that is possible.
+    Scan(EntryId, Option<Box<dyn StateScan>>),
+    Scanned(EntryId, Option<u64>),
     Failed(Fatal),
 }
 
@@ -123,6 +126,7 @@ impl RaftHandle {
             Body::Transfer(Transfer::Chunk { data, .. }) => data.len() as u64,
             Body::Transfer(_)
             | Body::Snapshot { .. }
+            | Body::Digest { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::RequestVote { .. }

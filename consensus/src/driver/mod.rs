@@ -24,7 +24,7 @@ pub use courier::Courier;
 pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stopped};
 pub use seams::{
     Batch, Chunk, Clock, Command, LogStore, PLACE_BYTES_MAX, SnapshotSink, SnapshotSource,
-    StateMachine, StateMachineError, StoreError, Transport, Undelivered,
+    StateMachine, StateMachineError, StateScan, StoreError, Transport, Undelivered,
 };
 pub use writer::Writer;
 
@@ -35,7 +35,7 @@ use handle::{Input, Shared};
 use writer::WriterJob;
 
 use crate::entry::ORIGIN;
-use crate::error::{Fatal, ProposeError, ReadError, TransferError};
+use crate::error::{Divergence, Fatal, ProposeError, ReadError, TransferError};
 use crate::message::Body;
 use crate::node::RaftNode;
 use crate::proposals::ProposalToken;
@@ -106,6 +106,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
         },
         courier: Courier {
             source: None,
+            scan: None,
             sink: parts.state_machine.sink(),
             chunk_bytes_max: config.message_bytes_max,
             jobs: courier_jobs,
@@ -134,6 +135,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
             sleep: None,
             ticks: 0,
             unsettled: None,
+            diverged: None,
         },
     }
 }
@@ -155,6 +157,7 @@ pub struct Driver {
     /// The tick after which the store was last given something to append, until it has been told that
     /// nothing more came.
     unsettled: Option<u64>,
+    diverged: Option<Divergence>,
     /// Completes at about `next_tick`.
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -204,6 +207,9 @@ impl Driver {
             self.carry_out();
             if let Some(waited) = self.node.disk_hangs() {
                 break Err(Fatal::DiskHangs { waited });
+            }
+            if let Some(divergence) = self.diverged {
+                break Err(Fatal::StateDiverged { divergence });
             }
             if taken == TURN_INPUTS_MAX {
                 // There may always be more: what shares the thread, heartbeats' packets, gets its turn.
@@ -330,6 +336,13 @@ impl Driver {
             Input::Snapshot(source) => self.handle_snapshot(source),
             Input::Chunk(wanted, chunk) => self.node.handle_chunk(wanted, chunk),
             Input::Taken { number, accepted } => self.node.handle_taken(number, accepted),
+            Input::Scan(at, scan) => {
+                self.node.handle_scan_begun(at, scan.is_some());
+                if let Some(scan) = scan {
+                    let _ = self.courier.try_send(CourierJob::Scan(at, scan));
+                }
+            }
+            Input::Scanned(at, digest) => self.node.handle_scanned(at, digest),
             Input::Stop | Input::Failed(_) => unreachable!("taken by the loop"),
         }
     }
@@ -397,6 +410,7 @@ impl Driver {
                 done.call(outcome.clone());
             }
         }
+        self.diverged = self.diverged.or(ready.diverged);
         if let Some(change) = ready.change {
             *self
                 .shared
@@ -423,6 +437,9 @@ impl Driver {
         }
         if ready.release_snapshot {
             let _ = self.courier.try_send(CourierJob::Release);
+        }
+        if ready.scan {
+            let _ = self.courier.try_send(CourierJob::ReadOn);
         }
     }
 }

@@ -181,6 +181,17 @@ pub trait StateMachine: Send + 'static {
         )))
     }
 
+    /// The state as it is now, to be compared with the other members' while it goes on. It must be quick;
+    /// what it takes to read the state is done later, on another thread. `None`, the default, where states
+    /// cannot be compared.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node.
+    fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
+        Ok(None)
+    }
+
     /// The last call, on an orderly stop: makes all that was applied durable before it returns, so
     /// that nothing has to be applied again. It does not come after a crash, nor after an error of
     /// this state machine. A state machine in memory does nothing here.
@@ -207,6 +218,17 @@ pub trait SnapshotSource: Send + 'static {
     ///
     /// [`StateMachineError`] stops the node: what it holds is damaged.
     fn chunk(&mut self, after: &[u8], bytes_max: u64) -> Result<Chunk, StateMachineError>;
+}
+
+/// A state that is being read to be compared.
+pub trait StateScan: Send + 'static {
+    /// Reads on, about `bytes_max` bytes. Returns the digest once all has been read: equal for equal
+    /// states, on every member and machine, and most likely another one for any other state.
+    ///
+    /// # Errors
+    ///
+    /// [`StateMachineError`] stops the node: what it holds is damaged.
+    fn read_on(&mut self, bytes_max: u64) -> Result<Option<u64>, StateMachineError>;
 }
 
 /// A piece of a snapshot.

@@ -5,6 +5,7 @@
 mod rig;
 
 mod chaos;
+mod comparison;
 mod durability;
 mod elections;
 mod fuzz;

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Config, EntryId, Fetch, LeaderChange, LogIndex, Membership, Message, NodeId, ProposalToken,
-    ProposeError, RaftNode, ReadError, ReadToken, Refused, TransferError,
+    Config, Divergence, EntryId, Fetch, LeaderChange, LogIndex, Membership, Message, NodeId,
+    ProposalToken, ProposeError, RaftNode, ReadError, ReadToken, Refused, TransferError,
 };
 
 pub(crate) use checker::Checker;
@@ -119,6 +119,7 @@ struct Slot {
     fetches: VecDeque<Fetch>,
     boot: u64,
     changes: Vec<LeaderChange>,
+    diverged: Option<Divergence>,
 }
 
 impl Rig {
@@ -153,6 +154,7 @@ impl Rig {
                     fetches: VecDeque::new(),
                     boot: 0,
                     changes: Vec::new(),
+                    diverged: None,
                 },
             );
             rig.restart(node.value());

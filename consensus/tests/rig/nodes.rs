@@ -43,6 +43,11 @@ impl Rig {
         self.pump();
     }
 
+    /// A bit of `node`'s memory changes.
+    pub(crate) fn flip_memory(&mut self, node: u64) {
+        self.slot_mut(node).machine.flipped = true;
+    }
+
     /// Power loss: what was not durable is gone.
     pub(crate) fn crash(&mut self, node: u64) {
         self.crash_keeping(node, 0);
@@ -56,6 +61,7 @@ impl Rig {
         slot.fetches.clear();
         slot.machine.queue.clear();
         (slot.machine.source, slot.machine.sink) = (None, None);
+        slot.machine.scan = None;
         slot.machine.applied.truncate(slot.machine.durable);
         self.checker.crashed(node);
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_consensus::{
-    EntryId, LeaderChange, LogIndex, Payload, ProposalToken, ProposeError, RaftNode, ReadToken,
-    Role, Status,
+    Divergence, EntryId, LeaderChange, LogIndex, Payload, ProposalToken, ProposeError, RaftNode,
+    ReadToken, Role, Status,
 };
 
 use super::{Disk, MemLog, Rig};
@@ -53,13 +53,25 @@ impl Rig {
         let entries = self.slots[&node].machine.applied.iter();
         let commands = entries.filter_map(|entry| match &entry.payload {
             Payload::Command(command) => Some(String::from_utf8_lossy(command).into_owned()),
-            Payload::Empty => None,
+            _ => None,
         });
         commands.collect()
     }
 
     pub(crate) fn applied_index(&self, node: u64) -> LogIndex {
         self.slots[&node].machine.last().index
+    }
+
+    /// Where `node` found that its state is not the majority's.
+    pub(crate) fn diverged(&self, node: u64) -> Option<Divergence> {
+        self.slots[&node].diverged
+    }
+
+    /// How many comparisons were decided, as `node` has applied them.
+    pub(crate) fn compared(&self, node: u64) -> usize {
+        let applied = self.slots[&node].machine.applied.iter();
+        let decided = applied.filter(|entry| matches!(entry.payload, Payload::Digest { .. }));
+        decided.count()
     }
 
     pub(crate) fn durable(&self, node: u64) -> &MemLog {

@@ -76,6 +76,8 @@ impl Rig {
             .extend(ready.committed.into_iter().map(Job::Apply));
         machine.queue.extend(ready.reads.into_iter().map(Job::Read));
         slot.changes.extend(ready.change);
+        slot.diverged = slot.diverged.or(ready.diverged);
+        let scan = slot.machine.scan.filter(|_| ready.scan);
         for (token, error) in ready.failed_proposals {
             let before = self.outcomes.insert(token, Err(error));
             assert_eq!(before, None, "{token:?} is answered twice");
@@ -91,6 +93,9 @@ impl Rig {
         }
         for wanted in ready.chunks {
             self.give(node, wanted);
+        }
+        if let Some((at, digest)) = scan {
+            self.core(node).handle_scanned(at, Some(digest));
         }
         self.check(node);
         true
@@ -144,7 +149,7 @@ impl Rig {
         if machine.stalled || machine.queue.is_empty() {
             return false;
         }
-        let (mut installed, mut taken) = (None, None);
+        let (mut installed, mut taken, mut scans) = (None, None, Vec::new());
         for job in std::mem::take(&mut machine.queue) {
             match job {
                 Job::Apply(Committed { entry, token }) => {
@@ -161,7 +166,12 @@ impl Rig {
                         assert_eq!(before, None, "{token:?} is answered twice");
                         self.checker.acknowledged(entry.id);
                     }
+                    let compare = entry.payload == Payload::Compare;
                     machine.applied.push(entry);
+                    if compare {
+                        machine.begin_scan();
+                        scans.push(machine.last());
+                    }
                 }
                 Job::Install(last) => {
                     machine.applied.clone_from(&slot.disk.received[&last]);
@@ -186,6 +196,9 @@ impl Rig {
         core.handle_applied(applied);
         if let Some(durable) = installed {
             core.handle_durable(durable);
+        }
+        for at in scans {
+            core.handle_scan_begun(at, true);
         }
         if let Some(last) = taken {
             core.handle_snapshot_taken(last);

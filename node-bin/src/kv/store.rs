@@ -6,6 +6,7 @@ mod digest;
 mod flusher;
 mod overlay;
 mod record;
+mod scan;
 mod snapshot;
 mod view;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_consensus::{
     Batch, EntryId, ORIGIN, SnapshotSink, SnapshotSource, StateMachine, StateMachineError,
+    StateScan,
 };
 use quorate_persist::{
     CreateError, FileKind, Files, META_TABLE, OpenError, OpenedDatabase, OsFiles, Seal, StoreFault,
@@ -30,6 +32,7 @@ use self::digest::Digest;
 use self::flusher::{Flusher, Write};
 use self::overlay::Overlay;
 use self::record::{APPLIED, KV_TABLE, KvTable, applied_row, open_table, write_overlay};
+use self::scan::KvScan;
 use self::snapshot::{KvSink, KvSource, received_path};
 use self::view::Below;
 use super::command::{Answer, Pair, Query, RANGE_BYTES_MAX};
@@ -241,7 +244,7 @@ impl KvStore {
 
     fn below(&self) -> Below<'_> {
         Below {
-            frozen: self.flusher.frozen(),
+            frozen: self.flusher.frozen().map(|frozen| &**frozen),
             table: &self.table,
             seal: &self.seal,
         }
@@ -254,7 +257,7 @@ impl KvStore {
             self.checkpoint_checked()?;
         }
         let below = Below {
-            frozen: self.flusher.frozen(),
+            frozen: self.flusher.frozen().map(|frozen| &**frozen),
             table: &self.table,
             seal: &self.seal,
         };
@@ -378,6 +381,19 @@ impl KvStore {
         Ok(KvSource::new(table, database, self.seal, last))
     }
 
+    fn scan_checked(&mut self) -> Result<KvScan, StoreFault> {
+        self.settle()?;
+        let (table, _) = open_table(&self.database, &self.seal)?;
+        Ok(KvScan {
+            table,
+            _database: Arc::clone(&self.database),
+            seal: self.seal,
+            frozen: self.flusher.frozen().cloned(),
+            active: self.active.clone(),
+            place: scan::Place::default(),
+        })
+    }
+
     fn open_received(&self) -> Result<OpenedDatabase, OpenError> {
         let Place {
             files,
@@ -492,6 +508,12 @@ impl StateMachine for KvStore {
         self.install_checked(last)?;
         self.stopped = false;
         Ok(())
+    }
+
+    /// Copies what was applied since the last checkpoint: some milliseconds when that is much.
+    fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
+        let scan = self.unless_stopped(Self::scan_checked)?;
+        Ok(Some(Box::new(scan)))
     }
 
     fn close(&mut self) -> Result<(), StateMachineError> {

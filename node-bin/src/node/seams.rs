@@ -30,6 +30,7 @@ impl quorate_quic_transport::Message for RaftMessage {
             | Body::AppendRejected { .. }
             | Body::Snapshot { .. }
             | Body::Transfer(_)
+            | Body::Digest { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::TimeoutNow => None,
@@ -52,7 +53,8 @@ impl quorate_consensus::Transport for PeerTransport {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::Snapshot { .. }
-            | Body::Transfer(_) => Lane::Append,
+            | Body::Transfer(_)
+            | Body::Digest { .. } => Lane::Append,
             Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::Heartbeat { .. }

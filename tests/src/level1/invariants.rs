@@ -175,6 +175,7 @@ impl Invariants {
             }
             Body::AppendRejected { .. }
             | Body::Transfer(_)
+            | Body::Digest { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::HeartbeatResponse { .. } => {}
@@ -195,7 +196,7 @@ impl Invariants {
     /// The term and the vote that a message stands for are on the sender's disk, and the vote is its
     /// only one in that term.
     fn speaks_durably(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
-        if let Body::Transfer(_) = message.body {
+        if let Body::Transfer(_) | Body::Digest { .. } = message.body {
             // It promises nothing, and nobody looks at its term.
             return;
         }

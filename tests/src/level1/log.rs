@@ -212,6 +212,8 @@ fn digest_of(before: u64, entry: &Entry) -> u64 {
     match &entry.payload {
         Payload::Empty => mix(digest, u64::MAX),
         Payload::Command(command) => mix_bytes(digest, command),
+        Payload::Compare => mix(digest, u64::MAX - 1),
+        Payload::Digest { at, digest: found } => mix(mix(digest, at.index.value()), *found),
     }
 }
 

@@ -20,6 +20,9 @@ use crate::params::Params;
 /// How long a state machine may keep what it applied to itself.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often members compare their states.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(4);
+
 /// How many bytes of snapshots, and of the logs that go along with them, a node gives away in a second.
 const SNAPSHOT_RATE: u64 = 1 << 30;
 
@@ -159,6 +162,7 @@ fn config(id: u64, life: u64, seed: u64, params: &Params) -> Config {
     config.log_view_bytes_max = params.bounds.log_view;
     config.checkpoint_bytes = params.bounds.checkpoint;
     config.checkpoint_interval = CHECKPOINT_INTERVAL;
+    config.compare_interval = COMPARE_INTERVAL;
     params.bounds.compaction.set(&mut config);
     // The log goes along with a snapshot here, and is many times the state: at a rate for the state alone,
     // members would be late through no fault of theirs (seed 401543).

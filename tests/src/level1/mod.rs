@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use clock::MILLISECOND;
 use executor::lock;
+use quorate_consensus::{NodeId, Term};
 use world::World;
 
 use crate::level::Outcome;
@@ -28,6 +29,8 @@ use crate::plan::Plan;
 
 /// How often it is looked whether all is well again.
 const LOOK_INTERVAL: u64 = 100 * MILLISECOND;
+/// How often the members are looked at once more before they disagree.
+const LOOKS_AGAIN: u64 = 10;
 /// After so many election timeouts whoever was promised an answer has one.
 const ANSWERED_WITHIN_TIMEOUTS: u64 = 4;
 
@@ -64,11 +67,26 @@ impl World {
             }
         }
         let rest = ANSWERED_WITHIN_TIMEOUTS * self.plan.params.election_timeout_ms * MILLISECOND;
+        let agreed_on = self.known_leader();
         self.run_until(self.now() + rest);
-        let disagreement = self.disagreement();
-        let agree = disagreement.is_none();
-        let detail = || disagreement.unwrap_or_default();
+        // A comparison of states may be on its way through the log.
+        let mut disagreement = self.disagreement();
+        for _ in 0..LOOKS_AGAIN {
+            if disagreement.is_some() {
+                self.run_until(self.now() + LOOK_INTERVAL);
+                disagreement = self.disagreement();
+            }
+        }
+        let agree = disagreement.is_none() && self.known_leader() == agreed_on;
+        let detail = || disagreement.unwrap_or_else(|| "another leader".to_owned());
         self.invariants.require("agreement lasts", agree, detail);
+    }
+
+    /// The leader and its term, as the first member that is here knows it.
+    fn known_leader(&self) -> Option<(Term, NodeId)> {
+        let first = self.members.iter().find(|member| !member.gone)?;
+        let known = first.process.as_ref()?.handle.leader();
+        Some((known.term, known.leader?))
     }
 
     /// Whether a majority of the voters is left.

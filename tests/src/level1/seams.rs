@@ -8,12 +8,12 @@ use bytes::Bytes;
 use quorate_consensus::{
     Batch, Chunk, Cut, Entry, EntryId, HardState, LeaderChange, LogIndex, LogStore, LogWrite,
     Membership, Message, NodeId, ORIGIN, ProposeError, ReadError, SnapshotSink, SnapshotSource,
-    StateMachine, StateMachineError, StoreError, Transport, Undelivered,
+    StateMachine, StateMachineError, StateScan, StoreError, Transport, Undelivered,
 };
 use serde::{Deserialize, Serialize};
 
 use super::executor::lock;
-use super::log::{MemLog, Removed};
+use super::log::{MemLog, Removed, mix};
 
 /// What a part of a node has done.
 pub(super) enum Effect {
@@ -274,8 +274,23 @@ impl StateMachine for Machine {
         Ok(())
     }
 
+    fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
+        let values = lock(&self.memory).now.values.clone();
+        Ok(Some(Box::new(Scan(values))))
+    }
+
     fn close(&mut self) -> Result<(), StateMachineError> {
         self.checkpoint()
+    }
+}
+
+/// The registers as they were.
+struct Scan(BTreeMap<u64, u64>);
+
+impl StateScan for Scan {
+    fn read_on(&mut self, _bytes_max: u64) -> Result<Option<u64>, StateMachineError> {
+        let fold = |digest, (&key, &value)| mix(mix(digest, key), value);
+        Ok(Some(self.0.iter().fold(0, fold)))
     }
 }
 

@@ -289,6 +289,15 @@ pub const BUGS: &[Bug] = &[
     ),
     // Clients.
     bug(
+        "divergence-ignored",
+        "a member that found another state than the majority goes on",
+        test(
+            "consensus",
+            "cluster",
+            "comparison::b18_the_one_that_differs_stops",
+        ),
+    ),
+    bug(
         "write-sent-again",
         "the client sends a write again whose outcome is unknown",
         level2(40),

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use quorate::kv::KvStore;
 use quorate::{Batch, EntryId, NodeId, StateMachine, StateMachineError};
 use quorate_consensus::{
-    Entry, LogIndex, LogStore, LogWrite, Recovered, SnapshotSink, SnapshotSource, StoreError,
-    read_tail,
+    Entry, LogIndex, LogStore, LogWrite, Recovered, SnapshotSink, SnapshotSource, StateScan,
+    StoreError, read_tail,
 };
 use quorate_quic_transport::Instance;
 
@@ -142,6 +142,10 @@ impl StateMachine for WatchedState {
         Ok(())
     }
 
+    fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
+        self.store.scan()
+    }
+
     fn close(&mut self) -> Result<(), StateMachineError> {
         self.store.close()
     }
@@ -156,7 +160,7 @@ pub(super) fn content_hash(entry: &Entry) -> u64 {
 fn entry_bytes(entry: &Entry) -> &[u8] {
     match &entry.payload {
         quorate_consensus::Payload::Command(command) => command,
-        quorate_consensus::Payload::Empty => &[],
+        _ => &[],
     }
 }
 

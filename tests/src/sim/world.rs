@@ -37,6 +37,8 @@ const NODE_PORT: u16 = 7_000;
 
 /// How often the world looks at what it cannot be told of, in simulated time.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// How often members compare their states.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an orderly stop of a node may take to say goodbye.
 const SHUTDOWN_WITHIN: Duration = Duration::from_millis(200);
 /// When a node that was told to stop must have ended and every task of it: pauses in the meantime, and
@@ -210,6 +212,7 @@ impl World {
         raft.message_bytes_max = bounds.message;
         raft.log_view_bytes_max = 2 * raft.uncommitted_bytes_max + bounds.log_view;
         raft.checkpoint_bytes = bounds.checkpoint;
+        raft.compare_interval = COMPARE_INTERVAL;
         bounds.compaction.set(raft);
         config
     }

@@ -33,10 +33,10 @@ impl Flusher {
     }
 
     /// What is being written.
-    pub(super) fn frozen(&self) -> Option<&Overlay> {
+    pub(super) fn frozen(&self) -> Option<&Arc<Overlay>> {
         match self {
             Self::Inline(_) => None,
-            Self::Thread(worker) => worker.frozen.as_deref(),
+            Self::Thread(worker) => worker.frozen.as_ref(),
         }
     }
 

@@ -20,6 +20,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 160;
 /// Invariants:
 /// - `bytes` is the sum over the keys of key, value and [`ENTRY_OVERHEAD_BYTES`];
 /// - between batches, the state at `since` with these effects is the state at `applied`.
+#[derive(Clone)]
 pub(super) struct Overlay {
     /// `None` for a key that is absent, whatever lies below.
     slots: BTreeMap<Bytes, Option<Value>>,

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 mod fixtures;
 mod flushing;
+mod scanning;
 mod snapshots;
 
 use self::flushing::Gate;
