@@ -36,7 +36,8 @@ pub(crate) struct Proposals {
 #[derive(Debug)]
 struct Waiting {
     id: EntryId,
-    token: ProposalToken,
+    /// `None` for an entry of the leader's own.
+    token: Option<ProposalToken>,
     bytes: u64,
     /// Set when leadership is lost: the tick at which waiting ends.
     until: Option<u64>,
@@ -58,13 +59,23 @@ impl Proposals {
 
     /// Remembers that the command of `token` became the entry `id`.
     pub(crate) fn appended(&mut self, id: EntryId, token: ProposalToken, command_bytes: usize) {
+        self.push_waiting(id, Some(token), cost(command_bytes));
+    }
+
+    /// Counts the entry `id` of the leader's own, for whose outcome nobody waits.
+    pub(crate) fn appended_own(&mut self, id: EntryId, bytes: u64) {
+        self.bytes += bytes;
+        self.push_waiting(id, None, bytes);
+    }
+
+    fn push_waiting(&mut self, id: EntryId, token: Option<ProposalToken>, bytes: u64) {
         if let Some(last) = self.waiting.back() {
             assert!(last.id.index < id.index, "{id} appended after {}", last.id);
         }
         self.waiting.push_back(Waiting {
             id,
             token,
-            bytes: cost(command_bytes),
+            bytes,
             until: None,
         });
     }
@@ -90,9 +101,9 @@ impl Proposals {
             let first = self.waiting.pop_front().expect("just seen");
             self.bytes -= first.bytes;
             if first.id == id || planted::is("answered-by-index") && first.id.index == id.index {
-                return Some(first.token);
+                return first.token;
             }
-            lost.push(first.token);
+            lost.extend(first.token);
         }
         None
     }
@@ -119,7 +130,7 @@ impl Proposals {
             if planted::is("timeout-reported-as-failure") {
                 error = ProposeError::NotLeader { leader: None };
             }
-            expired.push((first.token, error));
+            expired.extend(first.token.map(|token| (token, error)));
         }
         expired
     }
@@ -136,7 +147,8 @@ impl Proposals {
             let first = self.waiting.pop_front().expect("just seen");
             self.bytes -= first.bytes;
             let at = Some(first.id);
-            unknown.push((first.token, ProposeError::OutcomeUnknown { at }));
+            let error = ProposeError::OutcomeUnknown { at };
+            unknown.extend(first.token.map(|token| (token, error)));
         }
         unknown
     }
@@ -155,10 +167,8 @@ impl Proposals {
             }
             let tail = self.waiting.pop_back().expect("just seen");
             self.bytes -= tail.bytes;
-            unknown.push((
-                tail.token,
-                ProposeError::OutcomeUnknown { at: Some(tail.id) },
-            ));
+            let error = ProposeError::OutcomeUnknown { at: Some(tail.id) };
+            unknown.extend(tail.token.map(|token| (token, error)));
         }
         unknown
     }

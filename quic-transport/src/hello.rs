@@ -29,6 +29,8 @@ pub struct PeerUp {
     pub identity: Arc<Identity>,
     /// Its store and start count.
     pub instance: Instance,
+    /// How far that store had come when this start of it began, by its own word.
+    pub progress: u128,
     /// Where it is now. A hint, not a name.
     pub addr: SocketAddr,
     /// The agreed version of the service.
@@ -63,6 +65,7 @@ pub(crate) struct Hello {
     service_max: u16,
     store_id: u128,
     boot: u64,
+    pub(crate) progress: u128,
     /// What the sender of this hello reads, by wire lane.
     pub(crate) frame_bytes_max: [u32; WireLane::COUNT],
     pub(crate) calls_in_flight_max: u32,
@@ -80,6 +83,7 @@ impl Hello {
             service_max: *versions.end(),
             store_id: config.instance.store_id,
             boot: config.instance.boot,
+            progress: config.progress,
             frame_bytes_max: WireLane::ALL.map(|lane| bounded(limits.frame_bytes_max(lane))),
             calls_in_flight_max: bounded(limits.calls_in_flight_max),
         }

@@ -199,6 +199,7 @@ impl Shared {
         let up = PeerUp {
             identity,
             instance: hello.instance(),
+            progress: hello.progress,
             addr,
             version,
             dialled,

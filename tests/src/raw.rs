@@ -37,6 +37,7 @@ struct Hello {
     service_max: u16,
     store_id: u128,
     boot: u64,
+    progress: u128,
     frame_bytes_max: [u32; 4],
     calls_in_flight_max: u32,
 }
@@ -104,6 +105,7 @@ impl Raw {
             service_max: 1,
             store_id: 1,
             boot: 1,
+            progress: 0,
             frame_bytes_max: [1 << 20; 4],
             calls_in_flight_max: 10,
         };

@@ -1,12 +1,9 @@
 //! Comparing the states of the members through the log.
 
-use raft::StateRole;
-use raft::eraftpb::{Message as PbMessage, MessageType};
 use tracing::{debug, error};
 
 use super::RaftNode;
 use crate::comparison::{Decision, Diverged};
-use crate::convert;
 use crate::entry::{Entry, Payload};
 use crate::error::Divergence;
 use crate::message::{Body, Message};
@@ -35,7 +32,7 @@ impl RaftNode {
         {
             self.tell_digest(at, digest);
         }
-        if self.seen.role != Role::Leader {
+        if self.seen.role != Role::Leader || !self.may_append_own() {
             return;
         }
         match self.comparison.decides(&self.membership) {
@@ -55,7 +52,7 @@ impl RaftNode {
         let due = self
             .comparison
             .is_due(self.now, EntryId::new(term, self.applied));
-        if due && self.raw.raft.commit_to_current_term() {
+        if due {
             self.comparison.put_off(self.now);
             self.append_own(Payload::Compare);
         }
@@ -97,28 +94,6 @@ impl RaftNode {
         );
         if !planted::is("divergence-ignored") {
             self.out.diverged = Some(Divergence { at });
-        }
-    }
-
-    /// Puts an entry of this leader's own into the log. Nobody waits for it, and where it cannot be, because
-    /// leadership is being handed over, it is left out.
-    fn append_own(&mut self, payload: Payload) {
-        if self.raw.raft.state != StateRole::Leader {
-            return;
-        }
-        // The index and term are given by `raft`.
-        let entry = convert::entry_to_pb(Entry {
-            id: EntryId::default(),
-            payload,
-        });
-        let mut message = PbMessage {
-            from: self.config.node.value(),
-            ..PbMessage::default()
-        };
-        message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(vec![entry].into());
-        if let Err(error) = self.raw.raft.step(message) {
-            debug!(node = %self.config.node, %error, "an entry of the leader's own was left out");
         }
     }
 }

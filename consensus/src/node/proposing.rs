@@ -5,6 +5,8 @@ use raft::StateRole;
 use raft::eraftpb::{Entry as PbEntry, Message as PbMessage, MessageType};
 
 use super::RaftNode;
+use crate::convert;
+use crate::entry::{Entry, Payload};
 use crate::error::ProposeError;
 use crate::proposals::{Proposal, ProposalToken};
 use crate::types::{EntryId, LogIndex, Role, Term};
@@ -59,6 +61,42 @@ impl RaftNode {
         Ok(())
     }
 
+    /// Whether this leader may add an entry of its own: as for commands, and once it knows what is committed.
+    pub(super) fn may_append_own(&self) -> bool {
+        let room = self.uncommitted_bytes() < self.config.uncommitted_bytes_max;
+        let committed = self.raw.raft.commit_to_current_term();
+        committed && room && !self.raw.store().is_full() && self.transfer.is_none()
+    }
+
+    /// Puts an entry of this leader's own into the log. Nobody waits for it, and where it cannot be, it is
+    /// left out.
+    pub(super) fn append_own(&mut self, payload: Payload) {
+        // What was proposed before comes before.
+        self.append_proposals();
+        let term = Term::new(self.raw.raft.term);
+        let index = LogIndex::new(self.raw.raft.raft_log.last_index()).next();
+        let id = EntryId::new(term, index);
+        let entry = Entry { id, payload };
+        let bytes = entry.bytes();
+        if self.append_as_leader(vec![convert::entry_to_pb(entry)]) {
+            self.proposals.appended_own(id, bytes);
+        }
+    }
+
+    fn append_as_leader(&mut self, entries: Vec<PbEntry>) -> bool {
+        // A follower would forward the proposal to its leader, and its outcome would be lost.
+        if self.raw.raft.state != StateRole::Leader {
+            return false;
+        }
+        let mut message = PbMessage {
+            from: self.config.node.value(),
+            ..PbMessage::default()
+        };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(entries.into());
+        self.raw.raft.step(message).is_ok()
+    }
+
     /// What this leader's log holds beyond the commit index. What former leaders left there counts: if
     /// every term could add to it, it would fill the windows, and the entry that commits it all would
     /// find no room.
@@ -84,15 +122,7 @@ impl RaftNode {
                 ..PbEntry::default()
             })
             .collect();
-        let mut message = PbMessage {
-            from: self.config.node.value(),
-            ..PbMessage::default()
-        };
-        message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(entries.into());
-        // A follower would forward the proposal to its leader, and its outcome would be lost.
-        let leads = self.raw.raft.state == StateRole::Leader;
-        if !leads || self.raw.raft.step(message).is_err() {
+        if !self.append_as_leader(entries) {
             let target = self.transfer.as_ref().map(|transfer| transfer.target);
             let error = ProposeError::NotLeader {
                 leader: target.or(self.seen.leader),

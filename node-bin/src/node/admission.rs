@@ -4,7 +4,7 @@ use quorate_consensus::{Membership, NodeId};
 use quorate_persist::SeenStore;
 use quorate_quic_transport::{Admit, CloseCode, Instance, PeerUp, Refused};
 
-use super::peers::PeerMemory;
+use super::peers::{Met, PeerMemory, Progress};
 use crate::planted;
 
 /// Lets members in, each with the store it was first seen with, and never with an older copy of that.
@@ -22,7 +22,7 @@ impl Admission {
         Self { members, memory }
     }
 
-    fn check(&self, node: NodeId, instance: Instance) -> Result<(), String> {
+    fn check(&self, node: NodeId, instance: Instance, progress: Progress) -> Result<(), String> {
         if !self.members.contains(node) {
             return Err(format!(
                 "node {} is not a member of this cluster; start it with the same peers as the others",
@@ -30,23 +30,26 @@ impl Admission {
             ));
         }
         let Instance { store_id, boot } = instance;
-        let known = self.memory.meet(node, SeenStore { store_id, boot });
-        if known.store_id != store_id && !planted::is("other-store-admitted") {
-            return Err(format!(
-                "node {} lost its data folder or has another one: a node must not rejoin without its log; \
-                 restore the folder",
-                node.value()
-            ));
+        let met = self
+            .memory
+            .meet(node, SeenStore { store_id, boot }, progress);
+        let node = node.value();
+        match met {
+            Met::OtherStore if !planted::is("other-store-admitted") => Err(format!(
+                "node {node} lost its data folder or has another one: a node must not rejoin without its log; \
+                 restore the folder"
+            )),
+            Met::OlderBoot(known) if !planted::is("older-boot-admitted") => Err(format!(
+                "node {node} has an older copy of its data folder (start {boot}, and was seen at start {known}): \
+                 a node must not rejoin with an old log; restore the newest folder"
+            )),
+            Met::Behind(known) if !planted::is("older-log-admitted") => Err(format!(
+                "node {node} has an older copy of its data folder (its log ends at {} in term {}, and had \
+                 acknowledged {} in term {}): a node must not rejoin with an old log; restore the newest folder",
+                progress.last, progress.term, known.last, known.term
+            )),
+            _ => Ok(()),
         }
-        if known.boot > boot && !planted::is("older-boot-admitted") {
-            return Err(format!(
-                "node {} has an older copy of its data folder (start {boot}, and was seen at start {}): a node \
-                 must not rejoin with an old log; restore the newest folder",
-                node.value(),
-                known.boot
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -56,7 +59,8 @@ impl Admit for Admission {
         let Some(node) = peer.identity.node_id() else {
             return Ok(());
         };
-        self.check(node.into(), peer.instance)
+        let progress = Progress::from_number(peer.progress);
+        self.check(node.into(), peer.instance, progress)
             .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))
     }
 }
@@ -91,18 +95,19 @@ mod tests {
         let path = directory.path().join(PEERS_FILE);
         let memory = PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap();
         let admission = Admission::new(members, memory);
-        assert!(admission.check(id(2), store(7, 1)).is_ok());
-        assert!(admission.check(id(2), store(7, 1)).is_ok());
-        assert!(admission.check(id(2), store(7, 4)).is_ok());
-        let lost = admission.check(id(2), store(8, 1)).unwrap_err();
+        let check = |node, instance| admission.check(node, instance, Progress::from_number(0));
+        assert!(check(id(2), store(7, 1)).is_ok());
+        assert!(check(id(2), store(7, 1)).is_ok());
+        assert!(check(id(2), store(7, 4)).is_ok());
+        let lost = check(id(2), store(8, 1)).unwrap_err();
         assert!(lost.contains("without its log"), "{lost}");
-        let older = admission.check(id(2), store(7, 3)).unwrap_err();
+        let older = check(id(2), store(7, 3)).unwrap_err();
         assert!(older.contains("older copy"), "{older}");
         assert!(
-            admission.check(id(2), store(7, 4)).is_ok(),
+            check(id(2), store(7, 4)).is_ok(),
             "the refused ones are not remembered"
         );
-        let stranger = admission.check(id(3), store(7, 1)).unwrap_err();
+        let stranger = check(id(3), store(7, 1)).unwrap_err();
         assert!(stranger.contains("not a member"), "{stranger}");
     }
 }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
-use super::peers::{PEERS_FILE, PeerMemory};
+use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
 use super::seams::{PeerTransport, RuntimeClock};
 use super::service::{NoService, Service};
@@ -166,7 +166,7 @@ impl NodeBuilder {
             self.runtime.is_none(),
         )?;
         let (runtime, io_thread) = self.io(owner.node)?;
-        let (transport, inbox) = self.bind(&runtime, &opened, secret, memory)?;
+        let (transport, inbox) = self.bind(&runtime, &opened, secret, memory.clone())?;
         let peers = self.connect(&transport, &opened.recovered.membership);
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
         let instance = instance(&opened);
@@ -219,6 +219,7 @@ impl NodeBuilder {
             inbox,
             changes,
             self.service,
+            memory,
             Arc::clone(&outcome),
         );
         runtime.spawn(Box::pin(serve));
@@ -284,6 +285,11 @@ impl NodeBuilder {
         let mut config = TransportConfig::new_in(environment, self.config.listen);
         config.service = "quorate".into();
         config.instance = instance(opened);
+        config.progress = Progress {
+            term: opened.recovered.hard_state.term,
+            last: opened.recovered.last,
+        }
+        .to_number();
         config.secret = secret;
         config.admit = Some(Arc::new(Admission::new(
             opened.recovered.membership.clone(),

@@ -1,10 +1,11 @@
 //! Which store each peer had, remembered across this node's own starts.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use quorate_consensus::NodeId;
+use quorate_consensus::{LogIndex, NodeId, Term};
 use quorate_persist::{Files, SeenStore, SeenStores, StoreIdentity, load_peers, save_peers};
 use tracing::error;
 
@@ -15,6 +16,7 @@ pub const PEERS_FILE: &str = "peers";
 
 /// Remembers at once, and on disk a moment later: whoever asks is the I/O thread, which must not wait for
 /// a disk. What is lost in that moment is remembered when the peer is met again.
+#[derive(Clone)]
 pub(super) struct PeerMemory {
     shared: Arc<Shared>,
 }
@@ -28,9 +30,47 @@ struct Shared {
     background: bool,
 }
 
+/// What becomes of a peer that is here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Met {
+    /// It is as far as it was, or further, or was never met.
+    Known,
+    /// It had another store.
+    OtherStore,
+    /// It had been started more often.
+    OlderBoot(u64),
+    /// It had acknowledged more.
+    Behind(Progress),
+}
+
+/// How far a log has come: its term, and in that, its last index. A log that was acknowledged up to some
+/// point never ends before it again: within a term entries are only added to what matches the leader's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Progress {
+    pub(super) term: Term,
+    pub(super) last: LogIndex,
+}
+
+impl Progress {
+    pub(super) fn to_number(self) -> u128 {
+        u128::from(self.term.value()) << 64 | u128::from(self.last.value())
+    }
+
+    pub(super) fn from_number(number: u128) -> Self {
+        let low = |number: u128| u64::try_from(number & u128::from(u64::MAX));
+        let low = |number| low(number).expect("64 bits");
+        Self {
+            term: Term::new(low(number >> 64)),
+            last: LogIndex::new(low(number)),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Known {
     stores: SeenStores,
+    /// What each has acknowledged to this start of this node. Not on disk: it changes with every write.
+    acknowledged: BTreeMap<NodeId, Progress>,
     /// Whether something is new since the last save began.
     news: bool,
     /// Whether somebody is saving.
@@ -63,17 +103,25 @@ impl PeerMemory {
         Ok(Self { shared })
     }
 
-    /// What is known of `node`, which is here with the store `seen`: that, if nothing was known before, or
-    /// only of earlier starts of it.
-    pub(super) fn meet(&self, node: NodeId, seen: SeenStore) -> SeenStore {
+    /// `node` is here with the store `seen`, which had come so far when it was started. That is remembered,
+    /// unless it contradicts what is known already.
+    pub(super) fn meet(&self, node: NodeId, seen: SeenStore, progress: Progress) -> Met {
         let mut known = self.shared.known();
-        let before = known.stores.get(&node).copied();
-        let news = match before {
-            Some(before) => before.store_id == seen.store_id && before.boot < seen.boot,
-            None => true,
-        };
-        if !news {
-            return before.unwrap_or(seen);
+        if let Some(&before) = known.stores.get(&node) {
+            if before.store_id != seen.store_id {
+                return Met::OtherStore;
+            }
+            if before.boot > seen.boot {
+                return Met::OlderBoot(before.boot);
+            }
+            if before.boot == seen.boot {
+                // Since then it has told itself how far it is.
+                return Met::Known;
+            }
+            let acknowledged = known.acknowledged.get(&node).copied();
+            if let Some(acknowledged) = acknowledged.filter(|it| *it > progress) {
+                return Met::Behind(acknowledged);
+            }
         }
         known.stores.insert(node, seen);
         known.news = true;
@@ -82,7 +130,14 @@ impl PeerMemory {
         if begin {
             self.save();
         }
-        seen
+        Met::Known
+    }
+
+    /// `node` has said that its log is as far as this.
+    pub(super) fn acknowledged(&self, node: NodeId, progress: Progress) {
+        let mut known = self.shared.known();
+        let before = known.acknowledged.entry(node).or_insert(progress);
+        *before = progress.max(*before);
     }
 
     fn save(&self) {
@@ -136,25 +191,54 @@ mod tests {
         SeenStore { store_id, boot }
     }
 
+    fn at(term: u64, last: u64) -> Progress {
+        Progress {
+            term: Term::new(term),
+            last: LogIndex::new(last),
+        }
+    }
+
+    fn memory(directory: &tempfile::TempDir) -> PeerMemory {
+        let path = directory.path().join(PEERS_FILE);
+        let owner = StoreIdentity {
+            cluster: "c".into(),
+            node: node(1),
+        };
+        PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap()
+    }
+
     /// The next start of this node knows what this one met.
     #[test]
     fn it_outlives_the_process() {
         let directory = tempfile::tempdir().unwrap();
-        let open = || {
-            let path = directory.path().join(PEERS_FILE);
-            let owner = StoreIdentity {
-                cluster: "c".into(),
-                node: node(1),
-            };
-            PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap()
-        };
-        let first = open();
-        assert_eq!(first.meet(node(2), seen(7, 1)), seen(7, 1));
-        assert_eq!(first.meet(node(2), seen(7, 4)), seen(7, 4));
-        assert_eq!(first.meet(node(3), seen(9, 1)), seen(9, 1));
-        let second = open();
-        assert_eq!(second.meet(node(2), seen(8, 1)), seen(7, 4));
-        assert_eq!(second.meet(node(2), seen(7, 3)), seen(7, 4));
-        assert_eq!(second.meet(node(3), seen(9, 2)), seen(9, 2));
+        let first = memory(&directory);
+        let start = at(1, 1);
+        assert_eq!(first.meet(node(2), seen(7, 1), start), Met::Known);
+        assert_eq!(first.meet(node(2), seen(7, 4), start), Met::Known);
+        assert_eq!(first.meet(node(3), seen(9, 1), start), Met::Known);
+        let second = memory(&directory);
+        assert_eq!(second.meet(node(2), seen(8, 1), start), Met::OtherStore);
+        assert_eq!(second.meet(node(2), seen(7, 3), start), Met::OlderBoot(4));
+        assert_eq!(second.meet(node(3), seen(9, 2), start), Met::Known);
+    }
+
+    /// What a node has acknowledged, its next start must still have; the same start need not say it again.
+    #[test]
+    fn a_log_that_went_back_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = memory(&directory);
+        assert_eq!(memory.meet(node(2), seen(7, 1), at(1, 1)), Met::Known);
+        memory.acknowledged(node(2), at(3, 20));
+        memory.acknowledged(node(2), at(3, 15));
+        assert_eq!(memory.meet(node(2), seen(7, 1), at(1, 1)), Met::Known);
+        for older in [at(2, 99), at(3, 19)] {
+            let met = memory.meet(node(2), seen(7, 2), older);
+            assert_eq!(met, Met::Behind(at(3, 20)));
+        }
+        for as_far in [at(3, 20), at(4, 8)] {
+            assert_eq!(Progress::from_number(as_far.to_number()), as_far);
+            let boot = as_far.term.value();
+            assert_eq!(memory.meet(node(2), seen(7, boot), as_far), Met::Known);
+        }
     }
 }

@@ -7,11 +7,12 @@ use std::thread::{self, JoinHandle};
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use quinn::Runtime;
-use quorate_consensus::{Driver, Fatal, LeaderChange};
+use quorate_consensus::{Body, Driver, Fatal, LeaderChange, Message, ORIGIN};
 use quorate_quic_transport::{Inbound, Inbox, runtime::IoThread};
 use tracing::{debug, error};
 
 use super::error::StartError;
+use super::peers::{PeerMemory, Progress};
 use super::seams::RaftMessage;
 use super::service::Service;
 use super::{NodeHandle, Outcome};
@@ -79,6 +80,7 @@ pub(super) async fn serve(
     mut inbox: Inbox,
     changes: Receiver<LeaderChange>,
     mut service: Box<dyn Service>,
+    memory: PeerMemory,
     outcome: Arc<Outcome>,
 ) {
     let alarm = Alarm::new("service", &node, &outcome);
@@ -94,7 +96,7 @@ pub(super) async fn serve(
         };
         match future::or(changed, arrived).await {
             Some(Event::Change(change)) => service.leader_changed(&node, &change),
-            Some(Event::Inbound(inbound)) => take(&node, &mut *service, inbound),
+            Some(Event::Inbound(inbound)) => take(&node, &mut *service, &memory, inbound),
             None => break,
         }
     }
@@ -106,7 +108,7 @@ enum Event {
     Change(LeaderChange),
 }
 
-fn take(node: &NodeHandle, service: &mut dyn Service, inbound: Inbound) {
+fn take(node: &NodeHandle, service: &mut dyn Service, memory: &PeerMemory, inbound: Inbound) {
     match inbound {
         Inbound::Message(received) => {
             let Some(from) = received.from.node_id() else {
@@ -114,6 +116,9 @@ fn take(node: &NodeHandle, service: &mut dyn Service, inbound: Inbound) {
             };
             match received.decode::<RaftMessage>() {
                 Ok(RaftMessage(message)) => {
+                    if let Some(progress) = promised(&message) {
+                        memory.acknowledged(from.into(), progress);
+                    }
                     if !node.raft.deliver(from.into(), message) {
                         debug!(node = %node.id(), peer = from, "message dropped: the driver is behind");
                     }
@@ -133,6 +138,21 @@ fn take(node: &NodeHandle, service: &mut dyn Service, inbound: Inbound) {
         }
         _ => {}
     }
+}
+
+/// How far the log of the sender of `message` is, and stays, if it says so.
+fn promised(message: &Message) -> Option<Progress> {
+    let last = match message.body {
+        Body::AppendAccepted { last, .. } => last,
+        Body::Vote {
+            pre: false,
+            granted: true,
+            ..
+        } => ORIGIN.index,
+        _ => return None,
+    };
+    let term = message.term;
+    Some(Progress { term, last })
 }
 
 /// The threads of a node, or none when it runs inline.

@@ -18,6 +18,7 @@ pub struct Hello {
     pub service_max: u16,
     pub store_id: u128,
     pub boot: u64,
+    pub progress: u128,
     pub frame_bytes_max: [u32; 4],
     pub calls_in_flight_max: u32,
 }
@@ -32,6 +33,7 @@ impl Hello {
             service_max: 1,
             store_id: 1,
             boot: 1,
+            progress: 0,
             frame_bytes_max: [1 << 16; 4],
             calls_in_flight_max: 10,
         }

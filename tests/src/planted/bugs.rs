@@ -327,6 +327,15 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     bug(
+        "older-log-admitted",
+        "a member may come back with a log that lacks what it acknowledged",
+        test(
+            "tests",
+            "simulation",
+            "identity::e4_a_log_behind_what_it_acknowledged_is_kept_out",
+        ),
+    ),
+    bug(
         "sender-not-checked",
         "a peer may call itself otherwise than its certificate does",
         test(

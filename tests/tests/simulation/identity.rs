@@ -58,6 +58,33 @@ fn e4_a_restored_node_is_kept_out() {
     assert!(status.commit < led.commit, "{status} against {led}");
 }
 
+/// A follower whose disk went back to what it was in the middle of its last start is kept out by the leader,
+/// to whom it has acknowledged more since.
+#[test]
+fn e4_a_log_behind_what_it_acknowledged_is_kept_out() {
+    let mut world = world(3, 1);
+    put(&mut world, "a");
+    let restored = others(3, leader(&world))[0];
+    let image = world.image(restored);
+    put(&mut world, "b");
+    world.run_for(Duration::from_secs(1));
+    world.kill(restored, true);
+    world.restore(restored, &image);
+    world.start(restored).unwrap();
+    world.run_for(Duration::from_millis(10));
+    let before = world.status(restored).unwrap();
+    put(&mut world, "c");
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.failure(), None);
+    let (status, led) = (
+        world.status(restored).unwrap(),
+        world.status(leader(&world)).unwrap(),
+    );
+    assert_ne!(led.node.value(), restored);
+    assert_eq!(status.last, before.last, "nobody sends it anything");
+    assert!(status.last < led.last, "{status} against {led}");
+}
+
 /// The leader has the last entry, one follower has it, too, and then the leader's disk is empty: those two
 /// were a majority, so the entry is still there once the other follower is back.
 #[test]
