@@ -186,20 +186,16 @@ impl Current {
     }
 
     fn decision(&self, membership: &Membership) -> Option<Decision> {
-        let voters = membership.voters().len();
-        let found = membership
-            .voters()
-            .filter_map(|voter| self.found.get(&voter));
-        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-        let mut answers = 0;
-        for digest in found {
-            *counts.entry(*digest).or_default() += 1;
-            answers += 1;
-        }
-        let agreed = counts.iter().find(|(_, count)| **count > voters / 2);
+        let found = |digest| move |voter: NodeId| self.found.get(&voter) == Some(digest);
+        let mut digests = self.found.values();
+        let agreed = digests.find(|&digest| membership.is_quorum(found(digest)));
+        let all = || {
+            let mut voters = membership.voters();
+            voters.all(|voter| self.found.contains_key(&voter))
+        };
         match agreed {
-            Some((digest, _)) => Some(Decision::Agreed(self.at, *digest)),
-            None => (answers == voters).then_some(Decision::Undecided(self.at)),
+            Some(digest) => Some(Decision::Agreed(self.at, *digest)),
+            None => all().then_some(Decision::Undecided(self.at)),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{
-    ConfState, Entry as PbEntry, EntryType, HardState as PbHardState, Message as PbMessage,
-    MessageType, Snapshot as PbSnapshot,
+    ConfChangeSingle, ConfChangeV2, ConfState, Entry as PbEntry, EntryType,
+    HardState as PbHardState, Message as PbMessage, MessageType, Snapshot as PbSnapshot,
 };
 
 use crate::entry::{Entry, Payload};
@@ -19,23 +19,34 @@ const KIND_COMPARE: &[u8] = b"compare";
 const KIND_DIGEST: &[u8] = b"digest";
 
 pub(crate) fn entry_to_pb(entry: Entry) -> PbEntry {
-    let (kind, data): (&'static [u8], Bytes) = match entry.payload {
-        Payload::Empty => (&[], Bytes::new()),
-        Payload::Command(command) => (&[], command),
-        Payload::Compare => (KIND_COMPARE, Bytes::new()),
+    let mut pb = PbEntry {
+        term: entry.id.term.value(),
+        index: entry.id.index.value(),
+        ..PbEntry::default()
+    };
+    match entry.payload {
+        Payload::Empty => {}
+        Payload::Command(command) => pb.data = command,
+        Payload::Compare => pb.context = Bytes::from_static(KIND_COMPARE),
         Payload::Digest { at, digest } => {
             let numbers = [at.term.value(), at.index.value(), digest];
             let data = numbers.iter().flat_map(|number| number.to_le_bytes());
-            (KIND_DIGEST, data.collect())
+            (pb.context, pb.data) = (Bytes::from_static(KIND_DIGEST), data.collect());
         }
-    };
-    PbEntry {
-        term: entry.id.term.value(),
-        index: entry.id.index.value(),
-        context: Bytes::from_static(kind),
-        data,
-        ..PbEntry::default()
+        // What `raft` itself would want to read is in no entry but a leader's new ones.
+        Payload::Membership(membership) => {
+            pb.set_entry_type(EntryType::EntryConfChangeV2);
+            pb.context = membership.encode().into();
+        }
     }
+    pb
+}
+
+/// A change that `raft` takes for one, whatever the entry says.
+pub(crate) fn some_change() -> ConfChangeV2 {
+    let mut change = ConfChangeV2::default();
+    change.mut_changes().push(ConfChangeSingle::default());
+    change
 }
 
 /// The inverse of what [`entry_to_pb`] makes of a digest.
@@ -52,8 +63,28 @@ pub(crate) fn conf_state(membership: &Membership) -> ConfState {
     ConfState {
         voters: membership.voters().map(NodeId::value).collect(),
         learners: membership.learners().map(NodeId::value).collect(),
+        voters_outgoing: membership.outgoing().map(NodeId::value).collect(),
+        learners_next: membership.staged().map(NodeId::value).collect(),
         ..ConfState::default()
     }
+}
+
+/// Whether `state` says of the members what `membership` does; `raft` has them in no order.
+pub(crate) fn is_same_members(state: &ConfState, membership: &Membership) -> bool {
+    let sorted = |state: &ConfState| {
+        let sets = [
+            state.get_voters(),
+            state.get_learners(),
+            state.get_voters_outgoing(),
+            state.get_learners_next(),
+        ];
+        sets.map(|ids| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        })
+    };
+    sorted(state) == sorted(&conf_state(membership)) && !state.auto_leave
 }
 
 /// A snapshot without its content, which travels by itself.
@@ -63,22 +94,18 @@ pub(crate) fn snapshot_to_pb(last: EntryId, membership: &Membership) -> PbSnapsh
     metadata.index = last.index.value();
     metadata.term = last.term.value();
     metadata.set_conf_state(conf_state(membership));
+    snapshot.data = membership.encode().into();
     snapshot
 }
 
-/// The last entry in a snapshot, and the members at it; `None` without, or with joint members, which this
-/// version never has.
+/// The last entry in a snapshot, and the members at it; `None` without.
 pub(crate) fn snapshot_from_pb(snapshot: &PbSnapshot) -> Option<(EntryId, Membership)> {
     let metadata = snapshot.get_metadata();
     if metadata.index == 0 {
         return None;
     }
     let last = EntryId::new(Term::new(metadata.term), LogIndex::new(metadata.index));
-    let ids = |ids: &[u64]| ids.iter().map(|&id| NodeId::new(id)).collect();
-    let members = metadata.get_conf_state();
-    let voters: Option<Vec<_>> = ids(members.get_voters());
-    let learners: Option<Vec<_>> = ids(members.get_learners());
-    Some((last, Membership::new(voters?, learners?).ok()?))
+    Some((last, Membership::decode(snapshot.get_data())?))
 }
 
 /// `None` for a kind of entry that this version never writes.
@@ -93,7 +120,14 @@ pub(crate) fn entry_from_pb(entry: PbEntry) -> Option<Entry> {
                 _ => Payload::Command(entry.data),
             },
         }),
-        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => None,
+        EntryType::EntryConfChangeV2 => {
+            let membership = Membership::decode(&entry.context)?;
+            Some(Entry {
+                id: EntryId::new(Term::new(entry.term), LogIndex::new(entry.index)),
+                payload: Payload::Membership(Box::new(membership)),
+            })
+        }
+        EntryType::EntryConfChange => None,
     }
 }
 

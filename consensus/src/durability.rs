@@ -5,7 +5,7 @@
 //! release the votes and acknowledgements that depend on the write.
 
 use crate::driver::{LogStore, StoreError};
-use crate::entry::{Entry, ORIGIN};
+use crate::entry::{Entry, ORIGIN, Payload};
 use crate::membership::Membership;
 use crate::types::{EntryId, HardState, LogIndex, Term};
 
@@ -36,9 +36,14 @@ impl LogWrite {
 /// How a log gets another beginning. The entry before its first one is its *base*.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cut {
-    /// Removes the entries up to this one, which lies in the log and is committed, and makes it the
-    /// base: log compaction (Raft paper, section 7).
-    Compact(LogIndex),
+    /// Removes the entries up to one that lies in the log and is committed, and makes it the base: log
+    /// compaction (Raft paper, section 7).
+    Compact {
+        /// The new base.
+        index: LogIndex,
+        /// The members at it.
+        membership: Membership,
+    },
     /// Removes all entries and goes on after this base, which a snapshot holds the effects of. It is
     /// committed, and above the commit index of the log before.
     Restore {
@@ -121,6 +126,21 @@ pub fn read_tail(
     Ok(tail)
 }
 
+/// `base`, the members at a log's base, and then those that its `entries` name: for
+/// [`Recovered::memberships`].
+pub fn memberships_of<'a>(
+    base: Membership,
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> Vec<Membership> {
+    let later = entries
+        .into_iter()
+        .filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some((**membership).clone()),
+            _ => None,
+        });
+    [base].into_iter().chain(later).collect()
+}
+
 /// What [`read_tail`] asks the store for at once.
 const TAIL_READ_BYTES: u64 = 4 << 20;
 
@@ -129,8 +149,9 @@ const TAIL_READ_BYTES: u64 = 4 << 20;
 pub struct Recovered {
     /// The durable hard state.
     pub hard_state: HardState,
-    /// Who belonged to the cluster at the last durable point.
-    pub membership: Membership,
+    /// Who belonged to the cluster at the base, and after every entry of the log that changed that, in
+    /// order.
+    pub memberships: Vec<Membership>,
     /// The first entry of every term in the log, in order. Starts with the base, the entry before the
     /// first one in the log: [`ORIGIN`] until the log is compacted.
     pub terms: Vec<EntryId>,
@@ -151,7 +172,7 @@ impl Recovered {
                 vote: None,
                 commit: ORIGIN.index,
             },
-            membership,
+            memberships: vec![membership],
             terms: vec![ORIGIN],
             last: ORIGIN.index,
             bytes: 0,
@@ -169,6 +190,24 @@ impl Recovered {
             .terms
             .first()
             .expect("the first of the terms is the base")
+    }
+
+    /// The members after the last entry of the log, whether or not that is committed.
+    ///
+    /// # Panics
+    ///
+    /// When there are none, which no store gives out.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        self.memberships.last().expect("a log has members")
+    }
+
+    /// The members after the entry `index`, which is not before the base.
+    #[must_use]
+    pub fn membership_at(&self, index: LogIndex) -> &Membership {
+        let mut newest = self.memberships.iter().rev();
+        let found = newest.find(|membership| membership.index() <= index);
+        found.unwrap_or(&self.memberships[0])
     }
 
     /// The term of the last entry.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::membership::Membership;
 use crate::types::{EntryId, LogIndex, Term};
 
 /// The index just before the first entry of every log.
@@ -50,6 +51,7 @@ impl Entry {
                 Payload::Empty | Payload::Compare => 0,
                 Payload::Command(command) => command.len() as u64,
                 Payload::Digest { .. } => DIGEST_BYTES,
+                Payload::Membership(membership) => membership.encode().len() as u64,
             }
     }
 }
@@ -77,4 +79,6 @@ pub enum Payload {
         /// As the state machine computed it.
         digest: u64,
     },
+    /// The members from now on. Whole, so that nobody has to know what came before.
+    Membership(Box<Membership>),
 }

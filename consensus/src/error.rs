@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::driver::{StateMachineError, StoreError};
-use crate::types::{EntryId, NodeId};
+use crate::membership::ChangeRefused;
+use crate::types::{EntryId, LogIndex, NodeId};
 
 /// Why a proposal has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -84,6 +85,59 @@ pub enum TransferError {
     Stopped,
 }
 
+/// Why the members are not as was asked. Unless it says otherwise, nothing happened.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// Only the leader can. A leader that would be removed hands over first: ask the new one.
+    #[error("not the leader{}", at(*leader))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// One change at a time, and none before a new leader knows what is committed. Ask again after a pause.
+    #[error("another change is under way, or the leader is new; try again after a moment")]
+    ChangeInProgress,
+    /// The members are not those that the change was made for.
+    #[error("the members have changed since: now they are those of entry {actual}; look again")]
+    Stale {
+        /// [`Membership::index`](crate::Membership::index) of the members there are.
+        actual: LogIndex,
+    },
+    /// It makes no sense for the members there are.
+    #[error("{0}")]
+    Refused(#[from] ChangeRefused),
+    /// So few of the new voters are here that the cluster would stand still.
+    #[error(
+        "only {active} of {voters} voters would be active, which is no majority; start the others, or change \
+         them one at a time"
+    )]
+    WouldLoseQuorum {
+        /// How many of them were heard of within an election timeout.
+        active: usize,
+        /// How many voters there would be.
+        voters: usize,
+    },
+    /// A voter that has to catch up first would hold up every write.
+    #[error("{node} has not caught up yet: it has {matched} of {commit}; try again later")]
+    LearnerBehind {
+        /// The node.
+        node: NodeId,
+        /// The last entry known to be there.
+        matched: LogIndex,
+        /// The leader's commit index.
+        commit: LogIndex,
+    },
+    /// Leadership was lost before it was decided: look at the members, and ask again if need be.
+    #[error(
+        "outcome unknown: leadership was lost before the change was complete; look at the members"
+    )]
+    OutcomeUnknown,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
 /// Why the node stopped by itself. Acknowledged data is safe; a restart on healthy hardware recovers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,13 +160,31 @@ pub enum Fatal {
     /// After the same entries, this node's state is not that of the majority: memory that changed by itself,
     /// or a state machine that is not deterministic.
     #[error(
-        "after {}, this node's state differs from that of the majority, so it stops: check the machine's \
-         memory and replace the node",
-        divergence.at
+        "after {at}, this node's state differs from that of the majority, so it stops: check the machine's \
+         memory and replace the node"
     )]
     StateDiverged {
-        /// Where that was noticed.
-        divergence: Divergence,
+        /// The entry after which the states differed.
+        at: EntryId,
+    },
+    /// The node does not belong to the cluster any more.
+    #[error(
+        "{node} was removed from the cluster by {at}, so it stops; a new node needs a new id, and its own \
+         data folder"
+    )]
+    Removed {
+        /// This node.
+        node: NodeId,
+        /// The entry that removed it.
+        at: EntryId,
+    },
+    /// The log changes the members in a way that no leader does.
+    #[error(
+        "{at} changes the members in a way that cannot be, so this node stops: a leader was at fault"
+    )]
+    ImpossibleMembership {
+        /// The entry.
+        at: EntryId,
     },
     /// A worker thread ended without an error of its own; it panicked.
     #[error("the {worker} thread panicked, so this node stops")]
@@ -120,13 +192,6 @@ pub enum Fatal {
         /// Which one.
         worker: &'static str,
     },
-}
-
-/// This node's state is not that of the majority, though both have applied the same entries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Divergence {
-    /// The entry after which the states differed.
-    pub at: EntryId,
 }
 
 /// Why a core cannot start from what was recovered.

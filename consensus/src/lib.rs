@@ -46,11 +46,16 @@ pub use driver::{
     StateMachine, StateMachineError, StateScan, Stopped, StoreError, Transport, Undelivered,
     Writer, assemble,
 };
-pub use durability::{Append, AppendTicket, Cut, LogWrite, Recovered, persist, read_tail};
+pub use durability::{
+    Append, AppendTicket, Cut, LogWrite, Recovered, memberships_of, persist, read_tail,
+};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, FIRST_INDEX, ORIGIN, Payload};
-pub use error::{Divergence, Fatal, ProposeError, ReadError, StartError, TransferError};
+pub use error::{Fatal, MembershipError, ProposeError, ReadError, StartError, TransferError};
 pub use log_view::Fetch;
-pub use membership::{InvalidMembership, MEMBERS_MAX, Membership};
+pub use membership::{
+    ChangeRefused, InvalidMembership, MEMBERS_MAX, MEMBERSHIP_BYTES_MAX, Membership,
+    MembershipChange, Standing,
+};
 pub use message::{Body, Message, ReadContext, Transfer};
 pub use node::RaftNode;
 pub use proposals::ProposalToken;

@@ -96,7 +96,7 @@ impl LogView {
         bytes_max: u64,
     ) -> Self {
         let window_first = applied.value() + 1;
-        let mut conf_state = convert::conf_state(&recovered.membership);
+        let mut conf_state = convert::conf_state(recovered.membership_at(applied));
         if planted::is("learner-counts-as-voter") {
             conf_state.voters.append(&mut conf_state.learners);
         }
@@ -371,11 +371,20 @@ impl Storage for LogView {
         Ok(self.last().value())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let useful = |snapshot: &&Snapshot| {
             let last = snapshot.get_metadata().index;
-            // Where the log does not go on after it, its receiver would need another one at once.
-            last >= request_index && last >= self.base().index.value()
+            let members = snapshot.get_metadata().get_conf_state();
+            let sets = [
+                members.get_voters(),
+                members.get_voters_outgoing(),
+                members.get_learners(),
+            ];
+            // Its receiver would ignore one from before it was a member, and where the log does not go on
+            // after it, need another one at once.
+            last >= request_index
+                && last >= self.base().index.value()
+                && sets.iter().any(|ids| ids.contains(&to))
         };
         self.snapshot
             .as_ref()
@@ -389,7 +398,7 @@ impl Storage for LogView {
 }
 
 fn entry_bytes(entry: &PbEntry) -> u64 {
-    ENTRY_OVERHEAD_BYTES + entry.data.len() as u64
+    ENTRY_OVERHEAD_BYTES + (entry.data.len() + entry.context.len()) as u64
 }
 
 /// The longest prefix that fits `bytes_max`, but at least one entry.
@@ -531,9 +540,15 @@ mod tests {
 
         assert!(view.snapshot(0, 2).is_err());
         assert!(view.take_snapshot_wanted() && !view.take_snapshot_wanted());
-        let membership = Membership::new([NodeId::new(1).unwrap()], []).unwrap();
+        let members = [1, 2].map(|id| NodeId::new(id).unwrap());
+        let membership = Membership::new(members, []).unwrap();
         view.offer_snapshot(Some((view.base(), &membership)));
         assert_eq!(view.snapshot(0, 2).unwrap().get_metadata().index, 4);
+        let stranger = view.snapshot(0, 3);
+        assert!(
+            stranger.is_err() && view.take_snapshot_wanted(),
+            "F7: not a member then"
+        );
         view.compact(LogIndex::new(5));
         assert!(view.snapshot(0, 2).is_err() && view.take_snapshot_wanted());
 

@@ -2,6 +2,7 @@
 
 mod comparing;
 mod handover;
+mod membership;
 mod proposing;
 mod snapshots;
 
@@ -10,18 +11,19 @@ use raft::{RawNode, StateRole};
 use tracing::{debug, error, info, warn};
 
 use self::handover::Transfer;
+use self::membership::{Changing, Rounds};
 use crate::compaction::Compaction;
 use crate::comparison::Comparison;
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
 use crate::disk_watch::DiskWatch;
 use crate::durability::{AppendTicket, LogWrite, Recovered};
-use crate::entry::Entry;
+use crate::entry::{Entry, Payload};
 use crate::error::{ProposeError, ReadError, StartError};
 use crate::gate::DurabilityGate;
 use crate::jitter;
 use crate::log_view::{Fetch, LogView};
-use crate::membership::Membership;
+use crate::membership::{Membership, Memberships};
 use crate::message::{Body, Message, ReadContext};
 use crate::planted;
 use crate::proposals::Proposals;
@@ -47,7 +49,7 @@ const EXPIRY_TICKS: u64 = 5;
 /// [`handle_persisted`](Self::handle_persisted) got the ticket of the write it depends on.
 pub struct RaftNode {
     config: Config,
-    membership: Membership,
+    memberships: Memberships,
     raw: RawNode<LogView>,
     proposals: Proposals,
     reads: Reads,
@@ -69,6 +71,11 @@ pub struct RaftNode {
     timeouts: Timeouts,
     seen: LeaderChange,
     transfer: Option<Transfer>,
+    /// The change of the members that somebody here waits for.
+    changing: Option<Changing>,
+    rounds: Rounds,
+    /// Whether this node has told that it must stop. Nothing else is done then.
+    over: bool,
     /// Where the last loss of entries was reported, so that it is said once a term.
     lost_entries_in: Option<Term>,
     /// Likewise for acknowledgements of entries that do not exist.
@@ -130,7 +137,7 @@ impl RaftNode {
                 draws: 0,
                 ticks: 0,
             },
-            membership: recovered.membership.clone(),
+            memberships: Memberships::new(recovered, applied.index),
             gate: DurabilityGate::new(hard_state),
             disk: DiskWatch::default(),
             repeats: Repeats::default(),
@@ -153,6 +160,9 @@ impl RaftNode {
             read_round: 0,
             now: 0,
             transfer: None,
+            changing: None,
+            rounds: Rounds::default(),
+            over: false,
             lost_entries_in: None,
             foreign_log_in: None,
             inherited_bytes: 0,
@@ -172,6 +182,7 @@ impl RaftNode {
         self.watch_disk();
         self.watch_snapshots();
         self.watch_comparison();
+        self.watch_membership();
         if self.now.is_multiple_of(EXPIRY_TICKS) {
             self.out
                 .failed_proposals
@@ -275,9 +286,9 @@ impl RaftNode {
     /// Starts an election now, instead of waiting for the election timeout. For tests and for a node
     /// that is alone.
     pub fn campaign(&mut self) {
-        let voter = self.membership.is_voter(self.config.node);
+        let voter = self.membership().is_voter(self.config.node);
         if voter && self.seen.role != Role::Leader && self.may_campaign() {
-            // Refused while a change of membership is being applied, which this version never has.
+            // Refused while a change of the members is committed and not applied.
             let _ = self.raw.campaign();
             self.settle();
         }
@@ -301,6 +312,10 @@ impl RaftNode {
 
     /// What is to be done now; `None` when there is nothing until the next input.
     pub fn poll_ready(&mut self) -> Option<Ready> {
+        if self.over {
+            let last = std::mem::take(&mut self.out);
+            return (!last.is_empty()).then_some(last);
+        }
         self.append_proposals();
         self.start_read_round();
         self.settle();
@@ -330,7 +345,7 @@ impl RaftNode {
             ),
             commit: LogIndex::new(self.raw.raft.raft_log.committed),
             applied: self.applied,
-            membership: self.membership.clone(),
+            membership: self.membership().clone(),
             peers: if self.seen.role == Role::Leader {
                 self.progress()
             } else {
@@ -348,7 +363,7 @@ impl RaftNode {
     /// Who belongs to the cluster.
     #[must_use]
     pub fn membership(&self) -> &Membership {
-        &self.membership
+        self.memberships.current()
     }
 
     fn take_raft_ready(&mut self, ready: &mut Ready) {
@@ -408,8 +423,15 @@ impl RaftNode {
             );
             self.handed = entry.id.index;
             self.compare(&entry);
+            let goes_on = match &entry.payload {
+                Payload::Membership(next) => self.take_membership(entry.id, (**next).clone()),
+                _ => true,
+            };
             let token = self.proposals.committed(entry.id, &mut lost);
             ready.committed.push(Committed { entry, token });
+            if !goes_on {
+                break;
+            }
         }
         if let (Some(first), Some(last)) = (ready.committed.first(), ready.committed.last()) {
             debug!(
@@ -456,7 +478,7 @@ impl RaftNode {
             term: self.seen.term,
             leader: self.seen.leader,
             last: LogIndex::new(self.raw.raft.raft_log.last_index()),
-            membership: &self.membership,
+            membership: self.membership(),
         };
         if planted::is("no-sanitizer") {
             return Ok(());
@@ -484,7 +506,7 @@ impl RaftNode {
     }
 
     fn may_win(&self) -> bool {
-        self.membership.voters().len() > 1 || self.log_is_durable()
+        !self.membership().is_single_voter() || self.log_is_durable()
     }
 
     /// Whether new entries have to wait until older ones are durable and applied, and can be forgotten.
@@ -572,6 +594,7 @@ impl RaftNode {
             self.out
                 .failed_reads
                 .extend(self.reads.take_all().into_iter().map(lost));
+            self.forget_change();
             self.proposals
                 .leadership_lost(self.now + 2 * ELECTION_TICKS as u64);
         }
@@ -595,7 +618,7 @@ impl RaftNode {
     }
 
     fn progress(&self) -> Vec<PeerProgress> {
-        let ids = self.membership.voters().chain(self.membership.learners());
+        let ids = self.membership().members();
         ids.filter(|&id| id != self.config.node)
             .filter_map(|id| {
                 let progress = self.raw.raft.prs().get(id.value())?;

@@ -2,8 +2,9 @@
 
 use crate::durability::Append;
 use crate::entry::Entry;
-use crate::error::{Divergence, ProposeError, ReadError, TransferError};
+use crate::error::{Fatal, MembershipError, ProposeError, ReadError, TransferError};
 use crate::log_view::Fetch;
+use crate::membership::Membership;
 use crate::message::Message;
 use crate::proposals::ProposalToken;
 use crate::reads::ReadToken;
@@ -37,8 +38,12 @@ pub struct Ready {
     pub release_snapshot: bool,
     /// Read on in the state that is being compared with the other members'.
     pub scan: bool,
-    /// This node's state is not that of the majority: it must stop.
-    pub diverged: Option<Divergence>,
+    /// Why this node must stop, when it must. Nothing comes after it.
+    pub stop: Option<Fatal>,
+    /// The members changed.
+    pub membership: Option<Membership>,
+    /// How a change of the members that was asked for here ended.
+    pub changed: Option<Result<Membership, MembershipError>>,
     /// Proposals that will not be applied here, and why.
     pub failed_proposals: Vec<(ProposalToken, ProposeError)>,
     /// Reads that cannot be answered here, and why.
@@ -59,7 +64,9 @@ impl Ready {
             && self.chunks.is_empty()
             && !self.release_snapshot
             && !self.scan
-            && self.diverged.is_none()
+            && self.stop.is_none()
+            && self.membership.is_none()
+            && self.changed.is_none()
             && self.committed.is_empty()
             && self.reads.is_empty()
             && self.fetches.is_empty()

@@ -4,8 +4,8 @@
 //! another version or hostile, so every rule that `raft` relies on is checked here first.
 
 use crate::driver::PLACE_BYTES_MAX;
-use crate::entry::ORIGIN;
-use crate::membership::Membership;
+use crate::entry::{Entry, ORIGIN, Payload};
+use crate::membership::{Membership, Standing};
 use crate::message::{Body, Message, Transfer};
 use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
@@ -93,7 +93,13 @@ pub(crate) fn check(
     from: NodeId,
     message: &Message,
 ) -> Result<(), Refused> {
-    if from == receiver.node || !receiver.membership.contains(from) {
+    let standing = receiver.membership.standing(from);
+    if from == receiver.node || standing == Standing::Removed {
+        return Err(Refused::NotAMember);
+    }
+    // It may be a member by an entry that is not here yet, and lead, or be about to (thesis, section 4.1).
+    // Nothing else is asked of it.
+    if standing == Standing::Unknown && !is_said_by_newer(&message.body) {
         return Err(Refused::NotAMember);
     }
     if message.term == Term::ZERO || message.term > TERM_MAX {
@@ -148,7 +154,10 @@ pub(crate) fn check(
                 false => Err(Refused::NotAsked),
             }
         }
-        Body::RequestVote { .. } | Body::Vote { .. } => check_voter(receiver, from),
+        // Only for a voter does anybody turn away from a leader that is alive.
+        Body::RequestVote { transfer: true, .. } => check_voter(receiver, from),
+        Body::RequestVote { .. } => Ok(()),
+        Body::Vote { .. } => check_voter(receiver, from),
         Body::HeartbeatResponse { .. } | Body::Digest { .. } => Ok(()),
         Body::Snapshot { last, membership } => {
             check_leader(receiver, from, message.term)?;
@@ -166,10 +175,25 @@ fn check_voter(receiver: &Receiver<'_>, from: NodeId) -> Result<(), Refused> {
     }
 }
 
-/// What only a leader says comes from a voter, and in a term with a known leader from that one
-/// (Election Safety, Raft paper, figure 3).
+fn is_said_by_newer(body: &Body) -> bool {
+    match body {
+        Body::Append { .. }
+        | Body::Heartbeat { .. }
+        | Body::TimeoutNow
+        | Body::Snapshot { .. }
+        | Body::Transfer(_)
+        | Body::RequestVote { .. } => true,
+        Body::AppendAccepted { .. }
+        | Body::AppendRejected { .. }
+        | Body::Vote { .. }
+        | Body::HeartbeatResponse { .. }
+        | Body::Digest { .. } => false,
+    }
+}
+
+/// What only a leader says comes, in a term with a known leader, from that one (Election Safety, Raft paper,
+/// figure 3). Whether it is a voter, this node may not know yet.
 fn check_leader(receiver: &Receiver<'_>, from: NodeId, term: Term) -> Result<(), Refused> {
-    check_voter(receiver, from)?;
     match receiver.leader {
         Some(leader) if term == receiver.term && leader != from => {
             Err(Refused::NotTheLeader { leader })
@@ -178,11 +202,7 @@ fn check_leader(receiver: &Receiver<'_>, from: NodeId, term: Term) -> Result<(),
     }
 }
 
-fn check_entries(
-    term: Term,
-    previous: EntryId,
-    entries: &[crate::entry::Entry],
-) -> Result<(), Refused> {
+fn check_entries(term: Term, previous: EntryId, entries: &[Entry]) -> Result<(), Refused> {
     let bad = Err(Refused::BadEntries { previous });
     // Raft answers the term of an index it does not have with zero, so that a `previous` of term zero
     // would match any index beyond its log.
@@ -195,6 +215,11 @@ fn check_entries(
     let mut last = previous;
     for entry in entries {
         if entry.id.index != last.index.next() || entry.id.term < last.term || entry.id.term > term
+        {
+            return bad;
+        }
+        if let Payload::Membership(membership) = &entry.payload
+            && membership.index() != entry.id.index
         {
             return bad;
         }
@@ -211,6 +236,7 @@ fn check_snapshot(
     membership: &Membership,
 ) -> Result<(), Refused> {
     let possible = (ORIGIN.index..=INDEX_MAX).contains(&last.index)
+        && membership.index() <= last.index
         && (ORIGIN.term..=term).contains(&last.term);
     match possible && membership.contains(receiver.node) {
         true => Ok(()),

@@ -5,6 +5,7 @@ use raft::ReadOnlyOption;
 use crate::config::{Config, ELECTION_TICKS};
 use crate::durability::Recovered;
 use crate::error::StartError;
+use crate::membership::Standing;
 use crate::planted;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -46,8 +47,9 @@ pub(crate) fn check_recovered(
     recovered: &Recovered,
     applied: EntryId,
 ) -> Result<(), StartError> {
-    if !recovered.membership.contains(node) {
-        let members = recovered.membership.to_string();
+    let members = recovered.membership_at(applied.index);
+    if members.standing(node) == Standing::Removed {
+        let members = members.to_string();
         return Err(StartError::NotAMember { node, members });
     }
     let last = EntryId::new(recovered.last_term(), recovered.last);

@@ -51,8 +51,8 @@ pub use node::{
 };
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{
-    Batch, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership, NodeId, ORIGIN,
-    PLACE_BYTES_MAX, PeerProgress, ProposeError, RaftHandle, ReadError, Role, SnapshotSink,
-    SnapshotSource, StateMachine, StateMachineError, StateScan, Status, Stopped, Term,
-    TransferError,
+    Batch, ChangeRefused, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership,
+    MembershipChange, MembershipError, NodeId, ORIGIN, PLACE_BYTES_MAX, PeerProgress, ProposeError,
+    RaftHandle, ReadError, Role, SnapshotSink, SnapshotSource, StateMachine, StateMachineError,
+    StateScan, Status, Stopped, Term, TransferError,
 };

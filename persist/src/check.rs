@@ -48,6 +48,7 @@ pub fn check_log(files: impl Files, path: &Path) -> Result<CheckedLog, OpenError
         recovered,
         store_id,
         boot,
+        origin: _,
     } = Store::open_in(&files, path, &identity, options)?;
     // Opening has read every entry; this reads them as a member that is behind would be served.
     let mut next = recovered.base().index.next();

@@ -6,7 +6,7 @@ use redb::{ReadTransaction, ReadableTable};
 use crate::error::{Corruption, StoreFault};
 use crate::schema::{
     BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, META_TABLE, Seal, decode_entry_id,
-    decode_hard_state, read_membership,
+    decode_hard_state, read_membership, read_origin,
 };
 use crate::shape::LogShape;
 
@@ -15,6 +15,7 @@ pub(crate) struct Contents {
     pub(crate) recovered: Recovered,
     pub(crate) shape: LogShape,
     pub(crate) boot: u64,
+    pub(crate) origin: u64,
 }
 
 /// The last format in which logs were never compacted.
@@ -33,7 +34,8 @@ pub(crate) fn recover(
         return Err(Corruption::RowContent { row: BASE }.into());
     }
     let boot = u64::from_le_bytes(seal.open_row(&meta, BOOT)?);
-    let membership = read_membership(seal, &meta)?;
+    let mut memberships = vec![read_membership(seal, &meta, format)?];
+    let origin = read_origin(seal, &meta, format, &memberships[0])?;
     let hard_state = decode_hard_state(seal.open_row(&meta, HARD_STATE)?);
 
     let mut shape = LogShape::new(base);
@@ -44,12 +46,13 @@ pub(crate) fn recover(
         let row = EntryRow::decode(seal, index, row.value())?;
         shape.push(row.id)?;
         bytes += row.bytes();
+        memberships.extend(row.membership());
     }
     check_hard_state(&hard_state, &shape)?;
 
     let recovered = Recovered {
         hard_state,
-        membership,
+        memberships,
         terms: shape.terms().to_vec(),
         last: shape.last().index,
         bytes,
@@ -58,6 +61,7 @@ pub(crate) fn recover(
         recovered,
         shape,
         boot,
+        origin,
     })
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use quorate_consensus::{
     ENTRY_OVERHEAD_BYTES, Entry, EntryId, HardState, LogIndex, MEMBERS_MAX, Membership, NodeId,
-    Payload, Term,
+    ORIGIN, Payload, Term,
 };
 use redb::{ReadableTable, TableDefinition};
 
@@ -21,6 +21,7 @@ pub(crate) const LOG_TABLE: TableDefinition<'static, u64, &[u8]> = TableDefiniti
 
 pub(crate) const BASE: &str = "base";
 pub(crate) const BOOT: &str = "boot";
+pub(crate) const ORIGIN_ROW: &str = "origin";
 pub(crate) const HARD_STATE: &str = "hard_state";
 pub(crate) const MEMBERSHIP: &str = "membership";
 
@@ -30,6 +31,7 @@ const KIND_EMPTY: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_COMPARE: u8 = 2;
 const KIND_DIGEST: u8 = 3;
+const KIND_MEMBERSHIP: u8 = 4;
 
 /// The only Raft group there is. In every entry's checksum, so that a file with more groups cannot
 /// be mixed up with one that has this group alone.
@@ -145,6 +147,7 @@ fn kind_and_payload(entry: &Entry) -> (u8, Cow<'_, [u8]>) {
             payload.extend_from_slice(&digest.to_le_bytes());
             (KIND_DIGEST, Cow::Owned(payload))
         }
+        Payload::Membership(membership) => (KIND_MEMBERSHIP, Cow::Owned(membership.encode())),
     }
 }
 
@@ -158,6 +161,10 @@ fn decode_payload(kind: u8, payload: &[u8]) -> Option<Payload> {
             let digest = u64::from_le_bytes(digest.try_into().ok()?);
             let at = decode_entry_id(*at);
             Some(Payload::Digest { at, digest })
+        }
+        (KIND_MEMBERSHIP, _) => {
+            let membership = Membership::decode(payload)?;
+            Some(Payload::Membership(Box::new(membership)))
         }
         _ => None,
     }
@@ -202,6 +209,12 @@ impl<'a> EntryRow<'a> {
     /// What the entry counts for in byte bounds; see [`Entry::bytes`].
     pub(crate) fn bytes(&self) -> u64 {
         ENTRY_OVERHEAD_BYTES + self.payload.len() as u64
+    }
+
+    /// The members that it names, if it is about them.
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        let members = Some(self.payload).filter(|_| self.kind == KIND_MEMBERSHIP);
+        members.and_then(Membership::decode)
     }
 
     /// The entry, with a copy of its payload.
@@ -250,28 +263,45 @@ fn numbers<const N: usize>(body: &[u8]) -> [u64; N] {
     std::array::from_fn(|number| u64::from_le_bytes(chunks[number]))
 }
 
-pub(crate) fn encode_membership(membership: &Membership) -> Vec<u8> {
-    let count = |count: usize| u8::try_from(count).expect("MEMBERS_MAX fits a byte");
-    let mut body = vec![
-        count(membership.voters().len()),
-        count(membership.learners().len()),
-    ];
-    for id in membership.voters().chain(membership.learners()) {
-        body.extend_from_slice(&id.value().to_le_bytes());
-    }
-    body
-}
-
+/// The members at the base of a file of `format`.
 pub(crate) fn read_membership(
     seal: &Seal,
     table: &impl ReadableTable<&'static str, &'static [u8]>,
+    format: u32,
 ) -> Result<Membership, StoreFault> {
     let body = seal.open_row_any(table, MEMBERSHIP)?;
-    decode_membership(&body).ok_or_else(|| Corruption::RowContent { row: MEMBERSHIP }.into())
+    let membership = match format <= FOUNDERS_ONLY {
+        true => decode_founders(&body),
+        false => Membership::decode(&body),
+    };
+    membership.ok_or_else(|| Corruption::RowContent { row: MEMBERSHIP }.into())
 }
 
-/// `None` unless `body` is exactly what [`encode_membership`] writes.
-fn decode_membership(body: &[u8]) -> Option<Membership> {
+/// A number of the founding members `founders`, equal for equal ones; zero for a node that joins.
+pub(crate) fn origin_of(founders: &Membership) -> u64 {
+    match founders.index() < ORIGIN.index {
+        true => 0,
+        false => 1 << 32 | u64::from(crc32c::crc32c(&founders.encode())),
+    }
+}
+
+/// What the file of `format` was made with; `membership` are the members at its base.
+pub(crate) fn read_origin(
+    seal: &Seal,
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    format: u32,
+    membership: &Membership,
+) -> Result<u64, StoreFault> {
+    match format <= FOUNDERS_ONLY {
+        true => Ok(origin_of(membership)),
+        false => Ok(u64::from_le_bytes(seal.open_row(table, ORIGIN_ROW)?)),
+    }
+}
+
+/// The last format in which the members never changed: two counts of a byte each, and the ids.
+const FOUNDERS_ONLY: u32 = 3;
+
+fn decode_founders(body: &[u8]) -> Option<Membership> {
     let (&[voters, learners], ids) = body.split_first_chunk::<2>()?;
     let (voters, learners) = (usize::from(voters), usize::from(learners));
     let (ids, rest) = ids.as_chunks::<8>();
@@ -305,6 +335,10 @@ mod tests {
         )
     }
 
+    fn members() -> Membership {
+        Membership::new([NodeId::new(1).unwrap()], []).unwrap()
+    }
+
     fn row(entry: &Entry) -> Vec<u8> {
         let mut row = vec![0; entry_row_bytes(entry)];
         encode_entry(&seal(), entry, &mut row);
@@ -328,6 +362,10 @@ mod tests {
                     at: id,
                     digest: u64::MAX,
                 },
+            },
+            Entry {
+                id,
+                payload: Payload::Membership(Box::new(members())),
             },
         ] {
             let row = row(&entry);
@@ -390,6 +428,8 @@ mod tests {
             (3, &[1; 23], false),
             (3, &[1; 25], false),
             (4, b"x", false),
+            (4, &members().encode(), true),
+            (5, b"x", false),
             (255, b"", false),
         ] {
             let checksum = seal().entry_checksum(index, &[&term, &[kind], payload]);
@@ -402,21 +442,21 @@ mod tests {
         }
     }
 
-    /// A membership comes back from its row; anything that the encoder does not write is refused.
+    /// What the members of an older file are, and what they cannot be.
     #[test]
-    fn a_membership_has_one_encoding() {
+    fn founders_have_one_encoding() {
         let id = |id| NodeId::new(id).unwrap();
-        let membership = Membership::new([id(1), id(5)], [id(3)]).unwrap();
-        let body = encode_membership(&membership);
-        assert_eq!(decode_membership(&body), Some(membership));
-        for length in 0..body.len() {
-            assert_eq!(decode_membership(&body[..length]), None, "cut {length}");
-        }
         let ids = |ids: &[u64]| {
             ids.iter()
                 .flat_map(|id| id.to_le_bytes())
                 .collect::<Vec<_>>()
         };
+        let body = [&[2, 1][..], &ids(&[1, 5, 3])].concat();
+        let membership = Membership::new([id(1), id(5)], [id(3)]).unwrap();
+        assert_eq!(decode_founders(&body), Some(membership));
+        for length in 0..body.len() {
+            assert_eq!(decode_founders(&body[..length]), None, "cut {length}");
+        }
         for (counts, members) in [
             ([2, 0], &[5, 1][..]),
             ([2, 0], &[1, 1]),
@@ -426,7 +466,7 @@ mod tests {
             ([1, 0], &[1, 2]),
         ] {
             let body = [&counts[..], &ids(members)].concat();
-            assert_eq!(decode_membership(&body), None, "{counts:?} {members:?}");
+            assert_eq!(decode_founders(&body), None, "{counts:?} {members:?}");
         }
     }
 }

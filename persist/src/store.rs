@@ -16,8 +16,8 @@ use crate::journal::Journal;
 use crate::planted;
 use crate::recover::{Contents, recover};
 use crate::schema::{
-    BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, MEMBERSHIP, META_TABLE, Seal, encode_entry,
-    encode_entry_id, encode_hard_state, encode_membership, entry_row_bytes,
+    BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, MEMBERSHIP, META_TABLE, ORIGIN_ROW, Seal,
+    encode_entry, encode_entry_id, encode_hard_state, entry_row_bytes, origin_of,
 };
 use crate::shape::LogShape;
 use crate::storage::Storage;
@@ -80,6 +80,9 @@ pub struct Opened {
     /// How often the file has been opened, this time included; already durable. Peers that remember
     /// a higher one refuse a node whose file was rolled back.
     pub boot: u64,
+    /// A number of the founding members, equal on all nodes that were founded together; zero for a node
+    /// that joined later.
+    pub origin: u64,
 }
 
 /// The log, hard state and membership of one node in one file.
@@ -248,14 +251,19 @@ impl Store {
             recovered,
             shape,
             boot,
+            origin,
         } = contents;
-        let row = IdentityRow {
-            kind: LOG_FILE,
-            identity: identity.clone(),
-            store_id,
+        let rows = Rows {
+            identity: IdentityRow {
+                kind: LOG_FILE,
+                identity: identity.clone(),
+                store_id,
+            },
+            origin,
+            membership: recovered.memberships[0].clone(),
         };
-        let boot =
-            count_start(&database, &seal, &row, boot).map_err(|fault| fault.at_open(path))?;
+        let counted = count_start(&database, &seal, boot, &rows);
+        let boot = counted.map_err(|fault| fault.at_open(path))?;
         tracing::info!(
             path = %path.display(), boot, term = %recovered.hard_state.term,
             last = %shape.last(), commit = %recovered.hard_state.commit, "log opened"
@@ -273,6 +281,7 @@ impl Store {
             recovered,
             store_id,
             boot,
+            origin,
         })
     }
 
@@ -311,7 +320,7 @@ impl Store {
     /// The new base, if the log gets one. A compaction that was done before does nothing.
     fn take_over_cut(&mut self, write: &LogWrite) -> Option<EntryId> {
         let base = match *write.cut.as_ref()? {
-            Cut::Compact(index) => {
+            Cut::Compact { index, .. } => {
                 if index <= self.shape.base().index {
                     return None;
                 }
@@ -483,8 +492,9 @@ fn fill_founding(
     for (name, body) in [
         (BASE, encode_entry_id(founding.terms[0])),
         (BOOT, 0u64.to_le_bytes().to_vec()),
+        (ORIGIN_ROW, origin_of(membership).to_le_bytes().to_vec()),
         (HARD_STATE, encode_hard_state(&founding.hard_state)),
-        (MEMBERSHIP, encode_membership(membership)),
+        (MEMBERSHIP, membership.encode()),
     ] {
         meta.insert(name, seal.close_row(name, body).as_slice())?;
     }
@@ -492,22 +502,34 @@ fn fill_founding(
     Ok(())
 }
 
+/// What an older format says in another form, or not at all.
+struct Rows {
+    identity: IdentityRow,
+    origin: u64,
+    membership: Membership,
+}
+
 /// Counts the start, and has the file be of the present format from now on, in one step.
 fn count_start(
     database: &Database,
     seal: &Seal,
-    identity: &IdentityRow,
     boot: u64,
+    rows: &Rows,
 ) -> Result<u64, StoreFault> {
     let boot = boot
         .checked_add(u64::from(!planted::is("starts-not-counted")))
         .ok_or(Corruption::RowContent { row: BOOT })?;
-    let row = seal.close_row(BOOT, boot.to_le_bytes().to_vec());
     let transaction = file::begin_durable(database)?;
     {
         let mut meta = transaction.open_table(META_TABLE)?;
-        meta.insert(BOOT, row.as_slice())?;
-        meta.insert(IDENTITY, identity.encode().as_slice())?;
+        meta.insert(IDENTITY, rows.identity.encode().as_slice())?;
+        for (name, body) in [
+            (BOOT, boot.to_le_bytes().to_vec()),
+            (ORIGIN_ROW, rows.origin.to_le_bytes().to_vec()),
+            (MEMBERSHIP, rows.membership.encode()),
+        ] {
+            meta.insert(name, seal.close_row(name, body).as_slice())?;
+        }
     }
     transaction.commit()?;
     Ok(boot)
@@ -523,13 +545,12 @@ fn write_cut(
     base: EntryId,
 ) -> Result<(), StoreFault> {
     match cut {
-        Cut::Compact(index) => log.retain_in(..=index.value(), |_, _| false)?,
-        Cut::Restore { membership, .. } => {
-            log.retain(|_, _| false)?;
-            let row = seal.close_row(MEMBERSHIP, encode_membership(membership));
-            meta.insert(MEMBERSHIP, row.as_slice())?;
-        }
+        Cut::Compact { index, .. } => log.retain_in(..=index.value(), |_, _| false)?,
+        Cut::Restore { .. } => log.retain(|_, _| false)?,
     }
+    let (Cut::Compact { membership, .. } | Cut::Restore { membership, .. }) = cut;
+    let row = seal.close_row(MEMBERSHIP, membership.encode());
+    meta.insert(MEMBERSHIP, row.as_slice())?;
     let mut base = base;
     if planted::is("boundary-term-lost") {
         base = EntryId::new(quorate_consensus::ORIGIN.term, base.index);

@@ -156,6 +156,9 @@ pub struct Config {
     /// How far the store had come when this start of it began, for services that remember more of it than
     /// it may have forgotten: it is told to their own rule, [`Admit`]. Default 0.
     pub progress: u128,
+    /// What the store was made with, for services that have to agree about that: it is told to their own rule,
+    /// [`Admit`]. Default 0.
+    pub origin: u64,
     /// Key for stateless resets and connection ids. **Keep it in a private file and pass the same
     /// one at every start**: only then do peers notice a restart in a round trip instead of an
     /// idle timeout (measured: 2.3 ms against 5 s). Default: random.
@@ -212,6 +215,7 @@ impl Config {
                 boot: 1,
             },
             progress: 0,
+            origin: 0,
             secret: *secret,
             seed: u64::from_le_bytes(*seed),
             limits: Limits::default(),
@@ -345,6 +349,7 @@ impl fmt::Debug for Config {
             .field("service_versions", &self.service_versions)
             .field("instance", &self.instance)
             .field("progress", &self.progress)
+            .field("origin", &self.origin)
             .field("limits", &self.limits)
             .field("timings", &self.timings)
             .finish_non_exhaustive()

@@ -31,6 +31,8 @@ pub struct PeerUp {
     pub instance: Instance,
     /// How far that store had come when this start of it began, by its own word.
     pub progress: u128,
+    /// What that store was made with, by its own word.
+    pub origin: u64,
     /// Where it is now. A hint, not a name.
     pub addr: SocketAddr,
     /// The agreed version of the service.
@@ -66,6 +68,7 @@ pub(crate) struct Hello {
     store_id: u128,
     boot: u64,
     pub(crate) progress: u128,
+    pub(crate) origin: u64,
     /// What the sender of this hello reads, by wire lane.
     pub(crate) frame_bytes_max: [u32; WireLane::COUNT],
     pub(crate) calls_in_flight_max: u32,
@@ -84,6 +87,7 @@ impl Hello {
             store_id: config.instance.store_id,
             boot: config.instance.boot,
             progress: config.progress,
+            origin: config.origin,
             frame_bytes_max: WireLane::ALL.map(|lane| bounded(limits.frame_bytes_max(lane))),
             calls_in_flight_max: bounded(limits.calls_in_flight_max),
         }

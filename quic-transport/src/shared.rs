@@ -200,6 +200,7 @@ impl Shared {
             identity,
             instance: hello.instance(),
             progress: hello.progress,
+            origin: hello.origin,
             addr,
             version,
             dialled,

@@ -38,6 +38,7 @@ struct Hello {
     store_id: u128,
     boot: u64,
     progress: u128,
+    origin: u64,
     frame_bytes_max: [u32; 4],
     calls_in_flight_max: u32,
 }
@@ -106,6 +107,7 @@ impl Raw {
             store_id: 1,
             boot: 1,
             progress: 0,
+            origin: 0,
             frame_bytes_max: [1 << 20; 4],
             calls_in_flight_max: 10,
         };

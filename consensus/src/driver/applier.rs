@@ -142,6 +142,8 @@ impl Applier {
             done.call(Ok(self.state_machine.query(&query)?));
         }
         if snapshot {
+            // The one after it, if this is too old for whoever needs it.
+            self.checkpoint()?;
             let snapshot = self.state_machine.snapshot()?;
             let _ = self.inbox.try_send(Input::Snapshot(snapshot));
         }
@@ -208,7 +210,7 @@ impl Work {
                 self.commands.push(Command { id: entry.id, data });
                 self.done.push(done);
             }
-            Payload::Empty | Payload::Compare | Payload::Digest { .. } => {
+            Payload::Empty | Payload::Compare | Payload::Digest { .. } | Payload::Membership(_) => {
                 assert!(done.is_none(), "nobody proposes {:?}", entry.id);
             }
         }

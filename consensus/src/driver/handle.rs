@@ -10,8 +10,9 @@ use super::done::Done;
 use super::seams::{Chunk, SnapshotSource, StateScan};
 use crate::durability::AppendTicket;
 use crate::entry::Entry;
-use crate::error::{Fatal, ProposeError, ReadError, TransferError};
+use crate::error::{Fatal, MembershipError, ProposeError, ReadError, TransferError};
 use crate::log_view::Fetch;
+use crate::membership::{Membership, MembershipChange};
 use crate::message::{Body, Message, Transfer};
 use crate::ready::LeaderChange;
 use crate::snapshots::ChunkWanted;
@@ -44,6 +45,11 @@ pub(super) enum Input {
     Transfer {
         target: Option<NodeId>,
         done: Done<NodeId, TransferError>,
+    },
+    ChangeMembership {
+        change: MembershipChange,
+        expected: Option<LogIndex>,
+        done: Done<Membership, MembershipError>,
     },
     Status {
         done: Done<Status, Stopped>,
@@ -206,6 +212,27 @@ impl RaftHandle {
         let (done, answer) = Done::channel(TransferError::Stopped);
         // A dropped `done` answers by itself.
         let _ = self.inbox.try_send(Input::Transfer { target, done });
+        answer.await
+    }
+
+    /// Changes the members, only if they are still those of the entry `expected`, if one is given. Resolves to
+    /// the members once the change is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`]; what it says of a leader that would be removed is that another one leads, or
+    /// will: it hands over first.
+    pub async fn change_membership(
+        &self,
+        change: MembershipChange,
+        expected: Option<LogIndex>,
+    ) -> Result<Membership, MembershipError> {
+        let (done, answer) = Done::channel(MembershipError::Stopped);
+        let _ = self.inbox.try_send(Input::ChangeMembership {
+            change,
+            expected,
+            done,
+        });
         answer.await
     }
 

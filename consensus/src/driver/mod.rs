@@ -35,7 +35,8 @@ use handle::{Input, Shared};
 use writer::WriterJob;
 
 use crate::entry::ORIGIN;
-use crate::error::{Divergence, Fatal, ProposeError, ReadError, TransferError};
+use crate::error::{Fatal, MembershipError, ProposeError, ReadError, TransferError};
+use crate::membership::Membership;
 use crate::message::Body;
 use crate::node::RaftNode;
 use crate::proposals::ProposalToken;
@@ -90,6 +91,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
     let (applier_sender, applier_jobs) = async_channel::unbounded();
     let (courier_sender, courier_jobs) = async_channel::unbounded();
     let status = node.status();
+    parts.transport.set_members(node.membership());
     let shared = Shared::new(LeaderChange {
         term: status.term,
         role: status.role,
@@ -135,7 +137,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
             sleep: None,
             ticks: 0,
             unsettled: None,
-            diverged: None,
+            fatal: None,
         },
     }
 }
@@ -157,7 +159,8 @@ pub struct Driver {
     /// The tick after which the store was last given something to append, until it has been told that
     /// nothing more came.
     unsettled: Option<u64>,
-    diverged: Option<Divergence>,
+    /// Why the core must stop.
+    fatal: Option<Fatal>,
     /// Completes at about `next_tick`.
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -169,6 +172,7 @@ struct Waiting {
     proposals: BTreeMap<ProposalToken, Done<Bytes, ProposeError>>,
     queries: BTreeMap<ReadToken, (Bytes, Done<Bytes, ReadError>)>,
     transfers: Vec<Done<NodeId, TransferError>>,
+    change: Option<Done<Membership, MembershipError>>,
 }
 
 impl Waiting {
@@ -208,8 +212,8 @@ impl Driver {
             if let Some(waited) = self.node.disk_hangs() {
                 break Err(Fatal::DiskHangs { waited });
             }
-            if let Some(divergence) = self.diverged {
-                break Err(Fatal::StateDiverged { divergence });
+            if let Some(fatal) = self.fatal.take() {
+                break Err(fatal);
             }
             if taken == TURN_INPUTS_MAX {
                 // There may always be more: what shares the thread, heartbeats' packets, gets its turn.
@@ -326,6 +330,15 @@ impl Driver {
                 Ok(_) => self.waiting.transfers.push(done),
                 Err(error) => done.call(Err(error)),
             },
+            Input::ChangeMembership {
+                change,
+                expected,
+                done,
+            } => match self.node.change_membership(&change, expected) {
+                // There is at most one at a time.
+                Ok(()) => self.waiting.change = Some(done),
+                Err(error) => done.call(Err(error)),
+            },
             Input::Unreachable(peer) => self.node.handle_unreachable(peer),
             Input::Status { done } => done.call(Ok(self.node.status())),
             Input::Campaign => self.node.campaign(),
@@ -366,6 +379,9 @@ impl Driver {
     /// Carries out `ready` and returns the members to whom entries could not be sent.
     fn carry(&mut self, mut ready: Ready) -> Vec<NodeId> {
         let mut unreachable = Vec::new();
+        if let Some(membership) = &ready.membership {
+            self.transport.set_members(membership);
+        }
         for (to, message) in ready.messages.drain(..) {
             let entries = matches!(message.body, Body::Append { .. } | Body::Snapshot { .. });
             if self.transport.send(to, message).is_err() && entries && !unreachable.contains(&to) {
@@ -410,7 +426,12 @@ impl Driver {
                 done.call(outcome.clone());
             }
         }
-        self.diverged = self.diverged.or(ready.diverged);
+        if let Some(outcome) = ready.changed
+            && let Some(done) = self.waiting.change.take()
+        {
+            done.call(outcome);
+        }
+        self.fatal = self.fatal.take().or(ready.stop);
         if let Some(change) = ready.change {
             *self
                 .shared

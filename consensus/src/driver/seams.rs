@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::durability::LogWrite;
 use crate::entry::{Entry, ORIGIN};
+use crate::membership::Membership;
 use crate::message::Message;
 use crate::types::{EntryId, LogIndex, NodeId};
 
@@ -25,6 +26,12 @@ pub trait Transport: Send + 'static {
     /// [`Undelivered`] when the message cannot be queued; Raft then probes that member again
     /// instead of assuming that the message is on its way.
     fn send(&mut self, to: NodeId, message: Message) -> Result<(), Undelivered>;
+
+    /// These are the members from now on. Called once as the node starts, and whenever they change, before
+    /// anything is sent to a new one. Does nothing, the default, where everybody can be reached anyway.
+    fn set_members(&mut self, membership: &Membership) {
+        let _ = membership;
+    }
 }
 
 /// The message was not queued: the member is not connected, or its queue is full.
@@ -115,8 +122,8 @@ pub trait StateMachine: Send + 'static {
     fn query(&mut self, query: &[u8]) -> Result<Bytes, StateMachineError>;
 
     /// Called between batches when the log has grown by [`Config::checkpoint_bytes`] or
-    /// [`Config::checkpoint_interval`] has passed since the last call: begins to make durable what
-    /// was applied. It may go on in the background after this has returned, and be left out while an
+    /// [`Config::checkpoint_interval`] has passed since the last call, or when a member needs a snapshot:
+    /// begins to make durable what was applied. It may go on in the background after this has returned, and be left out while an
     /// earlier one does: after a crash, the state is as at the last one that was completed, and what
     /// came later is applied again from the log. A state machine in memory does nothing here.
     ///

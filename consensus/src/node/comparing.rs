@@ -5,7 +5,7 @@ use tracing::{debug, error};
 use super::RaftNode;
 use crate::comparison::{Decision, Diverged};
 use crate::entry::{Entry, Payload};
-use crate::error::Divergence;
+use crate::error::Fatal;
 use crate::message::{Body, Message};
 use crate::planted;
 use crate::types::{EntryId, Role};
@@ -35,7 +35,7 @@ impl RaftNode {
         if self.seen.role != Role::Leader || !self.may_append_own() {
             return;
         }
-        match self.comparison.decides(&self.membership) {
+        match self.comparison.decides(self.memberships.current()) {
             Some(Decision::Agreed(at, digest)) => self.append_own(Payload::Digest { at, digest }),
             Some(Decision::Undecided(at)) => error!(
                 node = %self.config.node, term = %self.seen.term, index = %at.index,
@@ -79,7 +79,7 @@ impl RaftNode {
                 let diverged = self.comparison.agreed(at, digest);
                 self.note_divergence(diverged);
             }
-            Payload::Empty | Payload::Command(_) => {}
+            Payload::Empty | Payload::Command(_) | Payload::Membership(_) => {}
         }
     }
 
@@ -93,7 +93,7 @@ impl RaftNode {
             "this node's state is not that of the majority"
         );
         if !planted::is("divergence-ignored") {
-            self.out.diverged = Some(Divergence { at });
+            self.out.stop = Some(Fatal::StateDiverged { at });
         }
     }
 }

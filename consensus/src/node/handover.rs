@@ -28,8 +28,10 @@ impl RaftNode {
                 leader: self.seen.leader,
             });
         }
-        let other = |id: &NodeId| self.membership.is_voter(*id) && *id != self.config.node;
-        let target = target.or_else(|| self.furthest_voter()).filter(other);
+        let other = |id: &NodeId| self.membership().stays_voter(*id) && *id != self.config.node;
+        let target = target
+            .or_else(|| self.furthest_voter(|_| true))
+            .filter(other);
         let target = target.ok_or(TransferError::NoTarget)?;
         info!(node = %self.config.node, term = %self.seen.term, peer = %target, "handing over leadership");
         self.raw.transfer_leader(target.value());
@@ -99,10 +101,11 @@ impl RaftNode {
         self.out.transfer = Some(outcome);
     }
 
-    fn furthest_voter(&self) -> Option<NodeId> {
+    /// Of the other voters that `may` lead, the one that has most of the log.
+    pub(super) fn furthest_voter(&self, may: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         self.progress()
             .into_iter()
-            .filter(|peer| self.membership.is_voter(peer.node))
+            .filter(|peer| self.membership().stays_voter(peer.node) && may(peer.node))
             .max_by_key(|peer| (peer.active, peer.matched))
             .map(|peer| peer.node)
     }

@@ -48,7 +48,7 @@ impl RaftNode {
             self.out.release_snapshot = true;
         }
         self.giving.taken(useful, self.now);
-        let offer = useful.map(|last| (last, &self.membership));
+        let offer = useful.map(|last| (last, self.memberships.at(last.index)));
         self.raw.mut_store().offer_snapshot(offer);
         self.settle();
     }
@@ -176,7 +176,9 @@ impl RaftNode {
         self.raw.mut_store().restore(base);
         self.compaction.restored(base.index);
         self.handed = base.index;
-        self.membership = membership.clone();
+        self.memberships.restore(membership.clone());
+        self.out.membership = Some(membership.clone());
+        self.forget_change();
         let unknown = self.proposals.overtaken(base.index);
         self.out.failed_proposals.extend(unknown);
         Cut::Restore { base, membership }
@@ -203,8 +205,10 @@ impl RaftNode {
         let held = self.held_from();
         let index = self.compaction.cut(written, held)?;
         self.raw.mut_store().compact(index);
+        self.memberships.compact(index);
+        let membership = self.memberships.at(index).clone();
         debug!(node = %self.config.node, %index, "log compacted");
-        Some(Cut::Compact(index))
+        Some(Cut::Compact { index, membership })
     }
 
     /// The first entry that somebody still needs: a read that is under way, the members that get on, and
@@ -277,7 +281,7 @@ impl RaftNode {
             let Some(last) = self.giving.held() else {
                 continue;
             };
-            let membership = self.membership.clone();
+            let membership = self.memberships.at(last.index).clone();
             let offer = Message {
                 term: self.seen.term,
                 body: Body::Snapshot { last, membership },

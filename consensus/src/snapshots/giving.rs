@@ -84,10 +84,15 @@ impl Giving {
 
     /// The state machine has given a snapshot; or it has none, and is left alone for a while.
     pub(crate) fn taken(&mut self, last: Option<EntryId>, now: u64) {
-        self.ask_from = Some(match last {
-            Some(_) => now,
-            None => now + OFFER_TICKS,
+        let newer = last.is_some() && last != self.held();
+        self.ask_from = Some(match newer {
+            true => now,
+            false => now + OFFER_TICKS,
         });
+        if last.is_some() && !newer {
+            // Whoever gets it goes on.
+            return;
+        }
         self.waiting.clear();
         self.reading = None;
         self.held = last.map(|last| Held { last, used: now });

@@ -194,7 +194,7 @@ fn a16_a_lying_disk_is_caught() {
         "{found:?}"
     );
     assert!(
-        found.iter().any(|v| v.contains("which 1 disks hold")),
+        found.iter().any(|v| v.contains("which [1] hold")),
         "{found:?}"
     );
     // And the promise is indeed broken: n2 and n3 are a majority without the entry.

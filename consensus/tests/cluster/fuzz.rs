@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Body, Entry, EntryId, LogIndex, Membership, Message, ReadContext, Refused, Role, Status, Term,
-    Transfer,
+    Body, Entry, EntryId, LogIndex, Membership, Message, Payload, ReadContext, Refused, Role,
+    Status, Term, Transfer,
 };
 
 use crate::rig::{Rig, Rng, Setup, id};
@@ -57,7 +57,23 @@ fn entry_id(rng: &mut Rng, status: &Status) -> EntryId {
     }
 }
 
-fn entries(rng: &mut Rng, previous: EntryId, message_term: Term) -> Vec<Entry> {
+/// Members that may be, as the entry `index`, mostly such that something follows from `members`.
+fn membership_at(rng: &mut Rng, members: &Membership, index: LogIndex) -> Membership {
+    let mut bytes = members.encode();
+    bytes[14..22].copy_from_slice(&index.value().to_le_bytes());
+    if rng.chance(50) {
+        let at = rng.within(0..bytes.len() as u64) as usize;
+        bytes[at] = rng.within(0..8) as u8;
+    }
+    Membership::decode(&bytes).unwrap_or_else(|| members.clone())
+}
+
+fn entries(
+    rng: &mut Rng,
+    members: &Membership,
+    previous: EntryId,
+    message_term: Term,
+) -> Vec<Entry> {
     let mut next = previous;
     let count = rng.within(0..6);
     let entries = (0..count).map(|_| {
@@ -68,8 +84,24 @@ fn entries(rng: &mut Rng, previous: EntryId, message_term: Term) -> Vec<Entry> {
         } else if next.term < message_term && rng.chance(30) {
             next.term = message_term;
         }
-        match rng.within(0..3) {
+        let kinds = if rng.chance(1) { 6 } else { 3 };
+        match rng.within(0..kinds) {
             0 => Entry::empty(next),
+            3 => Entry {
+                id: next,
+                payload: Payload::Compare,
+            },
+            4 => Entry {
+                id: next,
+                payload: Payload::Digest {
+                    at: previous,
+                    digest: rng.within(0..3),
+                },
+            },
+            5 => Entry {
+                id: next,
+                payload: Payload::Membership(Box::new(membership_at(rng, members, next.index))),
+            },
             _ => Entry::command(next, vec![b'h'; rng.within(1..200) as usize].into()),
         }
     });
@@ -114,7 +146,11 @@ fn transfer(rng: &mut Rng, status: &Status) -> Transfer {
 
 fn random_message(rng: &mut Rng, status: &Status) -> Message {
     let message_term = term(rng, status.term);
-    let body = match rng.within(0..13) {
+    let body = match rng.within(0..14) {
+        13 => Body::Digest {
+            at: entry_id(rng, status),
+            digest: rng.within(0..3),
+        },
         10 => Body::Snapshot {
             last: entry_id(rng, status),
             membership: membership(rng, status),
@@ -125,7 +161,7 @@ fn random_message(rng: &mut Rng, status: &Status) -> Message {
             Body::Append {
                 previous,
                 commit: index(rng, status),
-                entries: entries(rng, previous, message_term),
+                entries: entries(rng, &status.membership, previous, message_term),
             }
         }
         3 => Body::AppendAccepted {
@@ -197,6 +233,7 @@ fn live(rig: &mut Rig, commands: &mut u64) {
 
 fn hostile(seeds: impl Iterator<Item = u64>) {
     let (mut heard, mut refused, mut led, mut committed) = (0_u64, 0_u64, 0, 0);
+    let mut stopped = 0;
     for seed in seeds {
         let mut setup = Setup::voters(3).learners(1);
         if seed % 2 == 0 {
@@ -215,6 +252,16 @@ fn hostile(seeds: impl Iterator<Item = u64>) {
                 live(&mut rig, &mut commands);
             }
             let up = rig.up();
+            if up
+                .iter()
+                .filter(|&&node| rig.stopped(node).is_some())
+                .count()
+                > 1
+            {
+                // The others cannot elect anybody.
+                stopped += 1;
+                break;
+            }
             let node = *rig.rng.pick(&up);
             let status = rig.status(node);
             let message = random_message(&mut rig.rng, &status);
@@ -231,7 +278,9 @@ fn hostile(seeds: impl Iterator<Item = u64>) {
         led += changes.filter(|change| change.role == Role::Leader).count();
         committed += rig.acknowledged().len();
     }
-    println!("{heard} heard, {refused} refused, {led} led, {committed} acknowledged");
+    println!(
+        "{heard} heard, {refused} refused, {led} led, {committed} acknowledged, {stopped} stopped"
+    );
     assert!(
         heard > 30_000 && refused > 30_000,
         "{heard} heard, {refused} refused"

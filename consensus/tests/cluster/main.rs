@@ -10,6 +10,7 @@ mod durability;
 mod elections;
 mod fuzz;
 mod log;
+mod membership;
 mod proposals;
 mod reads;
 mod restart;

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use quorate_consensus::{
-    Body, Entry, EntryId, LogIndex, Membership, Message, ORIGIN, ReadToken, Ready, Role, Status,
+    Body, Entry, EntryId, LogIndex, Membership, Message, NodeId, ORIGIN, Payload, ReadToken, Ready,
+    Role, Status,
 };
 
 use super::disk::MemLog;
 use super::id;
 
 pub(crate) struct Checker {
-    membership: Membership,
+    /// That of the founding, and those of committed entries.
+    memberships: Vec<Membership>,
     /// Election Safety: who led each term.
     leaders: BTreeMap<u64, u64>,
     /// Whom each node voted for in each term, over all its lives.
@@ -32,7 +34,7 @@ pub(crate) struct Checker {
 impl Checker {
     pub(crate) fn new(membership: Membership) -> Self {
         Self {
-            membership,
+            memberships: vec![membership],
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             committed: Vec::new(),
@@ -103,7 +105,7 @@ impl Checker {
 
     /// The durability gate: what a message promises is on the sender's disk.
     fn message(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
-        if let Body::Transfer(_) = message.body {
+        if let Body::Transfer(_) | Body::Digest { .. } = message.body {
             // It promises nothing, and nobody looks at its term.
             return;
         }
@@ -163,16 +165,20 @@ impl Checker {
         }
         assert_eq!(at, self.committed.len(), "commits come in order");
         self.committed.push(entry.clone());
-        let voters = self.membership.voters();
-        let quorum = voters.len() / 2 + 1;
-        let holders = voters.filter(|voter| disks[&voter.value()].holds(entry.id));
-        let holders = holders.count();
-        self.require(holders >= quorum, || {
-            format!(
-                "n{node} commits {} which {holders} disks hold, not {quorum}",
-                entry.id
-            )
+        // A leader counts by what it has applied, which may be the members before the last change.
+        let holds = |voter: NodeId| {
+            let disk = disks.get(&voter.value());
+            disk.is_some_and(|disk| disk.holds(entry.id))
+        };
+        let mut newest = self.memberships.iter().rev().take(2);
+        let quorum = newest.any(|membership| membership.is_quorum(holds));
+        self.require(quorum, || {
+            let holders: Vec<_> = disks.keys().filter(|disk| holds(id(**disk))).collect();
+            format!("n{node} commits {} which {holders:?} hold", entry.id)
         });
+        if let Payload::Membership(membership) = &entry.payload {
+            self.memberships.push((**membership).clone());
+        }
     }
 
     /// A client was told that `id` is applied: every read that begins now must see it.

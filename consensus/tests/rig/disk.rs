@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use quorate_consensus::{
     Append, Cut, Entry, EntryId, HardState, LogIndex, LogStore, LogWrite, Membership, ORIGIN,
-    Recovered, StoreError,
+    Recovered, StoreError, memberships_of,
 };
 
 pub(crate) struct Disk {
@@ -30,6 +30,7 @@ pub(crate) struct MemLog {
     pub(crate) hard_state: HardState,
     base: EntryId,
     entries: Vec<Entry>,
+    /// At the base.
     membership: Membership,
 }
 
@@ -41,7 +42,7 @@ impl Disk {
                 hard_state: founding.hard_state,
                 base: ORIGIN,
                 entries: Vec::new(),
-                membership: founding.membership,
+                membership: founding.membership().clone(),
             },
             queue: VecDeque::new(),
             stalled: false,
@@ -140,7 +141,7 @@ impl MemLog {
         }
         Recovered {
             hard_state: self.hard_state,
-            membership: self.membership.clone(),
+            memberships: memberships_of(self.membership.clone(), self.kept()),
             terms,
             last: self.last().index,
             bytes: self.kept().map(Entry::bytes).sum(),
@@ -161,8 +162,10 @@ impl MemLog {
 
     fn write(&mut self, write: &LogWrite, received: &Snapshots) {
         match &write.cut {
-            Some(Cut::Compact(index)) => {
+            Some(Cut::Compact { index, membership }) => {
                 assert!(*index > self.base.index && *index <= write.hard_state.commit);
+                assert_eq!(self.recovered().membership_at(*index), membership);
+                self.membership = membership.clone();
                 self.base = self.get(*index).expect("a log is compacted within it").id;
             }
             Some(Cut::Restore { base, membership }) => {

@@ -18,8 +18,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Config, Divergence, EntryId, Fetch, LeaderChange, LogIndex, Membership, Message, NodeId,
-    ProposalToken, ProposeError, RaftNode, ReadError, ReadToken, Refused, TransferError,
+    Config, EntryId, Fetch, LeaderChange, LogIndex, Membership, MembershipChange, MembershipError,
+    Message, NodeId, ProposalToken, ProposeError, RaftNode, ReadError, ReadToken, Refused,
+    TransferError,
 };
 
 pub(crate) use checker::Checker;
@@ -110,6 +111,7 @@ pub(crate) struct Rig {
     outcomes: BTreeMap<ProposalToken, Outcome>,
     reads: BTreeMap<ReadToken, ReadOutcome>,
     transfers: Vec<(u64, Result<NodeId, TransferError>)>,
+    membership_changes: Vec<(u64, Result<Membership, MembershipError>)>,
 }
 
 struct Slot {
@@ -119,7 +121,24 @@ struct Slot {
     fetches: VecDeque<Fetch>,
     boot: u64,
     changes: Vec<LeaderChange>,
-    diverged: Option<Divergence>,
+    /// Why it stopped itself.
+    stopped: Option<String>,
+    diverged: bool,
+}
+
+impl Slot {
+    fn new(membership: Membership) -> Self {
+        Self {
+            node: None,
+            disk: Disk::new(membership),
+            machine: Machine::default(),
+            fetches: VecDeque::new(),
+            boot: 0,
+            changes: Vec::new(),
+            stopped: None,
+            diverged: false,
+        }
+    }
 }
 
 impl Rig {
@@ -142,21 +161,12 @@ impl Rig {
             outcomes: BTreeMap::new(),
             reads: BTreeMap::new(),
             transfers: Vec::new(),
+            membership_changes: Vec::new(),
             setup,
         };
         for node in membership.voters().chain(membership.learners()) {
-            rig.slots.insert(
-                node.value(),
-                Slot {
-                    node: None,
-                    disk: Disk::new(membership.clone()),
-                    machine: Machine::default(),
-                    fetches: VecDeque::new(),
-                    boot: 0,
-                    changes: Vec::new(),
-                    diverged: None,
-                },
-            );
+            let slot = Slot::new(membership.clone());
+            rig.slots.insert(node.value(), slot);
             rig.restart(node.value());
         }
         rig
@@ -269,6 +279,22 @@ impl Rig {
         let target = self.core(node).transfer_leader(target.map(id));
         self.pump();
         target
+    }
+
+    /// Begins to change the members at `node`.
+    pub(crate) fn change(
+        &mut self,
+        node: u64,
+        change: &MembershipChange,
+    ) -> Result<(), MembershipError> {
+        let begun = self.core(node).change_membership(change, None);
+        self.pump();
+        begun
+    }
+
+    /// How the changes that were begun ended, in order.
+    pub(crate) fn changes_ended(&self) -> &[(u64, Result<Membership, MembershipError>)] {
+        &self.membership_changes
     }
 
     pub(crate) fn outcome(&self, token: ProposalToken) -> Option<&Outcome> {

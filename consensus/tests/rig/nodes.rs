@@ -1,8 +1,8 @@
 //! What happens to nodes and to the network between them.
 
-use quorate_consensus::{Config, RaftNode, StartError, persist, read_tail};
+use quorate_consensus::{Config, Membership, RaftNode, StartError, persist, read_tail};
 
-use super::{Rig, id};
+use super::{Rig, Slot, id};
 
 impl Rig {
     /// `node` campaigns until it leads. Whoever else is elected first hands over to it.
@@ -46,6 +46,15 @@ impl Rig {
     /// A bit of `node`'s memory changes.
     pub(crate) fn flip_memory(&mut self, node: u64) {
         self.slot_mut(node).machine.flipped = true;
+    }
+
+    /// A node that is not a member yet, and was told that `members` are.
+    pub(crate) fn join(&mut self, node: u64, members: &[u64]) {
+        let members = members.iter().copied().map(id);
+        let membership = Membership::joining(id(node), members).unwrap();
+        let before = self.slots.insert(node, Slot::new(membership));
+        assert!(before.is_none(), "n{node} was there before");
+        self.restart(node);
     }
 
     /// Power loss: what was not durable is gone.

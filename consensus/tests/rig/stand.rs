@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_consensus::{
-    Divergence, EntryId, LeaderChange, LogIndex, Payload, ProposalToken, ProposeError, RaftNode,
+    EntryId, LeaderChange, LogIndex, NodeId, Payload, ProposalToken, ProposeError, RaftNode,
     ReadToken, Role, Status,
 };
 
@@ -21,7 +21,9 @@ impl Rig {
     }
 
     pub(crate) fn is_up(&self, node: u64) -> bool {
-        self.slots[&node].node.is_some()
+        self.slots
+            .get(&node)
+            .is_some_and(|slot| slot.node.is_some())
     }
 
     pub(crate) fn up(&self) -> Vec<u64> {
@@ -62,8 +64,24 @@ impl Rig {
         self.slots[&node].machine.last().index
     }
 
-    /// Where `node` found that its state is not the majority's.
-    pub(crate) fn diverged(&self, node: u64) -> Option<Divergence> {
+    /// Why `node` stopped itself.
+    pub(crate) fn stopped(&self, node: u64) -> Option<&str> {
+        self.slots[&node].stopped.as_deref()
+    }
+
+    /// The voters as `node` knows them, those who are leaving behind them, and the learners.
+    pub(crate) fn members(&self, node: u64) -> [Vec<u64>; 3] {
+        let membership = self.status(node).membership;
+        let values = |ids: &mut dyn Iterator<Item = NodeId>| ids.map(NodeId::value).collect();
+        [
+            values(&mut membership.voters()),
+            values(&mut membership.outgoing()),
+            values(&mut membership.learners()),
+        ]
+    }
+
+    /// Whether `node` found that its state is not the majority's.
+    pub(crate) fn diverged(&self, node: u64) -> bool {
         self.slots[&node].diverged
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Body, Chunk, ChunkWanted, Committed, Entry, EntryId, LogIndex, LogStore, Message, Payload,
-    Ready, Take, TakeStep, persist,
+    Body, Chunk, ChunkWanted, Committed, Entry, EntryId, Fatal, LogIndex, LogStore, Message,
+    Payload, Ready, Take, TakeStep, persist,
 };
 
 use super::machine::Job;
@@ -76,7 +76,13 @@ impl Rig {
             .extend(ready.committed.into_iter().map(Job::Apply));
         machine.queue.extend(ready.reads.into_iter().map(Job::Read));
         slot.changes.extend(ready.change);
-        slot.diverged = slot.diverged.or(ready.diverged);
+        if let Some(stop) = &ready.stop {
+            slot.diverged |= matches!(stop, Fatal::StateDiverged { .. });
+            slot.stopped = Some(stop.to_string());
+        }
+        self.membership_changes
+            .extend(ready.changed.map(|outcome| (node, outcome)));
+        let slot = self.slots.get_mut(&node).expect("a member");
         let scan = slot.machine.scan.filter(|_| ready.scan);
         for (token, error) in ready.failed_proposals {
             let before = self.outcomes.insert(token, Err(error));

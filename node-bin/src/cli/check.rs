@@ -167,7 +167,7 @@ impl Checked {
             self.log.last(),
             hard_state.commit,
             hard_state.term,
-            recovered.membership,
+            recovered.membership(),
             width = LOG_FILE.len(),
         )
     }

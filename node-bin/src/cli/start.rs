@@ -113,6 +113,7 @@ fn start_failure(error: &StartError) -> Failure {
         | StartError::Membership(_)
         | StartError::Consensus(_)
         | StartError::LogLost { .. }
+        | StartError::NobodyToJoin
         | StartError::OtherMembers { .. } => exit::CONFIG,
         StartError::DataDir { .. } | StartError::Create(_) => exit::CANNOT_CREATE,
         StartError::Open(OpenError::Locked { .. }) | StartError::Bind { .. } => exit::UNAVAILABLE,

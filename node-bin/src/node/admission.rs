@@ -1,9 +1,10 @@
 //! Which nodes may connect, besides having a good certificate.
 
-use quorate_consensus::{Membership, NodeId};
+use quorate_consensus::{NodeId, Standing};
 use quorate_persist::SeenStore;
 use quorate_quic_transport::{Admit, CloseCode, Instance, PeerUp, Refused};
 
+use super::members::Members;
 use super::peers::{Met, PeerMemory, Progress};
 use crate::planted;
 
@@ -13,21 +14,46 @@ use crate::planted;
 /// entries it acknowledged; if it took part again, acknowledged writes could be lost (reliability
 /// scenarios E1 and E4).
 pub(super) struct Admission {
-    members: Membership,
+    members: Members,
     memory: PeerMemory,
+    /// A number of the founding members of this node; zero if it joined later.
+    origin: u64,
 }
 
 impl Admission {
-    pub(super) fn new(members: Membership, memory: PeerMemory) -> Self {
-        Self { members, memory }
+    pub(super) fn new(members: Members, memory: PeerMemory, origin: u64) -> Self {
+        Self {
+            members,
+            memory,
+            origin,
+        }
+    }
+
+    /// Two nodes that were founded with different members could both lead.
+    fn check_origin(&self, node: NodeId, origin: u64) -> Result<(), String> {
+        if self.origin == 0 || origin == 0 || origin == self.origin {
+            return Ok(());
+        }
+        Err(format!(
+            "node {} was founded with other members: give it an empty data folder, and the same peers as the \
+             others, or let it join",
+            node.value()
+        ))
     }
 
     fn check(&self, node: NodeId, instance: Instance, progress: Progress) -> Result<(), String> {
-        if !self.members.contains(node) {
-            return Err(format!(
-                "node {} is not a member of this cluster; start it with the same peers as the others",
-                node.value()
-            ));
+        match self.members.now().standing(node) {
+            Standing::Voter | Standing::Learner => {}
+            Standing::Removed => {
+                return Err(format!(
+                    "node {} is not a member of this cluster, or not any more; ids are never used again, so \
+                     a new node needs a new one",
+                    node.value()
+                ));
+            }
+            // It may be a member by an entry that is not here yet. As long as it is not, nothing is
+            // remembered of it.
+            Standing::Unknown => return Ok(()),
         }
         let Instance { store_id, boot } = instance;
         let met = self
@@ -60,7 +86,9 @@ impl Admit for Admission {
             return Ok(());
         };
         let progress = Progress::from_number(peer.progress);
-        self.check(node.into(), peer.instance, progress)
+        let node = node.into();
+        self.check_origin(node, peer.origin)
+            .and_then(|()| self.check(node, peer.instance, progress))
             .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))
     }
 }
@@ -69,6 +97,7 @@ impl Admit for Admission {
 mod tests {
     use std::sync::Arc;
 
+    use quorate_consensus::Membership;
     use quorate_persist::{OsFiles, StoreIdentity};
 
     use super::*;
@@ -86,7 +115,7 @@ mod tests {
     /// stranger never.
     #[test]
     fn e1_e4_a_member_without_its_log_is_kept_out() {
-        let members = Membership::new([id(1), id(2)], []).unwrap();
+        let members = Membership::new([id(1), id(3)], [id(2)]).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let owner = StoreIdentity {
             cluster: "c".into(),
@@ -94,7 +123,7 @@ mod tests {
         };
         let path = directory.path().join(PEERS_FILE);
         let memory = PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap();
-        let admission = Admission::new(members, memory);
+        let admission = Admission::new(Members::new(members), memory, 7);
         let check = |node, instance| admission.check(node, instance, Progress::from_number(0));
         assert!(check(id(2), store(7, 1)).is_ok());
         assert!(check(id(2), store(7, 1)).is_ok());
@@ -107,7 +136,28 @@ mod tests {
             check(id(2), store(7, 4)).is_ok(),
             "the refused ones are not remembered"
         );
-        let stranger = check(id(3), store(7, 1)).unwrap_err();
-        assert!(stranger.contains("not a member"), "{stranger}");
+        assert!(check(id(9), store(7, 1)).is_ok(), "it may be a new member");
+        assert!(check(id(9), store(8, 1)).is_ok());
+    }
+
+    /// A member that was removed stays away, and so does whoever was founded with others.
+    #[test]
+    fn f5_e9_who_does_not_belong_here() {
+        let members = Membership::new([id(1), id(3)], []).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let owner = StoreIdentity {
+            cluster: "c".into(),
+            node: id(1),
+        };
+        let path = directory.path().join(PEERS_FILE);
+        let memory = PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap();
+        let admission = Admission::new(Members::new(members), memory, 7);
+        let removed = admission.check(id(2), store(7, 1), Progress::from_number(0));
+        let removed = removed.unwrap_err();
+        assert!(removed.contains("not a member"), "{removed}");
+        assert!(admission.check_origin(id(3), 7).is_ok());
+        assert!(admission.check_origin(id(3), 0).is_ok(), "it joined later");
+        let other = admission.check_origin(id(3), 8).unwrap_err();
+        assert!(other.contains("founded with other members"), "{other}");
     }
 }

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quinn::Runtime;
-use quorate_certs::{Credentials, Identity, Subject};
+use quorate_certs::Credentials;
 use quorate_consensus::{
     Clock, EntryId, LogStore, Membership, NodeId, ORIGIN, Parts, RaftNode, Recovered, Running,
     StateMachine, assemble, read_tail,
 };
 use quorate_persist::{Files, Opened, Options, OsFiles, Store, StoreIdentity};
 use quorate_quic_transport::{
-    BindError, Config as TransportConfig, Environment, Inbox, Instance, Peer, System, Transport,
+    BindError, Config as TransportConfig, Environment, Inbox, Instance, System, Transport,
     runtime::IoThread,
 };
 use tracing::{info, warn};
@@ -21,9 +21,10 @@ use tracing::{info, warn};
 use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
+use super::members::{Members, PeerTransport};
 use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
-use super::seams::{PeerTransport, RuntimeClock};
+use super::seams::RuntimeClock;
 use super::service::{NoService, Service};
 use super::{Facts, Node, NodeHandle, Outcome, secret};
 
@@ -157,7 +158,9 @@ impl NodeBuilder {
         let opened = self.open_log(&directory, &owner, applied)?;
         let applied = finish_install(&mut state_machine, opened.recovered.base())?;
         let core = self.core(&owner, &opened, applied)?;
-        let alone = opened.recovered.membership.voters().len() == 1;
+        let membership = core.membership().clone();
+        let alone = membership.is_single_voter() && membership.stays_voter(owner.node);
+        let members = Members::new(membership);
 
         let memory = PeerMemory::open(
             Arc::clone(&self.files),
@@ -166,8 +169,17 @@ impl NodeBuilder {
             self.runtime.is_none(),
         )?;
         let (runtime, io_thread) = self.io(owner.node)?;
-        let (transport, inbox) = self.bind(&runtime, &opened, secret, memory.clone())?;
-        let peers = self.connect(&transport, &opened.recovered.membership);
+        let (transport, inbox) =
+            self.bind(&runtime, &opened, secret, members.clone(), memory.clone())?;
+        let peers = PeerTransport {
+            own: owner.node,
+            cluster: self.credentials.identity().cluster.clone(),
+            configured: self.config.peers.clone(),
+            transport: transport.clone(),
+            members,
+            memory: memory.clone(),
+            peers: BTreeMap::new(),
+        };
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
         let instance = instance(&opened);
         let log = (self.around_log)(instance, &opened.recovered, Box::new(opened.store));
@@ -182,7 +194,7 @@ impl NodeBuilder {
         } = assemble(
             core,
             Parts {
-                transport: Box::new(PeerTransport(peers)),
+                transport: Box::new(peers),
                 store: log,
                 state_machine: Box::new(state_machine),
                 clock: Arc::clone(&clock),
@@ -279,6 +291,7 @@ impl NodeBuilder {
         runtime: &Arc<dyn Runtime>,
         opened: &Opened,
         secret: [u8; 32],
+        members: Members,
         memory: PeerMemory,
     ) -> Result<(Transport, Inbox), StartError> {
         let environment = Arc::clone(&self.environment);
@@ -291,10 +304,8 @@ impl NodeBuilder {
         }
         .to_number();
         config.secret = secret;
-        config.admit = Some(Arc::new(Admission::new(
-            opened.recovered.membership.clone(),
-            memory,
-        )));
+        config.origin = opened.origin;
+        config.admit = Some(Arc::new(Admission::new(members, memory, opened.origin)));
         Ok(Transport::bind(
             config,
             self.credentials.clone(),
@@ -332,16 +343,29 @@ impl NodeBuilder {
                     path: directory.to_path_buf(),
                 });
             }
-            let members = Membership::new(self.configured(owner.node), [])?;
+            let members = self.first_members(owner.node)?;
             Store::create_in(&*self.files, &path, owner, &members, options)?;
-            info!(node = %owner.node, cluster = owner.cluster, %members, "made a new log");
-            if members.voters().len() == 1 {
+            info!(
+                node = %owner.node, cluster = owner.cluster, %members, join = self.config.join,
+                "made a new log"
+            );
+            if members.members().count() == 1 {
                 warn!(node = %owner.node, "founded a cluster of one: no peers are configured");
             }
         }
         let opened = Store::open_in(&*self.files, &path, owner, options)?;
-        self.check_members(directory, owner.node, &opened.recovered.membership)?;
+        self.check_members(directory, owner.node, &opened)?;
         Ok(opened)
+    }
+
+    /// Whom a new log begins with.
+    fn first_members(&self, own: NodeId) -> Result<Membership, StartError> {
+        if !self.config.join {
+            return Ok(Membership::new(self.configured(own), [])?);
+        }
+        let others: BTreeSet<NodeId> = self.config.peers.keys().copied().collect();
+        let others = others.into_iter().filter(|&node| node != own);
+        Membership::joining(own, others).map_err(|_| StartError::NobodyToJoin)
     }
 
     /// The members that the configuration names.
@@ -354,9 +378,14 @@ impl NodeBuilder {
         &self,
         directory: &Path,
         own: NodeId,
-        membership: &Membership,
+        opened: &Opened,
     ) -> Result<(), StartError> {
-        let recorded: BTreeSet<NodeId> = membership.voters().chain(membership.learners()).collect();
+        let membership = opened.recovered.membership();
+        // Later ones are known to the log alone.
+        if opened.origin == 0 || membership.index() != ORIGIN.index {
+            return Ok(());
+        }
+        let recorded: BTreeSet<NodeId> = membership.members().collect();
         let configured = self.configured(own);
         if recorded == configured {
             return Ok(());
@@ -366,19 +395,6 @@ impl NodeBuilder {
             recorded,
             configured,
         })
-    }
-
-    fn connect(&self, transport: &Transport, membership: &Membership) -> BTreeMap<NodeId, Peer> {
-        let own = self.credentials.identity();
-        let members = membership.voters().chain(membership.learners());
-        let others = members.filter(|id| own.node_id().map(NodeId::from) != Some(*id));
-        let dial = |node: NodeId| {
-            let identity = Identity::new(own.cluster.clone(), Subject::Node(node.into()));
-            transport.set_peer(identity.clone(), vec![self.config.peers[&node]]);
-            let peer = transport.peer(&identity).expect("it was set just now");
-            (node, peer)
-        };
-        others.map(dial).collect()
     }
 }
 

@@ -17,8 +17,13 @@ pub struct NodeConfig {
     /// nodes can share one list. Empty: a cluster of one.
     ///
     /// The first start writes these members into the data folder; a later start with others is refused,
-    /// because two nodes that disagree about the members could both lead.
+    /// because two nodes that disagree about the members could both lead. Once members have changed, the data
+    /// folder knows better, and this says only where those are that never had another address.
     pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// Whether the first start joins a cluster that is there, whose members are the `peers`, instead of
+    /// founding one. The cluster has to be told by a [change of its
+    /// members](crate::NodeHandle::change_membership), before or after.
+    pub join: bool,
     /// Timing and bounds of consensus; `node` and `boot` in it are set by the node itself.
     pub raft: Config,
     /// How much of the log's file redb may keep in memory. Default 8 MiB: the newest entries are kept
@@ -38,6 +43,7 @@ impl NodeConfig {
             listen,
             data_dir: data_dir.into(),
             peers: BTreeMap::new(),
+            join: false,
             raft: Config::new(anybody),
             log_cache_bytes: quorate_persist::CACHE_BYTES_DEFAULT,
             log_journal_bytes: quorate_persist::JOURNAL_BYTES_DEFAULT,

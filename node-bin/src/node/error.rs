@@ -58,6 +58,9 @@ pub enum StartError {
     /// The state machine cannot be opened.
     #[error(transparent)]
     StateMachine(#[from] StateMachineError),
+    /// A node can only join members that it is told of.
+    #[error("there is nobody to join; list the members of the cluster as peers")]
+    NobodyToJoin,
     /// The configuration names other members than the data folder.
     #[error(
         "{} belongs to a cluster of {}, but the configuration names {}; list exactly the other members \

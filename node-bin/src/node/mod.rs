@@ -4,6 +4,7 @@ mod admission;
 mod build;
 mod config;
 mod error;
+mod members;
 mod peers;
 mod run;
 mod seams;
@@ -22,7 +23,8 @@ use bytes::Bytes;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    Fatal, NodeId, ProposeError, RaftHandle, ReadError, Role, Status, Stopped, TransferError,
+    Fatal, LogIndex, Membership, MembershipChange, MembershipError, NodeId, ProposeError,
+    RaftHandle, ReadError, Role, Status, Stopped, TransferError,
 };
 use quorate_quic_transport::Transport;
 use tracing::{info, warn};
@@ -155,6 +157,20 @@ impl NodeHandle {
     /// [`Stopped`] when the node no longer runs.
     pub async fn status(&self) -> Result<Status, Stopped> {
         self.raft.status().await
+    }
+
+    /// Changes the members; resolves to them once the change is complete. Only if they are still those of the
+    /// entry `expected`, if one is given.
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`], each of whose variants says what to do.
+    pub async fn change_membership(
+        &self,
+        change: MembershipChange,
+        expected: Option<LogIndex>,
+    ) -> Result<Membership, MembershipError> {
+        self.raft.change_membership(change, expected).await
     }
 
     /// Hands leadership to `target`, or to the most advanced voter; resolves to the new leader.

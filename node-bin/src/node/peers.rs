@@ -125,11 +125,7 @@ impl PeerMemory {
         }
         known.stores.insert(node, seen);
         known.news = true;
-        let begin = !std::mem::replace(&mut known.saving, true);
-        drop(known);
-        if begin {
-            self.save();
-        }
+        self.begin_save(known);
         Met::Known
     }
 
@@ -138,6 +134,26 @@ impl PeerMemory {
         let mut known = self.shared.known();
         let before = known.acknowledged.entry(node).or_insert(progress);
         *before = progress.max(*before);
+    }
+
+    /// Forgets those that are not to be kept, because they are not members any more.
+    pub(super) fn keep(&self, keep: impl Fn(NodeId) -> bool) {
+        let mut known = self.shared.known();
+        known.acknowledged.retain(|node, _| keep(*node));
+        let before = known.stores.len();
+        known.stores.retain(|node, _| keep(*node));
+        if known.stores.len() != before {
+            known.news = true;
+            self.begin_save(known);
+        }
+    }
+
+    fn begin_save(&self, mut known: MutexGuard<'_, Known>) {
+        let begin = !std::mem::replace(&mut known.saving, true);
+        drop(known);
+        if begin {
+            self.save();
+        }
     }
 
     fn save(&self) {

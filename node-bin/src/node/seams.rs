@@ -1,14 +1,13 @@
 //! Consensus' seams over QUIC and the node's runtime.
 
-use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn::Runtime;
-use quorate_consensus::{Body, Clock, Message, NodeId, Undelivered};
-use quorate_quic_transport::{Lane, Peer};
+use quorate_consensus::{Body, Clock, Message};
+use quorate_quic_transport::Lane;
 use serde::{Deserialize, Serialize};
 
 /// A Raft message as the transport carries it.
@@ -41,29 +40,21 @@ impl quorate_quic_transport::Message for RaftMessage {
 /// The only group there is yet; every frame carries it so that more can share a connection later.
 pub(crate) const GROUP: u64 = 0;
 
-/// Sends Raft's messages to the other members.
-pub(super) struct PeerTransport(pub(super) BTreeMap<NodeId, Peer>);
-
-impl quorate_consensus::Transport for PeerTransport {
-    fn send(&mut self, to: NodeId, message: Message) -> Result<(), Undelivered> {
-        let lane = match message.body {
-            // Heartbeats and votes must not wait behind entries.
-            // A member that gets a snapshot gets no entries meanwhile.
-            Body::Append { .. }
-            | Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::Snapshot { .. }
-            | Body::Transfer(_)
-            | Body::Digest { .. } => Lane::Append,
-            Body::RequestVote { .. }
-            | Body::Vote { .. }
-            | Body::Heartbeat { .. }
-            | Body::HeartbeatResponse { .. }
-            | Body::TimeoutNow => Lane::Control,
-        };
-        let peer = self.0.get(&to).ok_or(Undelivered)?;
-        peer.try_send(lane, GROUP, RaftMessage(message))
-            .map_err(|_| Undelivered)
+/// The way of a message. Heartbeats and votes must not wait behind entries.
+pub(super) fn lane(body: &Body) -> Lane {
+    match body {
+        // A member that gets a snapshot gets no entries meanwhile.
+        Body::Append { .. }
+        | Body::AppendAccepted { .. }
+        | Body::AppendRejected { .. }
+        | Body::Snapshot { .. }
+        | Body::Transfer(_)
+        | Body::Digest { .. } => Lane::Append,
+        Body::RequestVote { .. }
+        | Body::Vote { .. }
+        | Body::Heartbeat { .. }
+        | Body::HeartbeatResponse { .. }
+        | Body::TimeoutNow => Lane::Control,
     }
 }
 

@@ -264,7 +264,7 @@ fn compacted(
     commit: u64,
 ) -> LogWrite {
     LogWrite {
-        cut: Some(Cut::Compact(LogIndex::new(index))),
+        cut: Some(crate::compact_to(index)),
         ..write(term, indexes, commit)
     }
 }

@@ -79,7 +79,7 @@ fn b5_a_flipped_bit_never_becomes_data() {
             Err(_) | Ok((Err(_), ..)) => refused += 1,
             Ok((Ok(found), recovered, boot)) => {
                 assert_eq!(found, state, "flip {seed} at {at}");
-                assert_eq!(recovered.membership, membership(), "flip {seed} at {at}");
+                assert_eq!(recovered.membership(), &membership(), "flip {seed} at {at}");
                 assert_eq!(boot, 2, "flip {seed} at {at}");
                 harmless += 1;
             }
@@ -305,9 +305,7 @@ fn k4_other_formats_are_refused() {
     let with = |row: Vec<u8>| {
         open_changed(|meta, _| drop(meta.insert("identity", row.as_slice()).unwrap())).map(drop)
     };
-    for format in 2..=FORMAT {
-        with(identity_row(b"QRMLOG\0\0", format)).unwrap();
-    }
+    with(identity_row(b"QRMLOG\0\0", FORMAT)).unwrap();
     let newer = with(identity_row(b"QRMLOG\0\0", FORMAT + 1)).unwrap_err();
     assert!(
         matches!(

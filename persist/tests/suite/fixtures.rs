@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quorate_consensus::{Cut, LogStore, LogWrite};
+use quorate_consensus::{Entry, EntryId, LogStore, LogWrite, Payload, Term};
 use quorate_persist::{FORMAT, Options, Store};
 
 use crate::disk::{Disk, Rng};
-use crate::{State, hard_state, identity, index, membership, small, write};
+use crate::{State, changed, compact_to, hard_state, identity, index, membership, small, write};
 
 /// Set, it makes the files of the present format anew.
 const BLESS: &str = "BLESS";
@@ -20,7 +20,7 @@ fn fixture(format: u32, end: &str) -> PathBuf {
 }
 
 /// Entries, a suffix that was replaced, a vote, and enough to go round the journal; from format 3 on, a
-/// compaction.
+/// compaction, and from format 4 on, entries of every kind.
 fn script(format: u32) -> Vec<Vec<LogWrite>> {
     let vote = LogWrite {
         cut: None,
@@ -28,7 +28,7 @@ fn script(format: u32) -> Vec<Vec<LogWrite>> {
         hard_state: hard_state(7, Some(3), 3),
     };
     let compacted = LogWrite {
-        cut: Some(Cut::Compact(index(150))),
+        cut: Some(compact_to(150)),
         ..write(7, 207..=209, 200)
     };
     let mut script = vec![vec![write(2, 2..=9, 2)], vec![write(4, 5..=6, 3), vote]];
@@ -39,7 +39,30 @@ fn script(format: u32) -> Vec<Vec<LogWrite>> {
     if format > 2 {
         script.push(vec![compacted]);
     }
+    if format > 3 {
+        script.push(vec![every_kind()]);
+    }
     script
+}
+
+/// From format 4 on: the entries that a leader adds by itself.
+fn every_kind() -> LogWrite {
+    let id = |at| EntryId::new(Term::new(7), index(at));
+    let members = Payload::Membership(Box::new(changed(212)));
+    let digest = Payload::Digest {
+        at: id(210),
+        digest: 0x0123_4567_89ab_cdef,
+    };
+    let payloads = (210..).zip([Payload::Compare, digest, members, Payload::Empty]);
+    let entries = payloads.map(|(at, payload)| Entry {
+        id: id(at),
+        payload,
+    });
+    LogWrite {
+        cut: None,
+        entries: entries.collect(),
+        hard_state: hard_state(7, Some(3), 210),
+    }
 }
 
 fn make() {
@@ -101,7 +124,7 @@ fn an_older_file_is_upgraded_in_one_step() {
         let mut opened = crate::crash::open(&left).unwrap();
         assert_eq!(State::of(&opened).unwrap(), expected, "operation {fail_at}");
         let compacted = LogWrite {
-            cut: Some(Cut::Compact(index(100))),
+            cut: Some(compact_to(100)),
             ..write(7, 207..=207, 200)
         };
         opened.store.append(&[compacted]).unwrap();

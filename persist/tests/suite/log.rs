@@ -1,15 +1,16 @@
 //! The log as Raft uses it, on a real file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use quorate_consensus::{
-    ENTRY_OVERHEAD_BYTES, Entry, EntryId, LogStore, LogWrite, ORIGIN, Recovered, Term,
+    Cut, ENTRY_OVERHEAD_BYTES, Entry, EntryId, LogIndex, LogStore, LogWrite, ORIGIN, Payload,
+    Recovered, Term,
 };
 use quorate_persist::{Opened, Options, Store};
 use tempfile::TempDir;
 
-use crate::{State, entry, hard_state, identity, index, membership, small, write};
+use crate::{State, changed, entry, hard_state, identity, index, membership, small, write};
 
 fn new_store() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -18,7 +19,7 @@ fn new_store() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-fn open(path: &std::path::Path) -> Opened {
+fn open(path: &Path) -> Opened {
     Store::open(path, &identity(), Options::default()).unwrap()
 }
 
@@ -64,7 +65,7 @@ fn what_was_appended_is_there_after_a_restart() {
         drop(opened);
         let opened = open(&path);
         assert_eq!(State::of(&opened).unwrap(), expected);
-        assert_eq!(opened.recovered.membership, membership());
+        assert_eq!(opened.recovered.membership(), &membership());
     }
     let first = |term, at| EntryId::new(Term::new(term), index(at));
     assert_eq!(
@@ -192,4 +193,34 @@ fn a_write_against_the_rules_changes_nothing() {
         drop(store);
         assert_eq!(State::of(&open(&path)).unwrap(), expected, "{name}");
     }
+}
+
+/// The members are those at the base and those that the log names after it, wherever the base is and
+/// whatever was replaced.
+#[test]
+fn f11_members_go_with_their_entries() {
+    let (_directory, path) = new_store();
+    let at = |index: u64, members: bool| Entry {
+        id: EntryId::new(Term::new(2), LogIndex::new(index)),
+        payload: match members {
+            true => Payload::Membership(Box::new(changed(index))),
+            false => Payload::Empty,
+        },
+    };
+    let hard_state = |commit| hard_state(2, None, commit);
+    let members = |path: &Path| open(path).recovered.memberships;
+    let append = |path: &Path, write: LogWrite| open(path).store.append(&[write]).unwrap();
+    let entries = (2..=9).map(|index| at(index, index == 4 || index == 8));
+    append(&path, LogWrite::new(entries.collect(), hard_state(5)));
+    assert_eq!(members(&path), [membership(), changed(4), changed(8)]);
+    append(&path, LogWrite::new(vec![at(8, false)], hard_state(7)));
+    assert_eq!(members(&path), [membership(), changed(4)], "8 was replaced");
+    let compacted = |index, membership| LogWrite {
+        cut: Some(Cut::Compact { index, membership }),
+        ..LogWrite::new(vec![], hard_state(8))
+    };
+    append(&path, compacted(index(3), membership()));
+    assert_eq!(members(&path), [membership(), changed(4)]);
+    append(&path, compacted(index(6), changed(4)));
+    assert_eq!(members(&path), [changed(4)]);
 }

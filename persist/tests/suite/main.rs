@@ -16,6 +16,7 @@ mod ownership;
 use bytes::Bytes;
 use quorate_consensus::{
     Cut, Entry, EntryId, HardState, LogIndex, LogStore, LogWrite, Membership, NodeId, ORIGIN, Term,
+    memberships_of,
 };
 use quorate_persist::{Opened, Options, StoreIdentity};
 
@@ -76,6 +77,22 @@ fn write(term: u64, indexes: std::ops::RangeInclusive<u64>, commit: u64) -> LogW
     }
 }
 
+/// The log up to `at` goes; the members have not changed so far.
+fn compact_to(at: u64) -> Cut {
+    Cut::Compact {
+        index: index(at),
+        membership: membership(),
+    }
+}
+
+/// The members as the entry `at` names them: one more.
+fn changed(at: u64) -> Membership {
+    let nodes = [node(1), node(2), node(3), node(10)];
+    let mut bytes = Membership::new(nodes, [node(9)]).unwrap().encode();
+    bytes[14..22].copy_from_slice(&at.to_le_bytes());
+    Membership::decode(&bytes).unwrap()
+}
+
 /// All that a store holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct State {
@@ -98,7 +115,8 @@ impl State {
     fn apply(&mut self, batch: &[LogWrite]) {
         for write in batch {
             match &write.cut {
-                Some(Cut::Compact(index)) => {
+                Some(Cut::Compact { index, membership }) => {
+                    self.membership = membership.clone();
                     let compacted = self
                         .entries
                         .iter()
@@ -129,9 +147,11 @@ impl State {
             true => Vec::new(),
             false => opened.store.read(first, recovered.last, u64::MAX)?,
         };
+        let all = memberships_of(recovered.memberships[0].clone(), &entries);
+        assert_eq!(recovered.memberships, all);
         Ok(Self {
             base: recovered.base(),
-            membership: recovered.membership.clone(),
+            membership: recovered.memberships[0].clone(),
             hard_state: recovered.hard_state,
             entries,
         })

@@ -19,6 +19,7 @@ pub struct Hello {
     pub store_id: u128,
     pub boot: u64,
     pub progress: u128,
+    pub origin: u64,
     pub frame_bytes_max: [u32; 4],
     pub calls_in_flight_max: u32,
 }
@@ -34,6 +35,7 @@ impl Hello {
             store_id: 1,
             boot: 1,
             progress: 0,
+            origin: 0,
             frame_bytes_max: [1 << 16; 4],
             calls_in_flight_max: 10,
         }

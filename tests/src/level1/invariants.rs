@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use quorate_consensus::{
-    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, ORIGIN, Role, Status,
-    Term,
+    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, ORIGIN, Payload, Role,
+    Status, Term,
 };
 
 use super::log::{MemLog, Removed};
@@ -15,7 +15,8 @@ use crate::level::Failure;
 
 /// What has been promised so far.
 pub struct Invariants {
-    membership: Membership,
+    /// That of the founding, and those of committed entries.
+    memberships: Vec<Membership>,
     leaders: BTreeMap<Term, u64>,
     /// Whom each node voted for in each term, over all its lives.
     votes: BTreeMap<(u64, Term), u64>,
@@ -46,7 +47,7 @@ impl Invariants {
     #[must_use]
     pub fn new(membership: Membership) -> Self {
         Self {
-            membership,
+            memberships: vec![membership],
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             rehearsed: BTreeMap::new(),
@@ -85,6 +86,16 @@ impl Invariants {
     #[must_use]
     pub fn committed(&self) -> &[Entry] {
         &self.committed
+    }
+
+    /// The members as of the last entry that anybody applied.
+    ///
+    /// # Panics
+    ///
+    /// Never: the founding members stay.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        self.memberships.last().expect("there are founding members")
     }
 
     /// What is acknowledged: every read that begins now must see it.
@@ -186,10 +197,14 @@ impl Invariants {
     /// (thesis, section 9.6).
     fn is_rehearsed(&mut self, node: u64, term: Term) {
         let willing = self.rehearsed.get(&(node, term));
-        let count = willing.map_or(0, BTreeSet::len) + 1;
-        let majority = 2 * count > self.membership.voters().len();
+        let mut willing = willing.cloned().unwrap_or_default();
+        willing.insert(node);
+        let would = |voter: NodeId| willing.contains(&voter.value());
+        // By what it has applied, which may be older than what others have.
+        let mut known = self.memberships.iter();
+        let majority = known.any(|membership| membership.is_quorum(would));
         self.require("elections are rehearsed", majority, || {
-            format!("n{node} begins term {term}, for which {count} voters would elect it")
+            format!("n{node} begins term {term}, for which {willing:?} would elect it")
         });
     }
 
@@ -343,14 +358,20 @@ impl Invariants {
         self.require("applied in order", id.index == next, || {
             format!("n{node} applies {id} before {next}")
         });
-        let quorum = self.membership.voters().len() / 2 + 1;
-        let voters = self.membership.voters();
-        let holders = voters.filter(|voter| holds(voter.value())).count();
-        self.require(
-            "committed is durable on a quorum",
-            holders >= quorum,
-            || format!("n{node} applies {id}, which {holders} disks hold, not {quorum}"),
-        );
+        // A leader counts by what it has applied, which may be the members before the last change.
+        let mut newest = self.memberships.iter().rev().take(2);
+        let quorum = newest.any(|membership| membership.is_quorum(|voter| holds(voter.value())));
+        let members = self.membership().clone();
+        self.require("committed is durable on a quorum", quorum, || {
+            let holders: Vec<_> = members
+                .members()
+                .filter(|node| holds(node.value()))
+                .collect();
+            format!("n{node} applies {id}, which {holders:?} hold, of {members}")
+        });
+        if let Payload::Membership(membership) = &entry.payload {
+            self.memberships.push((**membership).clone());
+        }
         let by = self
             .leaders
             .last_key_value()

@@ -2,7 +2,7 @@
 
 use quorate_consensus::{
     Cut, Entry, EntryId, HardState, LogIndex, LogWrite, Membership, ORIGIN, Payload, Recovered,
-    StoreError,
+    StoreError, memberships_of,
 };
 
 /// What is durable of one member.
@@ -15,6 +15,7 @@ use quorate_consensus::{
 #[derive(Clone, Debug)]
 pub struct MemLog {
     hard_state: HardState,
+    /// At the base.
     membership: Membership,
     base: EntryId,
     entries: Vec<Entry>,
@@ -38,7 +39,7 @@ impl MemLog {
         let founding = Recovered::founding(membership);
         Self {
             hard_state: founding.hard_state,
-            membership: founding.membership,
+            membership: founding.membership().clone(),
             base: ORIGIN,
             entries: Vec::new(),
             digests: Vec::new(),
@@ -91,7 +92,7 @@ impl MemLog {
         let later = later.filter(|first| first.index > self.base.index);
         Recovered {
             hard_state: self.hard_state,
-            membership: self.membership.clone(),
+            memberships: memberships_of(self.membership.clone(), kept.clone()),
             terms: [self.base].iter().chain(later).copied().collect(),
             last: self.last().index,
             bytes: kept.map(Entry::bytes).sum(),
@@ -151,9 +152,10 @@ impl MemLog {
 
     fn cut(&mut self, cut: Option<&Cut>, snapshot: &[Entry]) -> Vec<Removed> {
         match cut {
-            Some(Cut::Compact(index)) => {
+            Some(Cut::Compact { index, membership }) => {
                 let base = self.get(*index).expect("a log is compacted within it");
                 self.base = base.id;
+                self.membership = membership.clone();
                 Vec::new()
             }
             Some(Cut::Restore { base, membership }) => {
@@ -213,6 +215,7 @@ fn digest_of(before: u64, entry: &Entry) -> u64 {
         Payload::Empty => mix(digest, u64::MAX),
         Payload::Command(command) => mix_bytes(digest, command),
         Payload::Compare => mix(digest, u64::MAX - 1),
+        Payload::Membership(membership) => mix_bytes(digest, &membership.encode()),
         Payload::Digest { at, digest: found } => mix(mix(digest, at.index.value()), *found),
     }
 }

@@ -91,9 +91,11 @@ impl World {
 
     /// Whether a majority of the voters is left.
     fn can_recover(&self) -> bool {
-        let voters = &self.members[..self.plan.params.voters as usize];
-        let left = voters.iter().filter(|member| !member.gone).count();
-        left > voters.len() / 2
+        let here = |node: NodeId| {
+            let mut members = self.members.iter();
+            members.any(|member| member.id == node.value() && !member.gone)
+        };
+        self.invariants.membership().is_quorum(here)
     }
 
     /// What is not yet as it should be when all is well: one leader that all know, and everywhere the

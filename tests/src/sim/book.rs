@@ -218,7 +218,7 @@ impl Book {
     /// snapshot stands for, once it is installed.
     fn cuts_rightly(&mut self, node: NodeId, store_id: u128, write: &LogWrite) {
         let base = match &write.cut {
-            Some(Cut::Compact(index)) => {
+            Some(Cut::Compact { index, .. }) => {
                 let durable = self.durable.get(&node).copied().unwrap_or_default();
                 let invariant = "the log is compacted up to the durable state";
                 self.must(*index <= durable, invariant, || {

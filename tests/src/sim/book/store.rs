@@ -65,7 +65,7 @@ impl Store {
     pub(super) fn write(&mut self, batch: &[LogWrite], committed: &Committed) {
         for write in batch {
             match &write.cut {
-                Some(Cut::Compact(index)) => {
+                Some(Cut::Compact { index, .. }) => {
                     if let Some(base) = self.id_at(*index) {
                         self.base = base;
                     }
