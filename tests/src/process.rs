@@ -180,6 +180,9 @@ pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// How many nodes found a cluster.
+const FOUNDERS: u64 = 3;
+
 /// Three nodes as processes, a CA, and a client's and an admin's certificate, all in one folder.
 ///
 /// Dropping it kills the nodes and removes the folder.
@@ -194,13 +197,20 @@ impl Cluster {
     /// Makes everything and starts nothing.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_newcomers(0)
+    }
+
+    /// As [`new`](Self::new), with so many nodes more that are no members yet.
+    #[must_use]
+    pub fn with_newcomers(count: u64) -> Self {
+        let nodes = FOUNDERS + count;
         let cluster = Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             ca: ca(CLUSTER),
-            addresses: free_addresses(3),
+            addresses: free_addresses(nodes),
             running: BTreeMap::new(),
         };
-        for node in 1..=3 {
+        for node in 1..=nodes {
             cluster.issue(&Subject::node(node).expect("not zero"), &format!("n{node}"));
         }
         cluster.issue(&Subject::client("tester").expect("a name"), "client");
@@ -212,7 +222,7 @@ impl Cluster {
     #[must_use]
     pub fn started() -> Self {
         let mut cluster = Self::new();
-        for node in 1..=3 {
+        for node in 1..=FOUNDERS {
             cluster.start(node);
         }
         cluster.takes_writes("started");
@@ -260,10 +270,25 @@ impl Cluster {
             format!("--data-dir={}", self.text(&format!("data{node}"))),
             format!("--listen={}", self.addresses[&node]),
         ];
-        for (peer, address) in self.addresses.iter().filter(|(peer, _)| **peer != node) {
-            args.push(format!("--peer={peer}={address}"));
+        for (peer, address) in self.addresses.range(..=FOUNDERS) {
+            if *peer != node {
+                args.push(format!("--peer={peer}={address}"));
+            }
         }
         args
+    }
+
+    /// Starts the newcomer `node`.
+    pub fn join(&mut self, node: u64) {
+        let mut args = self.start_args(node);
+        args.push("--join".into());
+        self.start_with(node, &args);
+    }
+
+    /// Waits for `node` to end by itself, and returns its exit code.
+    pub fn ended(&mut self, node: u64) -> i32 {
+        let mut child = self.running.remove(&node).expect("the node runs");
+        code(wait(&mut child).expect("it ends by itself"))
     }
 
     /// Starts `node` and waits until it says that it is ready.

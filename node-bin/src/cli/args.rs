@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{bench, certs, check, demo, exit, kv, start, status, transfer};
+use super::{bench, certs, check, demo, exit, kv, members, start, status, transfer};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Kv(kv::KvArgs),
     /// Show what each node says about itself
     Status(status::StatusArgs),
+    /// Show who belongs to the cluster, and change that
+    Members(members::MembersArgs),
     /// Hand leadership to another node; needs an admin's certificate
     TransferLeader(transfer::TransferArgs),
     /// Measure operations per second and latencies

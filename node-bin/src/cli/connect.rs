@@ -180,7 +180,9 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
         ClientError::Refused { refusal, .. } => match refusal {
             Refusal::NotAllowed { .. } => exit::NOT_ALLOWED,
-            Refusal::TooLarge { .. } | Refusal::Malformed { .. } => exit::DATA,
+            Refusal::TooLarge { .. } | Refusal::Malformed { .. } | Refusal::NotChanged { .. } => {
+                exit::DATA
+            }
             _ => exit::TEMPORARY,
         },
         ClientError::Invalid(_) => exit::DATA,

@@ -12,6 +12,7 @@ mod demo;
 pub(crate) mod exit;
 mod kv;
 mod logging;
+mod members;
 mod runtime;
 mod start;
 mod status;
@@ -110,6 +111,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Start(args) => start::run(&args, out),
         Command::Kv(args) => kv::run(args, out),
         Command::Status(args) => status::run(args, out),
+        Command::Members(args) => members::run(args, out),
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),
         Command::Check(args) => check::run(&args, out),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use quorate::{Node, NodeConfig, StartError};
+use quorate::{Fatal, Node, NodeConfig, StartError};
 use quorate_certs::Credentials;
 use quorate_persist::OpenError;
 use tracing::info;
@@ -21,6 +21,9 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct StartArgs {
     #[command(flatten)]
     flags: Flags,
+    /// On the first start, join the cluster of the peers instead of founding one; see `members add`
+    #[arg(long)]
+    join: bool,
     /// Also stop when standard input ends: for parents that must not leave nodes behind
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -34,7 +37,7 @@ pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> 
     // Before anything is opened, so that a signal during a long recovery is not lost.
     let stop = Stop::listen(args.until_stdin_closes)?;
     let runtime = settings.runtime;
-    runtime.block_on(serve(settings, credentials, stop, out))
+    runtime.block_on(serve(settings, args.join, credentials, stop, out))
 }
 
 /// Refuses a configuration that says another node or cluster than the certificate: a file copied
@@ -58,12 +61,14 @@ fn agree(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> 
 
 async fn serve(
     settings: Settings,
+    join: bool,
     credentials: Credentials,
     stop: Stop,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let mut config = NodeConfig::new(settings.listen, settings.data_dir);
     config.peers = settings.peers;
+    config.join = join;
     let raft = &mut config.raft;
     raft.election_timeout = settings.election_timeout.unwrap_or(raft.election_timeout);
     raft.heartbeat_interval = settings
@@ -91,11 +96,24 @@ async fn serve(
         Some(source) => info!(node = %node.id(), source, "stopping in order"),
         None => info!(node = %node.id(), "the node has stopped by itself"),
     }
-    node.shutdown(SHUTDOWN_WITHIN).await.map_err(|fatal| {
-        Failure::new(exit::IO, format!("node {id} stopped: {fatal}")).help(
+    node.shutdown(SHUTDOWN_WITHIN)
+        .await
+        .map_err(|fatal| ended(id, &fatal))
+}
+
+fn ended(id: u64, fatal: &Fatal) -> Failure {
+    let (code, help) = match fatal {
+        Fatal::Removed { .. } => (exit::CONFIG, "its data folder is not needed any more"),
+        Fatal::StateDiverged { .. } => (
+            exit::DATA,
+            "`quorate members replace` puts a new node in its place; do not start this one again",
+        ),
+        _ => (
+            exit::IO,
             "its acknowledged data is safe on the other nodes; mend the cause and start it again",
-        )
-    })
+        ),
+    };
+    Failure::new(code, format!("node {id} stopped: {fatal}")).help(help)
 }
 
 fn start_failure(error: &StartError) -> Failure {

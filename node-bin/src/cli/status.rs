@@ -185,9 +185,7 @@ fn in_json(reports: &[Report]) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use quorate_consensus::{EntryId, LogIndex, Role};
+    use quorate_consensus::{EntryId, LogIndex, Membership, Role};
 
     use super::*;
 
@@ -201,14 +199,14 @@ mod tests {
         let status = NodeStatus {
             node: node(id),
             cluster: "c1".into(),
+            listen: ([127, 0, 0, 1], 7000).into(),
             term: Term::new(term),
             role,
             leader: NodeId::new(leader),
             last: EntryId::new(Term::new(term), LogIndex::new(applied + 1)),
             commit: LogIndex::new(applied),
             applied: LogIndex::new(applied),
-            voters: BTreeSet::from([1, 2, 3].map(node)),
-            learners: BTreeSet::new(),
+            members: Membership::new([1, 2, 3].map(node), []).unwrap(),
             peers: Vec::new(),
             log_bytes: None,
             state_bytes: None,
@@ -286,6 +284,6 @@ NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE
         assert_eq!(json["nodes"][0]["last"]["index"], 1008);
         assert_eq!(json["nodes"][1]["reachable"], false);
         assert_eq!(json["nodes"][1]["why"], "unreachable: refused");
-        assert_eq!(json["nodes"][2]["voters"], json!([1, 2, 3]));
+        assert_eq!(json["nodes"][2]["members"]["voters"], json!([1, 2, 3]));
     }
 }

@@ -3,12 +3,11 @@
 //! All of it travels on the transport's call lane, the only one that exists between a node and a client.
 //! The role in the caller's certificate decides what it may ask for; see [`Request::needs`].
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
 use quorate_certs::Role as Caller;
-use quorate_consensus::{EntryId, LogIndex, NodeId, Role, Term};
+use quorate_consensus::{EntryId, LogIndex, Membership, MembershipChange, NodeId, Role, Term};
 use quorate_quic_transport::{Lane, Message};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +32,13 @@ pub enum Request {
         /// Who should lead.
         to: Option<NodeId>,
     },
+    /// Change the members, and answer once that is complete. Only the leader can.
+    ChangeMembers {
+        /// How.
+        change: MembershipChange,
+        /// Only if the members are still those of this entry.
+        expected: Option<LogIndex>,
+    },
 }
 
 impl Request {
@@ -41,7 +47,7 @@ impl Request {
     pub fn needs(&self) -> Needs {
         match self {
             Self::Write(_) | Self::Read(_) | Self::Status => Needs::Client,
-            Self::TransferLeader { .. } => Needs::Admin,
+            Self::TransferLeader { .. } | Self::ChangeMembers { .. } => Needs::Admin,
         }
     }
 }
@@ -94,6 +100,8 @@ pub enum Response {
         /// Who leads now.
         leader: NodeId,
     },
+    /// The members are these now. Boxed as the status is.
+    Members(Box<Membership>),
     /// The request was not carried out, or it is not known whether it was.
     Refused(Refusal),
 }
@@ -140,6 +148,15 @@ pub enum Refusal {
         /// The role in the certificate that was presented.
         has: Caller,
     },
+    /// Another change of the members is under way, or the leader is new. Ask again after a pause.
+    #[error("another change of the members is under way; try again after a moment")]
+    Busy,
+    /// The members cannot be changed like that now.
+    #[error("{why}")]
+    NotChanged {
+        /// Why, and what to do; at most [`EXPLANATION_BYTES_MAX`] bytes.
+        why: String,
+    },
     /// The request makes no sense to the node, and always will.
     #[error("it cannot accept the request: {what}")]
     Malformed {
@@ -152,14 +169,26 @@ impl Refusal {
     /// [`Refusal::Malformed`] with `what` cut to [`EXPLANATION_BYTES_MAX`].
     #[must_use]
     pub fn malformed(what: impl fmt::Display) -> Self {
-        let mut what = what.to_string();
-        let mut end = what.len().min(EXPLANATION_BYTES_MAX);
-        while !what.is_char_boundary(end) {
-            end -= 1;
-        }
-        what.truncate(end);
+        let what = explanation(what);
         Self::Malformed { what }
     }
+
+    /// [`Refusal::NotChanged`] with `why` cut to [`EXPLANATION_BYTES_MAX`].
+    #[must_use]
+    pub fn not_changed(why: impl fmt::Display) -> Self {
+        let why = explanation(why);
+        Self::NotChanged { why }
+    }
+}
+
+fn explanation(what: impl fmt::Display) -> String {
+    let mut what = what.to_string();
+    let mut end = what.len().min(EXPLANATION_BYTES_MAX);
+    while !what.is_char_boundary(end) {
+        end -= 1;
+    }
+    what.truncate(end);
+    what
 }
 
 impl From<Invalid> for Refusal {
@@ -219,6 +248,8 @@ pub struct NodeStatus {
     pub node: NodeId,
     /// The cluster it belongs to.
     pub cluster: String,
+    /// Where it listens.
+    pub listen: SocketAddr,
     /// Its current term.
     pub term: Term,
     /// What it is in that term.
@@ -231,10 +262,8 @@ pub struct NodeStatus {
     pub commit: LogIndex,
     /// The last index its state machine holds.
     pub applied: LogIndex,
-    /// Who elects and commits.
-    pub voters: BTreeSet<NodeId>,
-    /// Who only follows.
-    pub learners: BTreeSet<NodeId>,
+    /// Who belongs to the cluster, as far as it knows.
+    pub members: Membership,
     /// How it sees the other members, in order.
     pub peers: Vec<PeerStatus>,
     /// The size of its log on disk, in bytes, if that is cheap to know.

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use quorate_consensus::{
-    LeaderChange, NodeId, ProposeError, ReadError, StateMachine, TransferError,
+    LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ProposeError, ReadError,
+    StateMachine, TransferError,
 };
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
@@ -38,6 +39,9 @@ impl Service for KvService {
             },
             Request::Status => status(node.clone(), call.reply),
             Request::TransferLeader { to } => transfer(node.clone(), to, call.reply),
+            Request::ChangeMembers { change, expected } => {
+                change_members(node.clone(), change, expected, call.reply);
+            }
         }
     }
 
@@ -133,6 +137,31 @@ fn transfer(node: NodeHandle, to: Option<NodeId>, reply: Reply) {
     });
 }
 
+fn change_members(
+    node: NodeHandle,
+    change: MembershipChange,
+    expected: Option<LogIndex>,
+    reply: Reply,
+) {
+    node.clone().spawn(async move {
+        let response = match node.change_membership(change, expected).await {
+            Ok(members) => Response::Members(Box::new(members)),
+            Err(error) => Response::Refused(membership_refusal(error)),
+        };
+        reply.send(&response);
+    });
+}
+
+fn membership_refusal(error: MembershipError) -> Refusal {
+    match error {
+        MembershipError::NotLeader { leader } => Refusal::NotLeader { leader },
+        MembershipError::ChangeInProgress => Refusal::Busy,
+        MembershipError::OutcomeUnknown => Refusal::OutcomeUnknown,
+        MembershipError::Stopped => Refusal::Stopping,
+        error => Refusal::not_changed(error),
+    }
+}
+
 fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus {
     let links = node.transport().peers();
     let peer = |link: &quorate_quic_transport::PeerStatus| {
@@ -162,14 +191,14 @@ fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus
     NodeStatus {
         node: status.node,
         cluster: node.identity().cluster.to_string(),
+        listen: node.local_addr(),
         term: status.term,
         role: status.role,
         leader: status.leader,
         last: status.last,
         commit: status.commit,
         applied: status.applied,
-        voters: status.membership.voters().collect(),
-        learners: status.membership.learners().collect(),
+        members: status.membership.clone(),
         peers: links.iter().filter_map(peer).collect(),
         log_bytes: node.file_bytes(LOG_FILE),
         state_bytes: node.file_bytes(STATE_FILE),

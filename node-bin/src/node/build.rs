@@ -179,6 +179,7 @@ impl NodeBuilder {
             members,
             memory: memory.clone(),
             peers: BTreeMap::new(),
+            runtime: Arc::clone(&runtime),
         };
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
         let instance = instance(&opened);

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use quinn::Runtime;
 use quorate_certs::{ClusterName, Identity, Subject};
 use quorate_consensus::{Membership, Message, NodeId, Undelivered};
 use quorate_quic_transport::{Peer, Transport};
@@ -12,6 +14,9 @@ use tracing::warn;
 
 use super::peers::PeerMemory;
 use super::seams::{GROUP, RaftMessage, lane};
+
+/// How long the connection with a node that was removed stays: many round trips and a write to its disk.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The members as consensus last said, shared with whoever has to know.
 #[derive(Clone)]
@@ -37,6 +42,7 @@ pub(super) struct PeerTransport {
     pub(super) members: Members,
     pub(super) memory: PeerMemory,
     pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) runtime: Arc<dyn Runtime>,
 }
 
 impl PeerTransport {
@@ -55,6 +61,22 @@ impl PeerTransport {
             .set_peer(identity.clone(), address.into_iter().collect());
         self.peers
             .extend(self.transport.peer(&identity).map(|peer| (node, peer)));
+    }
+}
+
+impl PeerTransport {
+    /// Closes the connection with `node`, once what is on its way has had time to arrive: that it was removed
+    /// is the last thing it is to hear.
+    fn part(&self, node: NodeId) {
+        let (transport, identity) = (self.transport.clone(), self.identity(node));
+        let (members, runtime) = (self.members.clone(), Arc::clone(&self.runtime));
+        self.runtime.spawn(Box::pin(async move {
+            let mut timer = runtime.new_timer(runtime.now() + PARTING);
+            std::future::poll_fn(|context| timer.as_mut().poll(context)).await;
+            if !members.now().contains(node) {
+                transport.remove_peer(&identity);
+            }
+        }));
     }
 }
 
@@ -81,7 +103,7 @@ impl quorate_consensus::Transport for PeerTransport {
         let gone: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in gone.into_iter().filter(|&node| !membership.contains(node)) {
             self.peers.remove(&node);
-            self.transport.remove_peer(&self.identity(node));
+            self.part(node);
         }
         let own = self.own;
         for node in membership.members().filter(|&node| node != own) {

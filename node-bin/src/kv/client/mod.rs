@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_certs::Credentials;
-use quorate_consensus::NodeId;
+use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId};
 use quorate_quic_transport::{Environment, System};
 
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
@@ -230,6 +230,41 @@ impl Client {
                 refusal: Refusal::TimedOut,
             }) => Err(ClientError::NobodyTookOver { node }),
             Err(error) => Err(error),
+        }
+    }
+
+    /// How the leader says it is doing, and so what the members are.
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn leader_status(&self) -> Result<NodeStatus, ClientError> {
+        match self
+            .shared
+            .request(Operation::Read, &Request::Status)
+            .await?
+        {
+            (_, Response::Status(status)) => Ok(*status),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// Changes the members, and returns them once that is complete; only if they are still those of the entry
+    /// `expected`, if one is given. Needs an admin's certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with [`Refusal::NotChanged`] when it cannot be done;
+    /// [`ClientError::OutcomeUnknown`] when that is not known: ask for the members then.
+    pub async fn change_members(
+        &self,
+        change: MembershipChange,
+        expected: Option<LogIndex>,
+    ) -> Result<Membership, ClientError> {
+        let request = Request::ChangeMembers { change, expected };
+        match self.shared.request(Operation::Transfer, &request).await? {
+            (_, Response::Members(members)) => Ok(*members),
+            (node, _) => Err(ClientError::Nonsense { node }),
         }
     }
 

@@ -12,7 +12,8 @@ pub(super) enum Operation {
     Read,
     /// Applying it twice may differ from applying it once.
     Write,
-    /// Moves leadership. As with a write, but a refusal for lack of time is definite: the leader leads on.
+    /// Moves leadership, or changes the members. As with a write, but a refusal for lack of time is definite:
+    /// the leader leads on.
     Transfer,
 }
 
@@ -65,7 +66,9 @@ pub(super) fn decide(operation: Operation, trouble: &Trouble) -> Verdict {
 
 fn refused(operation: Operation, refusal: &Refusal) -> Verdict {
     match refusal {
-        Refusal::NotLeader { .. } | Refusal::Overloaded | Refusal::Stopping => Verdict::Retry,
+        Refusal::NotLeader { .. } | Refusal::Overloaded | Refusal::Stopping | Refusal::Busy => {
+            Verdict::Retry
+        }
         Refusal::OutcomeUnknown => match operation {
             Operation::Read => Verdict::Retry,
             Operation::Write | Operation::Transfer => Verdict::Unknown,
@@ -76,9 +79,10 @@ fn refused(operation: Operation, refusal: &Refusal) -> Verdict {
             Operation::Write => Verdict::Unknown,
             Operation::Transfer => Verdict::Fail,
         },
-        Refusal::TooLarge { .. } | Refusal::NotAllowed { .. } | Refusal::Malformed { .. } => {
-            Verdict::Fail
-        }
+        Refusal::TooLarge { .. }
+        | Refusal::NotAllowed { .. }
+        | Refusal::NotChanged { .. }
+        | Refusal::Malformed { .. } => Verdict::Fail,
     }
 }
 
@@ -129,6 +133,8 @@ mod tests {
             (not_leader, Retry, Retry, Retry),
             (refused(Refusal::Overloaded), Retry, Retry, Retry),
             (refused(Refusal::Stopping), Retry, Retry, Retry),
+            (refused(Refusal::Busy), Retry, Retry, Retry),
+            (refused(Refusal::not_changed("?")), Fail, Fail, Fail),
             (refused(Refusal::OutcomeUnknown), Retry, Unknown, Unknown),
             (refused(Refusal::TimedOut), Retry, Unknown, Fail),
             (too_large, Fail, Fail, Fail),

@@ -1,6 +1,5 @@
 //! The client against nodes that play a part: real sockets, certificates and frames, scripted answers.
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -120,6 +119,9 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         Request::TransferLeader { to } => Response::Transferred {
             leader: to.unwrap_or(id),
         },
+        Request::ChangeMembers { .. } => {
+            Response::Members(Box::new(Membership::new([id], []).unwrap()))
+        }
     };
     call.reply.send(&response);
 }
@@ -128,6 +130,7 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
     NodeStatus {
         node: id,
         cluster: "stage".into(),
+        listen: (Ipv4Addr::LOCALHOST, 1).into(),
         term: Term::new(part.term),
         role: if part.leader == Some(id) {
             Role::Leader
@@ -138,8 +141,7 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
         last: EntryId::default(),
         commit: LogIndex::ZERO,
         applied: LogIndex::ZERO,
-        voters: BTreeSet::from([id]),
-        learners: BTreeSet::new(),
+        members: Membership::new([id], []).unwrap(),
         peers: Vec::new(),
         log_bytes: None,
         state_bytes: None,
