@@ -211,6 +211,34 @@ fn k8_an_orderly_shutdown_hands_leadership_over() {
     });
 }
 
+/// A node that was founded with other members than the rest is refused by them, although its own list has
+/// them all.
+#[test]
+fn e9_a_node_founded_with_other_members_is_refused() {
+    futures_lite::future::block_on(async {
+        let cluster = Cluster::start_as(3, |config| {
+            if config.data_dir.ends_with("n3") {
+                config.peers.insert(id(4), ([127, 0, 0, 1], 9).into());
+            }
+        });
+        let client = cluster.client(Duration::from_secs(20));
+        client.put("a", "1").await.unwrap();
+        until("the odd one to be told", || async {
+            let peers = cluster.node(id(3)).transport().peers();
+            let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
+            let told = errors.filter(|error| error.to_string().contains("with other members"));
+            (told.count() >= 2).then_some(())
+        })
+        .await;
+        let status = cluster.node(id(3)).status().await.unwrap();
+        assert_eq!(
+            (status.leader, status.commit),
+            (None, quorate::ORIGIN.index)
+        );
+        client.close().await;
+    });
+}
+
 /// A node that lost its data folder is kept out by the others, and they go on without it.
 #[test]
 fn e1_a_node_without_its_log_is_kept_out() {

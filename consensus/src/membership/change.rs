@@ -1,7 +1,7 @@
 //! What becomes of a membership: what an operator asks for, and the steps of which each is an entry.
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use serde::{Deserialize, Serialize};

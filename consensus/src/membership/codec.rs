@@ -1,7 +1,7 @@
 //! The bytes of a membership, in entries of the log and in rows of its file; `docs/disk.md` says the same.
 
+use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
 
 use super::{MEMBERS_MAX, Membership, Parts};
 use crate::types::{LogIndex, NodeId};

@@ -4,9 +4,9 @@ mod change;
 mod codec;
 mod history;
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 

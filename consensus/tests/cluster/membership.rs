@@ -233,7 +233,7 @@ fn f4_the_next_leader_leaves_the_joint_membership() {
 /// F4: a crash of everybody at every tick of a change leaves members that agree, and the change is
 /// completed or was never begun.
 #[test]
-fn f4_a_crash_at_every_tick_of_a_change() {
+fn a7_f4_a_crash_at_every_tick_of_a_change() {
     for ticks in 0..12 {
         let setup = Setup {
             disk_latency_max: 2,

@@ -142,7 +142,7 @@ mod tests {
 
     /// A member that was removed stays away, and so does whoever was founded with others.
     #[test]
-    fn f5_e9_who_does_not_belong_here() {
+    fn f5_j7_e9_who_does_not_belong_here() {
         let members = Membership::new([id(1), id(3)], []).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let owner = StoreIdentity {

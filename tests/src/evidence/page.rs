@@ -40,7 +40,8 @@ const MODELLED_AWAY: &str = "\
 - **Identity**: wiped disks and old images are scripted (E1, E4) and not drawn: a peer that never met the
   store before does not know that it is another one, and may make a majority with it.
 - **Certificates**: one CA, no revocation and no rotation, as in the product today.
-- **What is not built yet**: membership changes, sessions.
+- **Members that change**: level 1 changes who votes among nodes that stay; nodes that join and leave are scripted.
+- **What is not built yet**: sessions.
 - **Seeds are samples.** No failure in so many hours is not a proof.
 ";
 
