@@ -142,6 +142,10 @@ counts! {
     identity_faults,
     /// Leaders told to hand over, and elections called for no reason.
     leadership_faults,
+    /// Leaders told to change who votes.
+    membership_faults,
+    /// Entries that changed the members, committed.
+    memberships,
     /// Times that a node came to lead.
     elections,
     /// Messages between nodes that were sent.

@@ -151,6 +151,15 @@ impl Params {
         }
     }
 
+    /// Some of the members, at least one.
+    pub fn some_voters(&self, rng: &mut Rng) -> Vec<u64> {
+        let one = self.some_node(rng);
+        let others = *rng.pick(&[10, 50, 80, 100]);
+        (1..=self.nodes())
+            .filter(|&node| node == one || rng.chance(others))
+            .collect()
+    }
+
     /// A direction between two members, which are the same in a cluster of one.
     pub fn some_link(&self, rng: &mut Rng) -> (u64, u64) {
         let from = self.some_node(rng);

@@ -176,6 +176,11 @@ pub enum Fault {
         /// To this node, or to whom it likes.
         to: Option<u64>,
     },
+    /// Whoever leads is asked to have these nodes vote, and the others only follow.
+    ChangeVoters {
+        /// Those who vote then.
+        voters: Vec<u64>,
+    },
     /// A node calls an election for no reason.
     Campaign {
         /// Which.
@@ -213,6 +218,14 @@ const fn seldom_on_the_stack(level: Level) -> u64 {
     match level {
         Level::Consensus => 0,
         Level::Stack => 1,
+    }
+}
+
+const fn sometimes_in_consensus(level: Level) -> u64 {
+    match level {
+        Level::Consensus => 2,
+        // Damage on a minority of all disks may be damage on a majority of a few voters'.
+        Level::Stack => 0,
     }
 }
 
@@ -400,6 +413,13 @@ const PALETTE: &[Kind] = &[
             to: rng.chance(70).then(|| params.some_node(rng)),
         },
         weight: seldom,
+        lasts_max_ms: 1,
+    },
+    Kind {
+        draw: |rng, params| Fault::ChangeVoters {
+            voters: params.some_voters(rng),
+        },
+        weight: sometimes_in_consensus,
         lasts_max_ms: 1,
     },
     Kind {

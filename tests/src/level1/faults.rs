@@ -8,7 +8,7 @@ use super::clock::MILLISECOND;
 use super::executor::{Part, TaskId, lock};
 use super::network::Links;
 use super::world::{Event, World, id};
-use quorate_consensus::Fatal;
+use quorate_consensus::{Fatal, MembershipChange};
 
 use crate::plan::Fault;
 
@@ -69,6 +69,7 @@ impl Suffering {
             | Fault::Bridge { .. }
             | Fault::Degrade { .. }
             | Fault::Transfer { .. }
+            | Fault::ChangeVoters { .. }
             | Fault::Campaign { .. } => {}
         }
     }
@@ -104,6 +105,10 @@ impl World {
     fn inject(&mut self, fault: &Fault) {
         let counts = &mut self.counts;
         match *fault {
+            Fault::ChangeVoters { ref voters } => {
+                counts.membership_faults += 1;
+                self.change_voters(voters);
+            }
             Fault::Kill { node, written } => self.kill(node, written),
             Fault::KillAll { written } => {
                 (1..=self.members.len() as u64).for_each(|node| self.kill(node, written));
@@ -263,6 +268,24 @@ impl World {
                 format!("something of n{node} is still held")
             });
         self.notice_end(node);
+    }
+
+    fn change_voters(&mut self, voters: &[u64]) {
+        let Some(leader) = self.leader() else { return };
+        if let Some(process) = self.process_of(leader) {
+            let all = (1..=self.members.len() as u64).map(id);
+            let voters: BTreeSet<_> = voters.iter().copied().map(id).collect();
+            let learners = all.filter(|node| !voters.contains(node)).collect();
+            let change = MembershipChange::Set {
+                voters,
+                learners,
+                addresses: [].into(),
+            };
+            let handle = process.handle.clone();
+            let mut asked = Box::pin(async move { handle.change_membership(change, None).await });
+            let mut context = Context::from_waker(Waker::noop());
+            let _ = asked.as_mut().poll(&mut context);
+        }
     }
 
     fn transfer(&mut self, to: Option<u64>) {

@@ -98,6 +98,12 @@ impl Invariants {
         self.memberships.last().expect("there are founding members")
     }
 
+    /// How often the members changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.memberships.len() as u64 - 1
+    }
+
     /// What is acknowledged: every read that begins now must see it.
     #[must_use]
     pub fn floor(&self) -> LogIndex {

@@ -147,6 +147,7 @@ impl World {
 
     fn outcome(mut self) -> Outcome {
         self.counts.entries = self.invariants.committed().len() as u64;
+        self.counts.memberships = self.invariants.changes();
         Outcome {
             hash: self.trace.hash(),
             simulated: Duration::from_nanos(self.now()),

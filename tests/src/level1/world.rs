@@ -275,7 +275,7 @@ impl World {
             if let Some(status) = process.and_then(Process::probe) {
                 self.invariants.status(&status);
                 if status.role == Role::Leader {
-                    self.leads_for_a_reason(node);
+                    self.leads_for_a_reason(node, &status.membership);
                 }
             }
         }
@@ -284,7 +284,7 @@ impl World {
 
     /// A leader that hears from no majority steps down (thesis, section 6.2), or clients and followers
     /// would stay with it for ever.
-    fn leads_for_a_reason(&mut self, node: u64) {
+    fn leads_for_a_reason(&mut self, node: u64, membership: &Membership) {
         let timeout = self.plan.params.election_timeout_ms * MILLISECOND;
         let since = self
             .now()
@@ -293,14 +293,14 @@ impl World {
         if member.undisturbed_since >= since {
             return;
         }
-        let voters = 1..=self.plan.params.voters;
-        let heard =
-            |&voter: &u64| voter == node || member.heard.get(&voter).is_some_and(|&at| at >= since);
-        let count = voters.filter(heard).count() as u64;
-        let reason = 2 * count > self.plan.params.voters;
+        let heard = |voter: NodeId| {
+            let at = member.heard.get(&voter.value());
+            voter.value() == node || at.is_some_and(|&at| at >= since)
+        };
+        let reason = membership.is_quorum(heard);
         self.invariants
             .require("leaders have a majority", reason, || {
-                format!("n{node} leads, although it hears from {count} voters only")
+                format!("n{node} leads, although it hears from no majority of {membership}")
             });
     }
 

@@ -244,6 +244,10 @@ impl Injector {
                 self.counts.leadership_faults += 1;
                 world.transfer(to);
             }
+            Fault::ChangeVoters { ref voters } => {
+                self.counts.membership_faults += 1;
+                world.change_voters(voters);
+            }
             Fault::Campaign { node } => {
                 self.counts.leadership_faults += 1;
                 world.campaign(node);
@@ -312,6 +316,7 @@ impl Injector {
             Fault::ClockJump { .. }
             | Fault::Clog { .. }
             | Fault::Transfer { .. }
+            | Fault::ChangeVoters { .. }
             | Fault::Campaign { .. } => {}
         }
     }

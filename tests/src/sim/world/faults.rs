@@ -1,8 +1,11 @@
 //! What can be done to a world.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use quorate::MembershipChange;
 
 use super::{NODE_PORT, Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, node_host, node_id};
 use crate::sim::disk::{Disk, Failure};
@@ -238,6 +241,26 @@ impl World {
         };
         // With its own process, which it must not outlive; others may take themselves for the leader, too.
         self.spawn_on(node_host(host), transfer);
+    }
+
+    /// Asks whoever leads to have `voters` vote, and the others only follow.
+    pub fn change_voters(&mut self, voters: &[u64]) {
+        let Some(host) = self.leader() else { return };
+        let leader = self.running[&host].node.handle();
+        let voters: BTreeSet<_> = voters.iter().copied().map(node_id).collect();
+        let all = (1..=self.params.nodes()).map(node_id);
+        let learners = all.filter(|node| !voters.contains(node)).collect();
+        self.engine
+            .note(&format!("{} is to have {voters:?} vote", leader.id()));
+        let change = MembershipChange::Set {
+            voters,
+            learners,
+            addresses: [].into(),
+        };
+        let change = async move {
+            let _ = leader.raft().clone().change_membership(change, None).await;
+        };
+        self.spawn_on(node_host(host), change);
     }
 
     /// Lets `node` call an election.
