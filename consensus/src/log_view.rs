@@ -12,7 +12,7 @@ use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use crate::convert;
 use crate::durability::Recovered;
 use crate::entry::{ENTRY_OVERHEAD_BYTES, Entry};
-use crate::membership::Membership;
+use crate::membership::{Membership, Memberships};
 use crate::planted;
 use crate::types::{EntryId, LogIndex, Term};
 
@@ -96,7 +96,7 @@ impl LogView {
         bytes_max: u64,
     ) -> Self {
         let window_first = applied.value() + 1;
-        let mut conf_state = convert::conf_state(recovered.membership_at(applied));
+        let mut conf_state = convert::conf_state(Memberships::new(recovered, applied).current());
         if planted::is("learner-counts-as-voter") {
             conf_state.voters.append(&mut conf_state.learners);
         }

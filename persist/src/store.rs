@@ -549,8 +549,10 @@ fn write_cut(
         Cut::Restore { .. } => log.retain(|_, _| false)?,
     }
     let (Cut::Compact { membership, .. } | Cut::Restore { membership, .. }) = cut;
-    let row = seal.close_row(MEMBERSHIP, membership.encode());
-    meta.insert(MEMBERSHIP, row.as_slice())?;
+    if !planted::is("members-at-base-not-saved") {
+        let row = seal.close_row(MEMBERSHIP, membership.encode());
+        meta.insert(MEMBERSHIP, row.as_slice())?;
+    }
     let mut base = base;
     if planted::is("boundary-term-lost") {
         base = EntryId::new(quorate_consensus::ORIGIN.term, base.index);

@@ -159,6 +159,9 @@ pub struct Config {
     /// What the store was made with, for services that have to agree about that: it is told to their own rule,
     /// [`Admit`]. Default 0.
     pub origin: u64,
+    /// Tells two processes apart that run on copies of one store: it is told to the service's own rule,
+    /// [`Admit`]. Default: random.
+    pub process: u64,
     /// Key for stateless resets and connection ids. **Keep it in a private file and pass the same
     /// one at every start**: only then do peers notice a restart in a round trip instead of an
     /// idle timeout (measured: 2.3 ms against 5 s). Default: random.
@@ -199,12 +202,13 @@ impl Config {
     /// When `environment` has no randomness to give.
     #[must_use]
     pub fn new_in(environment: Arc<dyn Environment>, listen: SocketAddr) -> Self {
-        let mut random = [0u8; 56];
+        let mut random = [0u8; 64];
         let filled = environment.fill(&mut random);
         filled.expect("the environment provides randomness");
-        let (secret, rest) = random.split_first_chunk::<32>().expect("56 bytes hold 32");
-        let (store_id, rest) = rest.split_first_chunk::<16>().expect("24 bytes hold 16");
-        let seed = rest.first_chunk::<8>().expect("8 bytes are left");
+        let (secret, rest) = random.split_first_chunk::<32>().expect("64 bytes hold 32");
+        let (store_id, rest) = rest.split_first_chunk::<16>().expect("32 bytes hold 16");
+        let (seed, rest) = rest.split_first_chunk::<8>().expect("16 bytes hold 8");
+        let process = rest.first_chunk::<8>().expect("8 bytes are left");
         Self {
             listen,
             accept: true,
@@ -216,6 +220,7 @@ impl Config {
             },
             progress: 0,
             origin: 0,
+            process: u64::from_le_bytes(*process),
             secret: *secret,
             seed: u64::from_le_bytes(*seed),
             limits: Limits::default(),

@@ -33,6 +33,8 @@ pub struct PeerUp {
     pub progress: u128,
     /// What that store was made with, by its own word.
     pub origin: u64,
+    /// Which process it is, among those that run on copies of that store.
+    pub process: u64,
     /// Where it is now. A hint, not a name.
     pub addr: SocketAddr,
     /// The agreed version of the service.
@@ -69,6 +71,7 @@ pub(crate) struct Hello {
     boot: u64,
     pub(crate) progress: u128,
     pub(crate) origin: u64,
+    pub(crate) process: u64,
     /// What the sender of this hello reads, by wire lane.
     pub(crate) frame_bytes_max: [u32; WireLane::COUNT],
     pub(crate) calls_in_flight_max: u32,
@@ -88,6 +91,7 @@ impl Hello {
             boot: config.instance.boot,
             progress: config.progress,
             origin: config.origin,
+            process: config.process,
             frame_bytes_max: WireLane::ALL.map(|lane| bounded(limits.frame_bytes_max(lane))),
             calls_in_flight_max: bounded(limits.calls_in_flight_max),
         }

@@ -201,6 +201,7 @@ impl Shared {
             instance: hello.instance(),
             progress: hello.progress,
             origin: hello.origin,
+            process: hello.process,
             addr,
             version,
             dialled,

@@ -39,6 +39,7 @@ struct Hello {
     boot: u64,
     progress: u128,
     origin: u64,
+    process: u64,
     frame_bytes_max: [u32; 4],
     calls_in_flight_max: u32,
 }
@@ -108,6 +109,7 @@ impl Raw {
             boot: 1,
             progress: 0,
             origin: 0,
+            process: 0,
             frame_bytes_max: [1 << 20; 4],
             calls_in_flight_max: 10,
         };

@@ -279,6 +279,46 @@ fn e1_a_node_without_its_log_is_kept_out() {
     });
 }
 
+/// A copy of a data folder, made while its node was down, is started after the node has run: the others know
+/// that start by another process.
+#[test]
+fn e4_e6_a_copy_of_the_last_start_is_kept_out() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client(Duration::from_secs(20));
+        client.put("a", "1").await.unwrap();
+        let leader = cluster.leader().await;
+        let copied = (1..=3).map(id).find(|node| *node != leader).unwrap();
+        cluster.converged().await;
+        cluster.kill(copied);
+        let folder = cluster.data_dir(copied);
+        let copy = tempfile::tempdir().unwrap();
+        let files = |from: &Path, to: &Path| {
+            for file in std::fs::read_dir(from).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        };
+        files(&folder, copy.path());
+        cluster.start_node(copied);
+        client.put("a", "2").await.unwrap();
+        cluster.converged().await;
+        cluster.kill(copied);
+        files(copy.path(), &folder);
+        cluster.start_node(copied);
+        until("the copy to be told", || async {
+            let peers = cluster.node(copied).transport().peers();
+            let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
+            let told = errors.filter(|error| error.to_string().contains("another process"));
+            (told.count() == 2).then_some(())
+        })
+        .await;
+        assert_eq!(cluster.node(copied).status().await.unwrap().leader, None);
+        client.put("a", "3").await.unwrap();
+        client.close().await;
+    });
+}
+
 /// Concurrent writers and compare-and-set: every success is unique, and nothing is lost.
 #[test]
 fn compare_and_set_lets_one_of_many_win() {

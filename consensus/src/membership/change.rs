@@ -7,6 +7,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, Conf
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidMembership, Membership, Parts};
+use crate::planted;
 use crate::types::{LogIndex, NodeId};
 
 /// A change that is asked for.
@@ -166,7 +167,8 @@ impl Membership {
         let here: BTreeSet<NodeId> = voters.union(learners).copied().collect();
         let reused = here
             .iter()
-            .find(|id| !self.contains(**id) && **id <= self.highest());
+            .find(|id| !self.contains(**id) && **id <= self.highest())
+            .filter(|_| !planted::is("id-used-again"));
         if let Some(&node) = reused {
             let highest = self.highest();
             return Err(ChangeRefused::NodeIdReused { node, highest });
@@ -203,7 +205,8 @@ impl Membership {
         parts.index = index;
         let here = |membership: &Self| membership.all();
         let changed = here(self).symmetric_difference(&here(target)).count();
-        if self.0.voters == target.0.voters && changed <= 1 {
+        let simple = self.0.voters == target.0.voters && changed <= 1;
+        if simple || planted::is("voters-changed-in-one-step") {
             return parts.try_into();
         }
         parts.outgoing.clone_from(&self.0.voters);

@@ -11,6 +11,7 @@ use crate::convert;
 use crate::entry::{Entry, Payload};
 use crate::error::{Fatal, MembershipError};
 use crate::membership::{Membership, MembershipChange, Standing, Transition, path, transition};
+use crate::planted;
 use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
 /// How often the leader looks who has caught up: a member has if it holds what was committed one round ago.
@@ -87,7 +88,7 @@ impl RaftNode {
                 continue;
             }
             let matched = prs.get(node.value()).map_or(0, |progress| progress.matched);
-            if !self.rounds.has_kept_up(node, 1) {
+            if !self.rounds.has_kept_up(node, 1) && !planted::is("lagging-learner-promoted") {
                 return Err(MembershipError::LearnerBehind {
                     node,
                     matched: LogIndex::new(matched),
@@ -138,6 +139,7 @@ impl RaftNode {
             Some(Transition::Change(change)) => change,
             // `raft` takes an entry without changes for one that leaves a joint membership.
             Some(Transition::Same) => convert::some_change(),
+            None if planted::is("voters-changed-in-one-step") => convert::some_change(),
             None => unreachable!("a step from {} to {next}", self.memberships.current()),
         };
         let bytes = next.encode();
@@ -169,6 +171,9 @@ impl RaftNode {
             return;
         }
         if self.memberships.current().is_joint() {
+            if planted::is("joint-left-by-its-beginner-only") && self.changing.is_none() {
+                return;
+            }
             return self.leave_joint();
         }
         if let Some(node) = self.next_promotion() {
@@ -230,7 +235,9 @@ impl RaftNode {
         let changes = match transition(current, &next) {
             Some(Transition::Same) => Some(Vec::new()),
             Some(Transition::Change(change)) => Some(vec![change]),
-            None if current.is_provisional() => Some(path(current, &next)),
+            None if current.is_provisional() || planted::is("voters-changed-in-one-step") => {
+                Some(path(current, &next))
+            }
             None => None,
         };
         let possible = changes.is_some_and(|changes| self.apply_changes(&changes, &next));

@@ -5,7 +5,7 @@ use quorate_persist::SeenStore;
 use quorate_quic_transport::{Admit, CloseCode, Instance, PeerUp, Refused};
 
 use super::members::Members;
-use super::peers::{Met, PeerMemory, Progress};
+use super::peers::{Met, PeerMemory, Progress, Start};
 use crate::planted;
 
 /// Lets members in, each with the store it was first seen with, and never with an older copy of that.
@@ -41,7 +41,7 @@ impl Admission {
         ))
     }
 
-    fn check(&self, node: NodeId, instance: Instance, progress: Progress) -> Result<(), String> {
+    fn check(&self, node: NodeId, instance: Instance, start: Start) -> Result<(), String> {
         match self.members.now().standing(node) {
             Standing::Voter | Standing::Learner => {}
             Standing::Removed => {
@@ -56,9 +56,7 @@ impl Admission {
             Standing::Unknown => return Ok(()),
         }
         let Instance { store_id, boot } = instance;
-        let met = self
-            .memory
-            .meet(node, SeenStore { store_id, boot }, progress);
+        let met = self.memory.meet(node, SeenStore { store_id, boot }, start);
         let node = node.value();
         match met {
             Met::OtherStore if !planted::is("other-store-admitted") => Err(format!(
@@ -72,7 +70,11 @@ impl Admission {
             Met::Behind(known) if !planted::is("older-log-admitted") => Err(format!(
                 "node {node} has an older copy of its data folder (its log ends at {} in term {}, and had \
                  acknowledged {} in term {}): a node must not rejoin with an old log; restore the newest folder",
-                progress.last, progress.term, known.last, known.term
+                start.progress.last, start.progress.term, known.last, known.term
+            )),
+            Met::Twin if !planted::is("twin-admitted") => Err(format!(
+                "another process has been here as start {boot} of node {node}: two run on copies of one data \
+                 folder, or an older copy was started; keep the one that was first, or restore the newest folder"
             )),
             _ => Ok(()),
         }
@@ -85,10 +87,13 @@ impl Admit for Admission {
         let Some(node) = peer.identity.node_id() else {
             return Ok(());
         };
-        let progress = Progress::from_number(peer.progress);
+        let start = Start {
+            progress: Progress::from_number(peer.progress),
+            process: peer.process,
+        };
         let node = node.into();
         self.check_origin(node, peer.origin)
-            .and_then(|()| self.check(node, peer.instance, progress))
+            .and_then(|()| self.check(node, peer.instance, start))
             .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))
     }
 }
@@ -105,6 +110,13 @@ mod tests {
 
     fn id(id: u64) -> NodeId {
         NodeId::new(id).unwrap()
+    }
+
+    fn start() -> Start {
+        Start {
+            progress: Progress::from_number(0),
+            process: 1,
+        }
     }
 
     fn store(store_id: u128, boot: u64) -> Instance {
@@ -124,7 +136,7 @@ mod tests {
         let path = directory.path().join(PEERS_FILE);
         let memory = PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap();
         let admission = Admission::new(Members::new(members), memory, 7);
-        let check = |node, instance| admission.check(node, instance, Progress::from_number(0));
+        let check = |node, instance| admission.check(node, instance, start());
         assert!(check(id(2), store(7, 1)).is_ok());
         assert!(check(id(2), store(7, 1)).is_ok());
         assert!(check(id(2), store(7, 4)).is_ok());
@@ -152,7 +164,7 @@ mod tests {
         let path = directory.path().join(PEERS_FILE);
         let memory = PeerMemory::open(Arc::new(OsFiles), path, owner, false).unwrap();
         let admission = Admission::new(Members::new(members), memory, 7);
-        let removed = admission.check(id(2), store(7, 1), Progress::from_number(0));
+        let removed = admission.check(id(2), store(7, 1), start());
         let removed = removed.unwrap_err();
         assert!(removed.contains("not a member"), "{removed}");
         assert!(admission.check_origin(id(3), 7).is_ok());

@@ -41,6 +41,17 @@ pub(super) enum Met {
     OlderBoot(u64),
     /// It had acknowledged more.
     Behind(Progress),
+    /// Another process was there with this very store and start.
+    Twin,
+}
+
+/// A start of a node, as it tells of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Start {
+    /// How far its log was.
+    pub(super) progress: Progress,
+    /// Which process it is.
+    pub(super) process: u64,
 }
 
 /// How far a log has come: its term, and in that, its last index. A log that was acknowledged up to some
@@ -71,6 +82,8 @@ struct Known {
     stores: SeenStores,
     /// What each has acknowledged to this start of this node. Not on disk: it changes with every write.
     acknowledged: BTreeMap<NodeId, Progress>,
+    /// Which process stood behind the start that was seen last. Not on disk either.
+    processes: BTreeMap<NodeId, u64>,
     /// Whether something is new since the last save began.
     news: bool,
     /// Whether somebody is saving.
@@ -105,7 +118,7 @@ impl PeerMemory {
 
     /// `node` is here with the store `seen`, which had come so far when it was started. That is remembered,
     /// unless it contradicts what is known already.
-    pub(super) fn meet(&self, node: NodeId, seen: SeenStore, progress: Progress) -> Met {
+    pub(super) fn meet(&self, node: NodeId, seen: SeenStore, start: Start) -> Met {
         let mut known = self.shared.known();
         if let Some(&before) = known.stores.get(&node) {
             if before.store_id != seen.store_id {
@@ -116,14 +129,19 @@ impl PeerMemory {
             }
             if before.boot == seen.boot {
                 // Since then it has told itself how far it is.
-                return Met::Known;
+                let process = known.processes.entry(node).or_insert(start.process);
+                return match *process == start.process {
+                    true => Met::Known,
+                    false => Met::Twin,
+                };
             }
             let acknowledged = known.acknowledged.get(&node).copied();
-            if let Some(acknowledged) = acknowledged.filter(|it| *it > progress) {
+            if let Some(acknowledged) = acknowledged.filter(|it| *it > start.progress) {
                 return Met::Behind(acknowledged);
             }
         }
         known.stores.insert(node, seen);
+        known.processes.insert(node, start.process);
         known.news = true;
         self.begin_save(known);
         Met::Known
@@ -140,6 +158,7 @@ impl PeerMemory {
     pub(super) fn keep(&self, keep: impl Fn(NodeId) -> bool) {
         let mut known = self.shared.known();
         known.acknowledged.retain(|node, _| keep(*node));
+        known.processes.retain(|node, _| keep(*node));
         let before = known.stores.len();
         known.stores.retain(|node, _| keep(*node));
         if known.stores.len() != before {
@@ -214,6 +233,10 @@ mod tests {
         }
     }
 
+    fn by(process: u64, progress: Progress) -> Start {
+        Start { progress, process }
+    }
+
     fn memory(directory: &tempfile::TempDir) -> PeerMemory {
         let path = directory.path().join(PEERS_FILE);
         let owner = StoreIdentity {
@@ -228,7 +251,7 @@ mod tests {
     fn it_outlives_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let first = memory(&directory);
-        let start = at(1, 1);
+        let start = by(1, at(1, 1));
         assert_eq!(first.meet(node(2), seen(7, 1), start), Met::Known);
         assert_eq!(first.meet(node(2), seen(7, 4), start), Met::Known);
         assert_eq!(first.meet(node(3), seen(9, 1), start), Met::Known);
@@ -243,18 +266,40 @@ mod tests {
     fn a_log_that_went_back_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
         let memory = memory(&directory);
-        assert_eq!(memory.meet(node(2), seen(7, 1), at(1, 1)), Met::Known);
+        assert_eq!(
+            memory.meet(node(2), seen(7, 1), by(1, at(1, 1))),
+            Met::Known
+        );
         memory.acknowledged(node(2), at(3, 20));
         memory.acknowledged(node(2), at(3, 15));
-        assert_eq!(memory.meet(node(2), seen(7, 1), at(1, 1)), Met::Known);
+        assert_eq!(
+            memory.meet(node(2), seen(7, 1), by(1, at(1, 1))),
+            Met::Known
+        );
         for older in [at(2, 99), at(3, 19)] {
-            let met = memory.meet(node(2), seen(7, 2), older);
+            let met = memory.meet(node(2), seen(7, 2), by(2, older));
             assert_eq!(met, Met::Behind(at(3, 20)));
         }
         for as_far in [at(3, 20), at(4, 8)] {
             assert_eq!(Progress::from_number(as_far.to_number()), as_far);
             let boot = as_far.term.value();
-            assert_eq!(memory.meet(node(2), seen(7, boot), as_far), Met::Known);
+            assert_eq!(
+                memory.meet(node(2), seen(7, boot), by(boot, as_far)),
+                Met::Known
+            );
         }
+    }
+
+    /// Two processes on copies of one folder, at the same start: the first one counts.
+    #[test]
+    fn e6_a_second_process_of_one_start_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = memory(&directory);
+        let meet = |boot, process| memory.meet(node(2), seen(7, boot), by(process, at(1, 1)));
+        assert_eq!(meet(1, 11), Met::Known);
+        assert_eq!(meet(1, 11), Met::Known, "it comes back");
+        assert_eq!(meet(1, 12), Met::Twin);
+        assert_eq!(meet(2, 13), Met::Known);
+        assert_eq!(meet(2, 12), Met::Twin);
     }
 }

@@ -20,6 +20,7 @@ pub struct Hello {
     pub boot: u64,
     pub progress: u128,
     pub origin: u64,
+    pub process: u64,
     pub frame_bytes_max: [u32; 4],
     pub calls_in_flight_max: u32,
 }
@@ -36,6 +37,7 @@ impl Hello {
             boot: 1,
             progress: 0,
             origin: 0,
+            process: 0,
             frame_bytes_max: [1 << 16; 4],
             calls_in_flight_max: 10,
         }

@@ -289,6 +289,53 @@ pub const BUGS: &[Bug] = &[
     ),
     // Clients.
     bug(
+        "voters-changed-in-one-step",
+        "new voters decide without the former ones",
+        level1(2000),
+    ),
+    bug(
+        "members-of-the-logs-end",
+        "a restart takes members from entries that are not committed",
+        level1(200),
+    ),
+    bug(
+        "present-members-in-snapshot",
+        "a snapshot names members from after it",
+        level1(200),
+    ),
+    bug(
+        "members-at-base-not-saved",
+        "a log that is compacted forgets its members",
+        test("persist", "suite", "log::f11_members_go_with_their_entries"),
+    ),
+    bug(
+        "lagging-learner-promoted",
+        "a learner becomes a voter before it has caught up",
+        test(
+            "consensus",
+            "cluster",
+            "membership::f7_a_learner_that_lags_is_not_promoted",
+        ),
+    ),
+    bug(
+        "id-used-again",
+        "a node that was removed may be added again",
+        test(
+            "consensus",
+            "cluster",
+            "membership::f5_f6_a_removed_node_stays_away",
+        ),
+    ),
+    bug(
+        "joint-left-by-its-beginner-only",
+        "the next leader does not complete a change",
+        test(
+            "consensus",
+            "cluster",
+            "membership::f4_the_next_leader_leaves_the_joint_membership",
+        ),
+    ),
+    bug(
         "divergence-ignored",
         "a member that found another state than the majority goes on",
         test(
@@ -324,6 +371,15 @@ pub const BUGS: &[Bug] = &[
             "quic-transport",
             "refusals",
             "b11_e4_an_older_copy_of_a_store_is_refused",
+        ),
+    ),
+    bug(
+        "twin-admitted",
+        "two processes on copies of one data folder are taken for one",
+        test(
+            "tests",
+            "cluster",
+            "e4_e6_a_copy_of_the_last_start_is_kept_out",
         ),
     ),
     bug(

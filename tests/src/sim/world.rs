@@ -330,6 +330,17 @@ impl World {
             .find(|status| status.node == node_id(node))
     }
 
+    /// Why `node` is not in touch with those it is not in touch with.
+    #[must_use]
+    pub fn refusals(&self, node: u64) -> Vec<String> {
+        let Some(running) = self.running.get(&node) else {
+            return Vec::new();
+        };
+        let peers = running.node.transport().peers();
+        let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
+        errors.map(ToString::to_string).collect()
+    }
+
     pub(super) fn client_process(&self, client: u64) -> Arc<Process> {
         self.process(client_host(client))
     }

@@ -82,6 +82,11 @@ fn e4_a_log_behind_what_it_acknowledged_is_kept_out() {
     );
     assert_ne!(led.node.value(), restored);
     assert_eq!(status.last, before.last, "nobody sends it anything");
+    let refusals = world.refusals(restored);
+    let told = refusals
+        .iter()
+        .any(|refusal| refusal.contains("had acknowledged"));
+    assert!(told, "{refusals:?}");
     assert!(status.last < led.last, "{status} against {led}");
 }
 
