@@ -106,13 +106,17 @@ fn k4_every_format_there_was_is_read() {
     }
 }
 
-/// A file of format 2 is of the present one once it was opened, at whichever operation that was cut short
+/// A file of an older format is of the present one once it was opened, at whichever operation that was cut short
 /// before.
 #[test]
-fn an_older_file_is_upgraded_in_one_step() {
-    let content = fs::read(fixture(2, "closed")).unwrap();
+fn k4_an_older_file_is_upgraded_in_one_step() {
+    (2..FORMAT).for_each(upgraded);
+}
+
+fn upgraded(format: u32) {
+    let content = fs::read(fixture(format, "closed")).unwrap();
     let mut expected = State::founding();
-    for batch in script(2) {
+    for batch in script(format) {
         expected.apply(&batch);
     }
     let whole = Disk::holding(content.clone());
@@ -123,13 +127,15 @@ fn an_older_file_is_upgraded_in_one_step() {
         let left = Disk::holding(disk.after_power_loss(&mut Rng::new(fail_at)));
         let mut opened = crate::crash::open(&left).unwrap();
         assert_eq!(State::of(&opened).unwrap(), expected, "operation {fail_at}");
+        let base = opened.recovered.base().index.value() + 10;
+        let next = opened.recovered.last.value() + 1;
         let compacted = LogWrite {
-            cut: Some(compact_to(100)),
-            ..write(7, 207..=207, 200)
+            cut: Some(compact_to(base)),
+            ..write(7, next..=next, 200)
         };
         opened.store.append(&[compacted]).unwrap();
         drop(opened);
         let opened = crate::crash::open(&left).unwrap();
-        assert_eq!(opened.recovered.base().index, index(100));
+        assert_eq!(opened.recovered.base().index, index(base));
     }
 }
