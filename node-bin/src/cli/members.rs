@@ -84,7 +84,7 @@ enum MembersCommand {
     },
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone, Copy)]
 struct NewNode {
     /// Its number; a new node's is above all that were ever used
     #[arg(value_name = "NODE", value_parser = config::node_id)]
