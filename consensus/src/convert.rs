@@ -235,9 +235,10 @@ pub(crate) fn message_to_pb(from: NodeId, to: NodeId, message: Message) -> PbMes
             pb.set_msg_type(MessageType::MsgSnapshot);
             pb.set_snapshot(snapshot_to_pb(last, &membership));
         }
-        Body::Transfer(_) | Body::Digest { .. } => {
-            unreachable!("neither the content of snapshots nor that of states goes to `raft`")
-        }
+        Body::Transfer(_)
+        | Body::Digest { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexAnswer { .. } => unreachable!("{:?} is not for `raft`", message.body),
     }
     pb
 }

@@ -42,7 +42,7 @@ mod types;
 pub use config::{Config, SCAN_BYTES_PER_TICK};
 pub use driver::{
     Applier, Batch, Chunk, Clock, Command, Courier, Driver, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX,
-    LogStore, PLACE_BYTES_MAX, Parts, RaftHandle, Running, SnapshotSink, SnapshotSource,
+    LogStore, PLACE_BYTES_MAX, Parts, RaftHandle, Running, SnapshotSink, SnapshotSource, Stale,
     StateMachine, StateMachineError, StateScan, Stopped, StoreError, Transport, Undelivered,
     Writer, assemble,
 };

@@ -95,6 +95,19 @@ pub enum Body {
     },
     /// The content of a snapshot on its way.
     Transfer(Transfer),
+    /// A member that follows asks up to where its state has to be for what is read there now (ReadIndex,
+    /// thesis, section 6.4).
+    ReadIndex {
+        /// Names the question.
+        context: ReadContext,
+    },
+    /// The leader's answer, once a majority has confirmed that it leads.
+    ReadIndexAnswer {
+        /// As in the question.
+        context: ReadContext,
+        /// Up to where.
+        index: LogIndex,
+    },
     /// The sender's state after an entry that asked for a comparison.
     Digest {
         /// The entry.

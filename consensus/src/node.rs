@@ -4,6 +4,7 @@ mod comparing;
 mod handover;
 mod membership;
 mod proposing;
+mod reading;
 mod snapshots;
 
 use raft::eraftpb::Entry as PbEntry;
@@ -27,7 +28,7 @@ use crate::membership::{Membership, Memberships};
 use crate::message::{Body, Message, ReadContext};
 use crate::planted;
 use crate::proposals::Proposals;
-use crate::reads::{ReadToken, Reads};
+use crate::reads::Reads;
 use crate::ready::{Committed, LeaderChange, Ready};
 use crate::repeats::Repeats;
 use crate::sanitize::{self, Receiver, Refused};
@@ -190,6 +191,9 @@ impl RaftNode {
             self.out
                 .failed_reads
                 .extend(self.reads.take_expired(self.now));
+            if self.seen.role != Role::Leader {
+                self.reads.ask_late_again(self.now);
+            }
         }
         self.settle();
     }
@@ -209,6 +213,10 @@ impl RaftNode {
         match message.body {
             Body::Transfer(transfer) => self.handle_transfer(from, transfer),
             Body::Digest { at, digest } => self.comparison.heard(from, at, digest),
+            Body::ReadIndex { context } => self.handle_read_index(from, context),
+            Body::ReadIndexAnswer { context, index } => {
+                self.handle_read_answer(from, term, context, index);
+            }
             Body::Snapshot { last, membership } => {
                 self.handle_offer(from, term, last, membership);
             }
@@ -294,22 +302,6 @@ impl RaftNode {
         }
     }
 
-    /// Asks for a linearizable read. The token comes back in [`Ready::reads`] or
-    /// [`Ready::failed_reads`].
-    pub fn read(&mut self, token: ReadToken) {
-        let error = if self.seen.role != Role::Leader {
-            ReadError::NotLeader {
-                leader: self.seen.leader,
-            }
-        } else if self.reads.count() >= self.config.reads_max {
-            ReadError::Overloaded
-        } else {
-            // Two election timeouts: by then a leader that cannot reach a majority has stepped down.
-            return self.reads.push(token, self.now + 2 * ELECTION_TICKS as u64);
-        };
-        self.out.failed_reads.push((token, error));
-    }
-
     /// What is to be done now; `None` when there is nothing until the next input.
     pub fn poll_ready(&mut self) -> Option<Ready> {
         if self.over {
@@ -325,7 +317,7 @@ impl RaftNode {
         while ready.is_empty() && self.raw.has_ready() {
             self.take_raft_ready(&mut ready);
         }
-        ready.reads = self.reads.take_ready(self.handed);
+        ready.reads = self.reads.take_ready(self.readable());
         ready.fetches = self.raw.mut_store().take_fetches();
         (!ready.is_empty()).then_some(ready)
     }
@@ -371,7 +363,7 @@ impl RaftNode {
         let number = raft_ready.number();
         for state in raft_ready.take_read_states() {
             if let Some(context) = ReadContext::from_bytes(&state.request_ctx) {
-                self.reads.confirmed(context, LogIndex::new(state.index));
+                self.reads_confirmed(context, LogIndex::new(state.index));
             }
         }
         let committed = raft_ready.take_committed_entries();
@@ -445,30 +437,6 @@ impl RaftNode {
         ready
             .failed_proposals
             .extend(lost.into_iter().map(replaced));
-    }
-
-    /// Starts a round for the waiting reads, once this leader has committed in its own term; before
-    /// that it may not know what its predecessors committed (thesis, section 6.4).
-    fn start_read_round(&mut self) {
-        let committed = self.raw.raft.commit_to_current_term();
-        if self.raw.raft.state != StateRole::Leader
-            || !(committed || planted::is("read-before-no-op"))
-            || !self.reads.wants_round()
-        {
-            return;
-        }
-        self.read_round += u64::from(!planted::is("read-context-reused"));
-        let context = ReadContext {
-            node: self.config.node.value(),
-            boot: self.config.boot,
-            round: self.read_round,
-        };
-        self.reads.start_round(context);
-        self.raw.read_index(context.to_bytes().to_vec());
-        if planted::is("read-without-majority") || planted::is("read-before-no-op") && !committed {
-            let commit = LogIndex::new(self.raw.raft.raft_log.committed);
-            self.reads.confirmed(context, commit);
-        }
     }
 
     fn check(&self, from: NodeId, message: &Message) -> Result<(), Refused> {
@@ -598,6 +566,7 @@ impl RaftNode {
             self.proposals
                 .leadership_lost(self.now + 2 * ELECTION_TICKS as u64);
         }
+        self.reads.begin_anew();
         if leads(self.seen) && !(leads(before) && before.term == term) {
             self.comparison.leader_changed();
             self.inherited_bytes = self.raw.store().bytes_after(status.commit);

@@ -1,14 +1,17 @@
-//! Linearizable reads by ReadIndex (thesis, section 6.4).
+//! Linearizable reads by ReadIndex (thesis, section 6.4), at the leader and at any other member.
 //!
 //! A read waits in `waiting`, then in a round until a majority has confirmed the leader, then until
-//! the round's index has been handed to the state machine. All reads that wait share the next round.
+//! the round's index has been handed to the state machine. All reads that wait share the next round. At
+//! a member that follows, a round is a question to the leader, who has it confirmed together with its own
+//! reads and answers with the index.
 
 use std::collections::VecDeque;
 
+use crate::config::ELECTION_TICKS;
 use crate::error::ReadError;
 use crate::message::ReadContext;
 use crate::planted;
-use crate::types::LogIndex;
+use crate::types::{LogIndex, NodeId};
 
 /// Names a read to the one who waits for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -18,19 +21,40 @@ pub struct ReadToken(pub u64);
 /// member; two keep the pipe full while one is on its way back, and more only add packets.
 const ROUNDS_MAX: usize = 2;
 
+/// After how many ticks without an answer a follower asks its leader anew, by a context that was never used:
+/// the question or the answer may be lost. Two fifths of an election timeout leave time for several.
+const ASK_AGAIN_TICKS: u64 = ELECTION_TICKS as u64 * 2 / 5;
+
 /// Reads that are not yet answered.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
-    waiting: Vec<(ReadToken, u64)>,
+    waiting: Vec<Read>,
     rounds: VecDeque<Round>,
-    confirmed: VecDeque<(LogIndex, Vec<(ReadToken, u64)>)>,
+    confirmed: VecDeque<(LogIndex, Vec<Read>)>,
     count: usize,
+}
+
+/// A read, and the tick at which it gives up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Read {
+    reader: Reader,
+    deadline: u64,
+}
+
+/// Who wants to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reader {
+    /// Somebody here.
+    Here(ReadToken),
+    /// All who read at another member in its round.
+    There(NodeId, ReadContext),
 }
 
 #[derive(Debug)]
 struct Round {
     context: ReadContext,
-    reads: Vec<(ReadToken, u64)>,
+    reads: Vec<Read>,
+    begun: u64,
 }
 
 impl Reads {
@@ -39,8 +63,8 @@ impl Reads {
     }
 
     /// Adds a read that gives up at the tick `deadline`.
-    pub(crate) fn push(&mut self, token: ReadToken, deadline: u64) {
-        self.waiting.push((token, deadline));
+    pub(crate) fn push(&mut self, reader: Reader, deadline: u64) {
+        self.waiting.push(Read { reader, deadline });
         self.count += 1;
     }
 
@@ -49,42 +73,62 @@ impl Reads {
         !self.waiting.is_empty() && self.rounds.len() < ROUNDS_MAX
     }
 
-    /// All waiting reads share the round `context`.
-    pub(crate) fn start_round(&mut self, context: ReadContext) {
+    /// All waiting reads share the round `context`, which begins at the tick `now`.
+    pub(crate) fn start_round(&mut self, context: ReadContext, now: u64) {
         assert!(
             self.rounds.back().is_none_or(|last| last.context < context),
             "a context is used once only"
         );
-        let reads = std::mem::take(&mut self.waiting);
-        self.rounds.push_back(Round { context, reads });
+        self.rounds.push_back(Round {
+            context,
+            reads: std::mem::take(&mut self.waiting),
+            begun: now,
+        });
     }
 
-    /// The majority has confirmed the round `context`: its reads may see the state at `index`.
-    pub(crate) fn confirmed(&mut self, context: ReadContext, index: LogIndex) {
-        if let Some(at) = self
+    /// The majority has confirmed the round `context`: its reads may see the state at `index`. Returns whom
+    /// to tell elsewhere.
+    pub(crate) fn confirmed(
+        &mut self,
+        context: ReadContext,
+        index: LogIndex,
+    ) -> Vec<(NodeId, ReadContext)> {
+        let Some(at) = self
             .rounds
             .iter()
             .position(|round| round.context == context)
-        {
-            let round = self
-                .rounds
-                .remove(at)
-                .expect("position is within the queue");
-            self.confirmed.push_back((index, round.reads));
+        else {
+            return Vec::new();
+        };
+        let round = self
+            .rounds
+            .remove(at)
+            .expect("position is within the queue");
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        for read in round.reads {
+            match read.reader {
+                Reader::Here(_) => here.push(read),
+                Reader::There(node, context) => there.push((node, context)),
+            }
         }
+        self.count -= there.len();
+        if !here.is_empty() {
+            self.confirmed.push_back((index, here));
+        }
+        there
     }
 
     /// The reads whose index is at or below `handed`, the last entry given to the state machine.
     pub(crate) fn take_ready(&mut self, handed: LogIndex) -> Vec<ReadToken> {
         let mut ready = Vec::new();
-        while self
-            .confirmed
-            .front()
-            .is_some_and(|(index, _)| *index <= handed || planted::is("read-before-apply"))
-        {
-            let (_, reads) = self.confirmed.pop_front().expect("just seen");
-            ready.extend(reads.into_iter().map(|(token, _)| token));
-        }
+        // A follower's rounds may be answered by one leader after the other, with indexes in any order.
+        self.confirmed.retain(|(index, reads)| {
+            let is_ready = *index <= handed || planted::is("read-before-apply");
+            if is_ready {
+                ready.extend(reads.iter().filter_map(|read| read.reader.token()));
+            }
+            !is_ready
+        });
         self.count -= ready.len();
         ready
     }
@@ -94,20 +138,45 @@ impl Reads {
         let rounds = self.rounds.drain(..).flat_map(|round| round.reads);
         let confirmed = self.confirmed.drain(..).flat_map(|(_, reads)| reads);
         let all = self.waiting.drain(..).chain(rounds).chain(confirmed);
-        let all: Vec<_> = all.map(|(token, _)| token).collect();
-        self.count -= all.len();
-        all
+        let tokens = all.filter_map(|read| read.reader.token()).collect();
+        self.count = 0;
+        tokens
+    }
+
+    /// Another node is to be asked: whatever was asked of the one before is not waited for any more.
+    pub(crate) fn begin_anew(&mut self) {
+        self.ask_again(|_| true);
+    }
+
+    /// Questions that were not answered for so long are asked again, with others that wait.
+    pub(crate) fn ask_late_again(&mut self, now: u64) {
+        self.ask_again(|round| now >= round.begun + ASK_AGAIN_TICKS);
+    }
+
+    fn ask_again(&mut self, is_over: impl Fn(&Round) -> bool) {
+        let waiting = &mut self.waiting;
+        self.rounds.retain_mut(|round| {
+            let over = is_over(round);
+            if over {
+                waiting.append(&mut round.reads);
+            }
+            !over
+        });
     }
 
     /// The reads whose deadline is at or before the tick `now`.
     pub(crate) fn take_expired(&mut self, now: u64) -> Vec<(ReadToken, ReadError)> {
         let mut expired = Vec::new();
-        let mut sift = |reads: &mut Vec<(ReadToken, u64)>| {
-            reads.retain(|&(token, deadline)| {
-                if deadline <= now {
-                    expired.push((token, ReadError::TimedOut));
+        let mut gone = 0;
+        let mut sift = |reads: &mut Vec<Read>| {
+            reads.retain(|read| {
+                let over = read.deadline <= now;
+                if over {
+                    gone += 1;
+                    let token = read.reader.token();
+                    expired.extend(token.map(|token| (token, ReadError::TimedOut)));
                 }
-                deadline > now
+                !over
             });
         };
         sift(&mut self.waiting);
@@ -117,7 +186,17 @@ impl Reads {
         self.confirmed.iter_mut().for_each(|(_, reads)| sift(reads));
         // A round without readers would still hold a place; its confirmation is then ignored.
         self.rounds.retain(|round| !round.reads.is_empty());
-        self.count -= expired.len();
+        self.confirmed.retain(|(_, reads)| !reads.is_empty());
+        self.count -= gone;
         expired
+    }
+}
+
+impl Reader {
+    fn token(self) -> Option<ReadToken> {
+        match self {
+            Self::Here(token) => Some(token),
+            Self::There(..) => None,
+        }
     }
 }

@@ -79,6 +79,9 @@ pub enum Refused {
         /// The last entry in it.
         last: EntryId,
     },
+    /// A read's context that belongs to another node.
+    #[error("the context of a read belongs to another node")]
+    BadContext,
     /// A vote for a node that has not asked for it, or not in this term.
     #[error("a vote that was not asked for")]
     NotAsked,
@@ -159,6 +162,18 @@ pub(crate) fn check(
         Body::RequestVote { .. } => Ok(()),
         Body::Vote { .. } => check_voter(receiver, from),
         Body::HeartbeatResponse { .. } | Body::Digest { .. } => Ok(()),
+        // Contexts are one node's own, so that nobody has an answer meant for another.
+        Body::ReadIndex { context } => match context.node == from.value() {
+            true => Ok(()),
+            false => Err(Refused::BadContext),
+        },
+        Body::ReadIndexAnswer { context, .. } => {
+            check_leader(receiver, from, message.term)?;
+            match context.node == receiver.node.value() {
+                true => Ok(()),
+                false => Err(Refused::BadContext),
+            }
+        }
         Body::Snapshot { last, membership } => {
             check_leader(receiver, from, message.term)?;
             check_snapshot(receiver, message.term, *last, membership)
@@ -182,11 +197,13 @@ fn is_said_by_newer(body: &Body) -> bool {
         | Body::TimeoutNow
         | Body::Snapshot { .. }
         | Body::Transfer(_)
+        | Body::ReadIndexAnswer { .. }
         | Body::RequestVote { .. } => true,
         Body::AppendAccepted { .. }
         | Body::AppendRejected { .. }
         | Body::Vote { .. }
         | Body::HeartbeatResponse { .. }
+        | Body::ReadIndex { .. }
         | Body::Digest { .. } => false,
     }
 }

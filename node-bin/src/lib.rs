@@ -53,6 +53,6 @@ pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerR
 pub use quorate_consensus::{
     Batch, ChangeRefused, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership,
     MembershipChange, MembershipError, NodeId, ORIGIN, PLACE_BYTES_MAX, PeerProgress, ProposeError,
-    RaftHandle, ReadError, Role, SnapshotSink, SnapshotSource, StateMachine, StateMachineError,
-    StateScan, Status, Stopped, Term, TransferError,
+    RaftHandle, ReadError, Role, SnapshotSink, SnapshotSource, Stale, StateMachine,
+    StateMachineError, StateScan, Status, Stopped, Term, TransferError,
 };

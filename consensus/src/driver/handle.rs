@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_channel::Sender;
 use bytes::Bytes;
@@ -42,6 +43,11 @@ pub(super) enum Input {
         query: Bytes,
         done: Done<Bytes, ReadError>,
     },
+    /// A query of the state as it is here, whatever others know.
+    Stale {
+        query: Bytes,
+        done: Done<Stale, ReadError>,
+    },
     Transfer {
         target: Option<NodeId>,
         done: Done<NodeId, TransferError>,
@@ -71,6 +77,16 @@ pub(super) enum Input {
     Scan(EntryId, Option<Box<dyn StateScan>>),
     Scanned(EntryId, Option<u64>),
     Failed(Fatal),
+}
+
+/// An answer from a state that may be old.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stale {
+    /// What the state machine said.
+    pub answer: Bytes,
+    /// How long ago this node last heard of its leader when it was asked; zero at the leader, `None` where no
+    /// leader is known. The state lacks what was committed since, and what it has not applied yet.
+    pub leader_silent_for: Option<Duration>,
 }
 
 /// The node has stopped and answers no more.
@@ -133,6 +149,8 @@ impl RaftHandle {
             Body::Transfer(_)
             | Body::Snapshot { .. }
             | Body::Digest { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexAnswer { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::RequestVote { .. }
@@ -182,7 +200,8 @@ impl RaftHandle {
         );
     }
 
-    /// Answers `query` from a state that includes every write acknowledged before the call.
+    /// Answers `query` from a state that includes every write acknowledged before the call. Works at every
+    /// member: one that follows asks the leader up to where its own state has to be.
     ///
     /// # Errors
     ///
@@ -201,6 +220,23 @@ impl RaftHandle {
         done: impl FnOnce(Result<Bytes, ReadError>) + Send + 'static,
     ) {
         self.push_query(query, Done::new(ReadError::Stopped, done));
+    }
+
+    /// Answers `query` from the state as it is here, however old: for where an old answer is better than none,
+    /// or than the way to the leader. The answer says how old at most.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; reading again is always safe.
+    pub async fn query_stale(&self, query: Bytes) -> Result<Stale, ReadError> {
+        let (done, answer) = Done::channel(ReadError::Stopped);
+        let bytes = query.len() as u64;
+        if let Some(Input::Stale { done, .. }) = self.push(bytes, Input::Stale { query, done }) {
+            done.call(Err(
+                self.refusal(ReadError::Overloaded, |_| ReadError::Stopped)
+            ));
+        }
+        answer.await
     }
 
     /// Hands leadership to `target`, or to the most advanced voter. Resolves to the new leader.

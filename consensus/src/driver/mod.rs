@@ -21,7 +21,7 @@ use futures_lite::future;
 
 pub use applier::Applier;
 pub use courier::Courier;
-pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stopped};
+pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stale, Stopped};
 pub use seams::{
     Batch, Chunk, Clock, Command, LogStore, PLACE_BYTES_MAX, SnapshotSink, SnapshotSource,
     StateMachine, StateMachineError, StateScan, StoreError, Transport, Undelivered,
@@ -325,6 +325,17 @@ impl Driver {
                 let token = ReadToken(self.waiting.token());
                 self.waiting.queries.insert(token, (query, done));
                 self.node.read(token);
+            }
+            Input::Stale { query, done } => {
+                self.shared.release(query.len() as u64);
+                let leader_silent_for = self.node.leader_silent_for();
+                let done = Done::new(ReadError::Stopped, move |answer: Result<Bytes, _>| {
+                    done.call(answer.map(|answer| Stale {
+                        answer,
+                        leader_silent_for,
+                    }));
+                });
+                let _ = self.applier.try_send(ApplierJob::Query(query, done));
             }
             Input::Transfer { target, done } => match self.node.transfer_leader(target) {
                 Ok(_) => self.waiting.transfers.push(done),

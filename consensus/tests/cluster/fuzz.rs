@@ -109,11 +109,15 @@ fn entries(
 }
 
 fn read(rng: &mut Rng) -> Option<ReadContext> {
-    rng.chance(50).then(|| ReadContext {
+    rng.chance(50).then(|| context(rng))
+}
+
+fn context(rng: &mut Rng) -> ReadContext {
+    ReadContext {
         node: rng.within(1..5),
         boot: rng.within(0..3),
         round: rng.within(0..20),
-    })
+    }
 }
 
 fn membership(rng: &mut Rng, status: &Status) -> Membership {
@@ -146,7 +150,14 @@ fn transfer(rng: &mut Rng, status: &Status) -> Transfer {
 
 fn random_message(rng: &mut Rng, status: &Status) -> Message {
     let message_term = term(rng, status.term);
-    let body = match rng.within(0..14) {
+    let body = match rng.within(0..16) {
+        14 => Body::ReadIndex {
+            context: context(rng),
+        },
+        15 => Body::ReadIndexAnswer {
+            context: context(rng),
+            index: index(rng, status),
+        },
         13 => Body::Digest {
             at: entry_id(rng, status),
             digest: rng.within(0..3),

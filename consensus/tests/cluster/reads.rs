@@ -16,18 +16,133 @@ fn contexts(rig: &Rig, from: u64) -> BTreeSet<ReadContext> {
     .collect()
 }
 
-/// A read sees what was acknowledged before it; a follower names the leader instead.
+/// A read sees what was acknowledged before it, at the leader, at a follower and at a learner.
 #[test]
-fn a_read_sees_what_was_acknowledged() {
+fn h8_a_read_sees_what_was_acknowledged() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).learners(1));
+    for n in 0..5 {
+        let at = rig.commit(1, &format!("{n}"));
+        for node in 1..=4 {
+            let read = rig.read(node);
+            rig.run_until(20, "the read is answered", |rig| {
+                rig.read_outcome(read).is_some()
+            });
+            assert!(rig.read_outcome(read).unwrap().as_ref().unwrap() >= &at.index);
+        }
+    }
+}
+
+/// A follower whose state machine is behind waits for it.
+#[test]
+fn h8_a_follower_waits_for_its_state() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.stall_machine(2, true);
     let at = rig.commit(1, "a");
-    let read = rig.read(1);
-    assert!(rig.read_outcome(read).unwrap().as_ref().unwrap() >= &at.index);
     let read = rig.read(2);
-    let leader = Some(id(1));
-    assert_eq!(
-        rig.read_outcome(read),
-        Some(&Err(ReadError::NotLeader { leader }))
+    rig.ticks(20);
+    assert_eq!(rig.read_outcome(read), None);
+    rig.stall_machine(2, false);
+    let seen = rig.read_outcome(read).unwrap().as_ref().unwrap();
+    assert!(seen >= &at.index);
+}
+
+/// Questions and answers may be lost: it is asked again, under a name that was never used.
+#[test]
+fn h5_h8_a_follower_asks_again() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    let lost = |message: &Message, question: bool| match message.body {
+        Body::ReadIndex { .. } => question,
+        Body::ReadIndexAnswer { .. } => !question,
+        _ => false,
+    };
+    for question in [true, false] {
+        rig.sent.clear();
+        rig.net.rule = Some(Box::new(move |_, _, message| {
+            match lost(message, question) {
+                true => Fate::Drop,
+                false => Fate::Deliver,
+            }
+        }));
+        let read = rig.read(2);
+        rig.ticks(25);
+        assert_eq!(rig.read_outcome(read), None);
+        rig.net.rule = None;
+        rig.run_until(15, "the read is answered", |rig| {
+            rig.read_outcome(read).is_some()
+        });
+        assert!(rig.read_outcome(read).unwrap().is_ok());
+        let asked = rig
+            .sent
+            .iter()
+            .filter_map(|(_, _, message)| match message.body {
+                Body::ReadIndex { context } => Some(context),
+                _ => None,
+            });
+        let asked: Vec<_> = asked.collect();
+        let distinct: BTreeSet<_> = asked.iter().collect();
+        assert!(
+            asked.len() >= 3 && distinct.len() == asked.len(),
+            "{asked:?}"
+        );
+    }
+}
+
+/// The next leader answers what the former one did not.
+#[test]
+fn h8_a_follower_reads_through_a_change_of_leader() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.crash(1);
+    let read = rig.read(2);
+    assert_eq!(rig.read_outcome(read), None, "it still follows n1");
+    rig.campaign(3);
+    rig.run_until(45, "the read is answered", |rig| {
+        rig.read_outcome(read).is_some()
+    });
+    assert!(rig.read_outcome(read).unwrap().is_ok());
+}
+
+/// A member that is cut off answers nothing, however well it knows its former leader.
+#[test]
+fn h8_a_member_that_is_cut_off_does_not_answer() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).learners(1));
+    rig.commit(1, "a");
+    for node in [3, 4] {
+        rig.isolate(node);
+    }
+    rig.commit(1, "b");
+    let reads = [3, 4].map(|node| rig.read(node));
+    rig.ticks(60);
+    for read in reads {
+        let outcome = rig.read_outcome(read).unwrap();
+        assert!(
+            matches!(
+                outcome,
+                Err(ReadError::NotLeader { .. } | ReadError::TimedOut)
+            ),
+            "{outcome:?}"
+        );
+    }
+}
+
+/// A leader that is cut off confirms nothing to a follower that is cut off with it.
+#[test]
+fn h4_h8_a_minority_answers_nothing() {
+    let mut rig = Rig::led_by(1, Setup::voters(5));
+    rig.commit(1, "a");
+    rig.partition(&[&[1, 2], &[3, 4, 5]]);
+    let read = rig.read(2);
+    let leader = rig.elect_one_of(&[3, 4, 5]);
+    rig.commit(leader, "b");
+    rig.ticks(60);
+    let outcome = rig.read_outcome(read).unwrap();
+    assert!(
+        matches!(
+            outcome,
+            Err(ReadError::NotLeader { .. } | ReadError::TimedOut)
+        ),
+        "{outcome:?}"
     );
 }
 

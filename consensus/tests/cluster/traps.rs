@@ -3,7 +3,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use quorate_consensus::{Body, Entry, EntryId, LogIndex, Message, Refused, Role, Status, Term};
+use quorate_consensus::{
+    Body, Entry, EntryId, LogIndex, Message, ReadContext, Refused, Role, Status, Term,
+};
 use raft::eraftpb::{
     ConfState, Entry as PbEntry, Message as PbMessage, MessageType, Snapshot as PbSnapshot,
 };
@@ -320,6 +322,31 @@ fn strangers_are_not_heard() {
     message.from = 77;
     node.step(message).unwrap();
     assert_eq!(node.raft.leader_id, 77, "raft follows a stranger");
+}
+
+/// Only the leader answers for up to where a follower may read, and to whom asked.
+#[test]
+fn an_answer_to_a_read_that_is_forged() {
+    let (mut rig, term, _) = cluster();
+    let context = |node| ReadContext {
+        node,
+        boot: 1,
+        round: 1,
+    };
+    let index = LogIndex::new(1);
+    let answer = |node| Body::ReadIndexAnswer {
+        context: context(node),
+        index,
+    };
+    let refused = refuses(&mut rig, 2, 3, message(term, answer(2)));
+    assert!(matches!(refused, Refused::NotTheLeader { .. }), "{refused}");
+    let refused = refuses(&mut rig, 2, 1, message(term, answer(3)));
+    assert_eq!(refused, Refused::BadContext);
+    let asked = Body::ReadIndex {
+        context: context(3),
+    };
+    let refused = refuses(&mut rig, 1, 2, message(term, asked));
+    assert_eq!(refused, Refused::BadContext);
 }
 
 /// A learner has no say in elections.

@@ -131,20 +131,32 @@ impl Rig {
         while slot.disk.queue.front().is_some_and(|(due, _)| *due <= now) {
             appends.push(slot.disk.queue.pop_front().expect("just seen").1);
         }
-        let mut busy = !appends.is_empty();
-        if busy {
+        let mut busy = false;
+        // As the writer does it: what was asked for before it is cut off comes before that.
+        if appends.iter().any(|append| append.write().cut.is_some()) {
+            busy |= self.turn_fetches(node);
+        }
+        let slot = self.slots.get_mut(&node).expect("a member");
+        if !appends.is_empty() {
+            busy = true;
             let ticket = persist(&mut slot.disk, appends).unwrap();
             self.core(node).handle_persisted(ticket);
         }
+        busy |= self.turn_fetches(node);
+        if busy {
+            self.check(node);
+        }
+        busy
+    }
+
+    fn turn_fetches(&mut self, node: u64) -> bool {
+        let mut busy = false;
         while let Some(fetch) = self.slot_mut(node).fetches.pop_front() {
             busy = true;
             self.fetched += 1;
             let bytes_max = self.core(node).config().message_bytes_max;
             let read = self.disk(node).read(fetch.first(), fetch.last(), bytes_max);
             self.core(node).handle_fetched(fetch, read.unwrap());
-        }
-        if busy {
-            self.check(node);
         }
         busy
     }

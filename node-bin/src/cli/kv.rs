@@ -3,17 +3,20 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use quorate::kv::{
-    Client, Page, Pair, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX, Value,
+    Answer, Client, Page, Pair, Query, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX,
+    Value,
 };
+use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
 use super::connect::{ConnectArgs, failure};
 use super::text::{field, printable, printable_line};
-use super::{Failure, exit};
+use super::{Failure, config, exit};
 
 /// Read and write keys.
 #[derive(Args, Debug)]
@@ -41,6 +44,11 @@ enum Action {
         /// Print the bytes as they are, without a newline
         #[arg(long, conflicts_with = "json")]
         raw: bool,
+        #[command(flatten)]
+        at: At,
+        /// Whatever that node has, however old; says how old on standard error
+        #[arg(long, requires = "at")]
+        stale: bool,
     },
     /// Remove KEY
     Del { key: OsString },
@@ -48,6 +56,14 @@ enum Action {
     Cas(CasArgs),
     /// Print the keys from START up to but without END, in the order of their bytes
     Range(RangeArgs),
+}
+
+/// Where to read.
+#[derive(Args, Debug, Clone, Copy)]
+struct At {
+    /// Ask this node instead of the leader; as linearizable, and less for the leader to do
+    #[arg(long, value_name = "NODE", value_parser = config::node_id)]
+    at: Option<NodeId>,
 }
 
 #[derive(Args, Debug)]
@@ -91,6 +107,8 @@ struct RangeArgs {
     /// Print at most this many
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    #[command(flatten)]
+    at: At,
 }
 
 /// One operation with everything it needs, standard input included.
@@ -98,9 +116,17 @@ struct RangeArgs {
 enum Work {
     Put(Bytes, Bytes),
     Get(Bytes),
+    GetStale(Bytes, NodeId),
     Delete(Bytes),
     CompareAndSet(Bytes, Option<Bytes>, Option<Bytes>),
     Range(Bytes, Option<Bytes>, u32),
+}
+
+/// How old an answer may be.
+#[derive(Debug)]
+struct Age {
+    revision: u64,
+    leader_silent_for: Option<Duration>,
 }
 
 /// What came of it, and how to say so.
@@ -108,6 +134,7 @@ enum Work {
 enum Done {
     Put(u64),
     Get(Bytes, Option<Value>),
+    GetStale(Bytes, Option<Value>, Age),
     Delete(bool),
     CompareAndSet(Swap),
     Range(Page),
@@ -120,16 +147,23 @@ pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
         json,
     } = args;
     let raw = matches!(action, Action::Get { raw: true, .. });
+    let at = match &action {
+        Action::Get { at, .. } | Action::Range(RangeArgs { at, .. }) => at.at,
+        _ => None,
+    };
     let work = work(action, &mut io::stdin().lock())?;
     let network = connect.open(REQUEST_TIMEOUT)?;
     let done = network.with_client(|client| async move {
+        let client = at.map_or(client.clone(), |node| client.reading_at(node));
         carry_out(&client, work)
             .await
             .map_err(|error| failure(&error))
     })?;
     match (json, raw, &done) {
         (true, _, done) => writeln!(out, "{}", in_json(done)),
-        (false, true, Done::Get(_, Some(value))) => out.write_all(&value.data),
+        (false, true, Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _)) => {
+            out.write_all(&value.data)
+        }
         (false, _, done) => for_people(done, out),
     }
     .map_err(Failure::output)?;
@@ -149,7 +183,10 @@ fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
     };
     Ok(match action {
         Action::Put { key, value: data } => Work::Put(bytes(key), value(data)?),
-        Action::Get { key, raw: _ } => Work::Get(bytes(key)),
+        Action::Get { key, at, stale, .. } => match (at.at, stale) {
+            (Some(node), true) => Work::GetStale(bytes(key), node),
+            _ => Work::Get(bytes(key)),
+        },
         Action::Del { key } => Work::Delete(bytes(key)),
         Action::Cas(cas) => Work::CompareAndSet(
             bytes(cas.key),
@@ -209,6 +246,19 @@ async fn carry_out(client: &Client, work: Work) -> Result<Done, quorate::kv::Cli
             let value = client.get(key.clone()).await?;
             Done::Get(key, value)
         }
+        Work::GetStale(key, node) => {
+            let query = Query::Get { key: key.clone() };
+            let stale = client.query_stale(node, query).await?;
+            let Answer::Value { value, revision } = stale.answer else {
+                return Err(quorate::kv::ClientError::Nonsense { node });
+            };
+            let leader_silent_for = stale.leader_silent_for;
+            let age = Age {
+                revision,
+                leader_silent_for,
+            };
+            Done::GetStale(key, value, age)
+        }
         Work::Delete(key) => Done::Delete(client.delete(key).await?),
         Work::CompareAndSet(key, expected, wanted) => {
             Done::CompareAndSet(client.compare_and_set(key, expected, wanted).await?)
@@ -245,6 +295,14 @@ fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     match done {
         Done::Put(revision) => writeln!(out, "written at revision {revision}"),
         Done::Get(_, Some(value)) => writeln!(out, "{}", printable(&value.data)),
+        Done::GetStale(_, value, age) => {
+            // Not part of the data, as below.
+            let _ = writeln!(io::stderr(), "{age}");
+            match value {
+                Some(value) => writeln!(out, "{}", printable(&value.data)),
+                None => Ok(()),
+            }
+        }
         Done::Get(_, None) | Done::Delete(false) => Ok(()),
         Done::Delete(true) => writeln!(out, "deleted"),
         Done::CompareAndSet(Swap::Swapped { revision }) => {
@@ -265,9 +323,35 @@ fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+impl std::fmt::Display for Age {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let revision = self.revision;
+        match self.leader_silent_for {
+            Some(silent) if silent.is_zero() => {
+                write!(f, "as of revision {revision}, at the leader")
+            }
+            Some(silent) => write!(
+                f,
+                "as of revision {revision}; the node heard of its leader {} ms ago",
+                silent.as_millis()
+            ),
+            None => write!(f, "as of revision {revision}; the node knows no leader"),
+        }
+    }
+}
+
 fn in_json(done: &Done) -> Json {
     match done {
         Done::Put(revision) => json!({ "revision": revision }),
+        Done::GetStale(key, value, age) => {
+            let mut fields = in_json(&Done::Get(key.clone(), value.clone()));
+            fields["as_of_revision"] = age.revision.into();
+            let silent = age
+                .leader_silent_for
+                .map(|silent| silent.as_millis() as u64);
+            fields["leader_silent_for_ms"] = silent.into();
+            fields
+        }
         Done::Get(key, value) => match value {
             Some(value) => pair_in_json(key, value),
             None => Json::Object(Map::from_iter([
@@ -308,13 +392,16 @@ fn pair_in_json(key: &[u8], value: &Value) -> Json {
 /// The exit code: a negative answer is not a success. In JSON the answer itself has said so.
 fn verdict(done: &Done, json: bool) -> Result<(), Failure> {
     let negative = match done {
-        Done::Get(_, None) | Done::Delete(false) => "no such key".to_owned(),
+        Done::Get(_, None) | Done::GetStale(_, None, _) | Done::Delete(false) => {
+            "no such key".to_owned()
+        }
         Done::CompareAndSet(Swap::NotSwapped { current }) => match current {
             Some(current) => format!("not swapped: its value is {}", printable_line(current)),
             None => "not swapped: there is no such key".to_owned(),
         },
         Done::Put(_)
         | Done::Get(_, Some(_))
+        | Done::GetStale(_, Some(_), _)
         | Done::Delete(true)
         | Done::CompareAndSet(Swap::Swapped { .. })
         | Done::Range(_) => return Ok(()),

@@ -7,7 +7,8 @@ mod service;
 mod store;
 
 pub use client::{
-    Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, Swap, Tried, Unanswered,
+    Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, StaleAnswer, Swap,
+    Tried, Unanswered,
 };
 pub use command::{
     Answer, Command, Invalid, KEY_BYTES_MAX, Outcome, Pair, Query, RANGE_BYTES_MAX,

@@ -25,6 +25,10 @@ pub enum Request {
     /// Answer from a state that holds every write acknowledged before this request was sent
     /// (linearizable; Raft thesis, section 6.4). Only the leader can.
     Read(Query),
+    /// As `Read`, at whatever member is asked.
+    ReadHere(Query),
+    /// Answer from the state as it is here, however old.
+    ReadStale(Query),
     /// How this very node is doing. Every node answers for itself.
     Status,
     /// Hand leadership to `to`, or to the voter with the longest log. Only the leader can.
@@ -46,7 +50,11 @@ impl Request {
     #[must_use]
     pub fn needs(&self) -> Needs {
         match self {
-            Self::Write(_) | Self::Read(_) | Self::Status => Needs::Client,
+            Self::Write(_)
+            | Self::Read(_)
+            | Self::ReadHere(_)
+            | Self::ReadStale(_)
+            | Self::Status => Needs::Client,
             Self::TransferLeader { .. } | Self::ChangeMembers { .. } => Needs::Admin,
         }
     }
@@ -93,6 +101,13 @@ pub enum Response {
     Written(Outcome),
     /// The query was answered.
     Read(Answer),
+    /// The query was answered from a state that may be old.
+    Stale {
+        /// The answer.
+        answer: Answer,
+        /// For how many milliseconds the node had not heard of a leader; `None` where it knew none.
+        leader_silent_for_ms: Option<u64>,
+    },
     /// How the node is doing. Boxed because it is by far the largest variant and the rarest.
     Status(Box<NodeStatus>),
     /// Leadership moved.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_consensus::{
     LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ProposeError, ReadError,
-    StateMachine, TransferError,
+    Role, StateMachine, TransferError,
 };
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
@@ -34,7 +34,21 @@ impl Service for KvService {
                 Err(error) => refuse(call.reply, error.into()),
             },
             Request::Read(query) => match query.validate() {
+                Ok(()) => match node.raft().leader() {
+                    known if known.role == Role::Leader => read(node, query.encode(), call.reply),
+                    // Who asks so wants to know who leads.
+                    LeaderChange { leader, .. } => {
+                        refuse(call.reply, Refusal::NotLeader { leader });
+                    }
+                },
+                Err(error) => refuse(call.reply, error.into()),
+            },
+            Request::ReadHere(query) => match query.validate() {
                 Ok(()) => read(node, query.encode(), call.reply),
+                Err(error) => refuse(call.reply, error.into()),
+            },
+            Request::ReadStale(query) => match query.validate() {
+                Ok(()) => read_stale(node.clone(), query.encode(), call.reply),
                 Err(error) => refuse(call.reply, error.into()),
             },
             Request::Status => status(node.clone(), call.reply),
@@ -79,6 +93,24 @@ fn read(node: &NodeHandle, query: Bytes, reply: Reply) {
         let response = match outcome {
             Ok(answer) => match Answer::decode(&answer) {
                 Ok(answer) => Response::Read(answer),
+                Err(_) => unreadable(),
+            },
+            Err(error) => Response::Refused(read_refusal(error)),
+        };
+        reply.send(&response);
+    });
+}
+
+fn read_stale(node: NodeHandle, query: Bytes, reply: Reply) {
+    node.clone().spawn(async move {
+        let response = match node.query_stale(query).await {
+            Ok(stale) => match Answer::decode(&stale.answer) {
+                Ok(answer) => Response::Stale {
+                    answer,
+                    leader_silent_for_ms: stale
+                        .leader_silent_for
+                        .map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
+                },
                 Err(_) => unreadable(),
             },
             Err(error) => Response::Refused(read_refusal(error)),

@@ -24,7 +24,7 @@ use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
     Fatal, LogIndex, Membership, MembershipChange, MembershipError, NodeId, ProposeError,
-    RaftHandle, ReadError, Role, Status, Stopped, TransferError,
+    RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
 };
 use quorate_quic_transport::Transport;
 use tracing::{info, warn};
@@ -137,7 +137,21 @@ impl NodeHandle {
         async move { raft.propose(command).await }
     }
 
-    /// Answers `query` from a state that includes every write acknowledged before the call.
+    /// Answers `query` from the state as it is here, however old, and says how old at most.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]; reading again is always safe.
+    pub fn query_stale(
+        &self,
+        query: Bytes,
+    ) -> impl Future<Output = Result<Stale, ReadError>> + Send + use<> {
+        let raft = self.raft.clone();
+        async move { raft.query_stale(query).await }
+    }
+
+    /// Answers `query` from a state that includes every write acknowledged before the call. Works at every
+    /// member: one that follows asks the leader up to where its own state has to be.
     ///
     /// # Errors
     ///

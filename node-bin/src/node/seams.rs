@@ -30,6 +30,8 @@ impl quorate_quic_transport::Message for RaftMessage {
             | Body::Snapshot { .. }
             | Body::Transfer(_)
             | Body::Digest { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexAnswer { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::TimeoutNow => None,
@@ -52,6 +54,8 @@ pub(super) fn lane(body: &Body) -> Lane {
         | Body::Digest { .. } => Lane::Append,
         Body::RequestVote { .. }
         | Body::Vote { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexAnswer { .. }
         | Body::Heartbeat { .. }
         | Body::HeartbeatResponse { .. }
         | Body::TimeoutNow => Lane::Control,

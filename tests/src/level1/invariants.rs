@@ -162,7 +162,10 @@ impl Invariants {
     pub fn message(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
         self.speaks_durably(node, to, message, disk);
         match &message.body {
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::TimeoutNow => {
+            Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::ReadIndexAnswer { .. }
+            | Body::TimeoutNow => {
                 self.leads(node, message.term);
             }
             Body::AppendAccepted { last, .. } => {
@@ -193,6 +196,7 @@ impl Invariants {
             Body::AppendRejected { .. }
             | Body::Transfer(_)
             | Body::Digest { .. }
+            | Body::ReadIndex { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::HeartbeatResponse { .. } => {}
@@ -217,7 +221,7 @@ impl Invariants {
     /// The term and the vote that a message stands for are on the sender's disk, and the vote is its
     /// only one in that term.
     fn speaks_durably(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
-        if let Body::Transfer(_) | Body::Digest { .. } = message.body {
+        if let Body::Transfer(_) | Body::Digest { .. } | Body::ReadIndex { .. } = message.body {
             // It promises nothing, and nobody looks at its term.
             return;
         }

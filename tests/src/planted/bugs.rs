@@ -269,6 +269,16 @@ pub const BUGS: &[Bug] = &[
         level1(500),
     ),
     bug(
+        "follower-reads-at-once",
+        "a follower answers reads without asking its leader",
+        level1(40),
+    ),
+    bug(
+        "snapshot-read-before-installed",
+        "a read at a follower is answered before the snapshot that it must see is installed",
+        level1(400),
+    ),
+    bug(
         "answered-by-index",
         "a proposal is answered by whatever was committed at its index",
         level1(500),

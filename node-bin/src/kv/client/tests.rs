@@ -112,10 +112,12 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         Request::Write(_) => Response::Written(Outcome::Written {
             revision: part.writes,
         }),
-        Request::Read(_) => Response::Read(Answer::Value {
-            value: None,
-            revision: part.writes,
-        }),
+        Request::Read(_) | Request::ReadHere(_) | Request::ReadStale(_) => {
+            Response::Read(Answer::Value {
+                value: None,
+                revision: part.writes,
+            })
+        }
         Request::TransferLeader { to } => Response::Transferred {
             leader: to.unwrap_or(id),
         },
