@@ -319,6 +319,38 @@ fn e4_e6_a_copy_of_the_last_start_is_kept_out() {
     });
 }
 
+/// Every node answers reads, of everything that was acknowledged before; and, where asked to, of what it has.
+#[test]
+fn h8_every_node_answers() {
+    futures_lite::future::block_on(async {
+        let cluster = Cluster::start(3);
+        let client = cluster.client(Duration::from_secs(20));
+        let leader = cluster.leader().await;
+        for round in 0..20 {
+            let revision = client.put("a", round.to_string()).await.unwrap();
+            for node in (1..=3).map(id) {
+                let found = client.reading_at(node).get("a").await.unwrap().unwrap();
+                assert_eq!(
+                    (found.revision, found.data),
+                    (revision, round.to_string().into())
+                );
+            }
+        }
+        let query = quorate::kv::Query::Get { key: "a".into() };
+        for node in (1..=3).map(id) {
+            let stale = client.query_stale(node, query.clone()).await.unwrap();
+            let silent = stale.leader_silent_for.expect("it knows a leader");
+            assert!(silent < Duration::from_secs(1));
+            assert_eq!(silent.is_zero(), node == leader, "{silent:?}");
+            let quorate::kv::Answer::Value { revision, .. } = stale.answer else {
+                panic!("{:?}", stale.answer);
+            };
+            assert!(revision > 1);
+        }
+        client.close().await;
+    });
+}
+
 /// Concurrent writers and compare-and-set: every success is unique, and nothing is lost.
 #[test]
 fn compare_and_set_lets_one_of_many_win() {

@@ -208,6 +208,50 @@ fn f3_a_new_leader_waits_for_its_first_commit() {
     rig.until_voters(2, &[1, 2]);
 }
 
+/// F4: of former and new voters, neither decides without the other, however the network parts them in the
+/// middle of a change.
+#[test]
+fn f4_neither_majority_decides_alone() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).learners(2));
+    rig.ticks(60);
+    let index = rig.status(1).last.index.next();
+    // n2 and n3 hold the change, and do not learn that it is committed.
+    rig.net.rule = Some(Box::new(move |_, to, message| {
+        let commit = match message.body {
+            Body::Append { commit, .. } | Body::Heartbeat { commit, .. } => commit,
+            _ => return Fate::Deliver,
+        };
+        match (2..=3).contains(&to) && commit >= index {
+            true => Fate::Drop,
+            false => Fate::Deliver,
+        }
+    }));
+    rig.change(1, &set(&[1, 4, 5], &[2, 3])).unwrap();
+    rig.ticks(2);
+    assert_eq!(rig.members(1)[0], [1, 4, 5]);
+    assert_eq!(rig.members(2)[0], [1, 2, 3]);
+    rig.net.rule = None;
+    rig.partition(&[&[1, 4, 5], &[2, 3]]);
+    let by_new = rig.propose(1, "by the new voters");
+    rig.run_until(200, "n2 or n3 leads", |rig| rig.leads(2) || rig.leads(3));
+    let other = if rig.leads(2) { 2 } else { 3 };
+    let by_old = rig.propose(other, "by the former voters");
+    rig.ticks(40);
+    for token in [by_new, by_old] {
+        assert!(
+            !matches!(rig.outcome(token), Some(Ok(_))),
+            "{:?}",
+            rig.outcome(token)
+        );
+    }
+    rig.heal();
+    rig.run_until(CHANGE_TICKS, "the change is complete", |rig| {
+        (1..=5).all(|node| rig.members(node) == [vec![1, 4, 5], vec![], vec![2, 3]])
+    });
+    let leader = rig.leader().unwrap();
+    rig.commit(leader, "together");
+}
+
 /// F4: whoever leads when the members are joint sees the change through.
 #[test]
 fn f4_the_next_leader_leaves_the_joint_membership() {

@@ -301,7 +301,11 @@ pub const BUGS: &[Bug] = &[
     bug(
         "voters-changed-in-one-step",
         "new voters decide without the former ones",
-        level1(2000),
+        test(
+            "consensus",
+            "cluster",
+            "membership::f4_neither_majority_decides_alone",
+        ),
     ),
     bug(
         "members-of-the-logs-end",

@@ -1,0 +1,197 @@
+//! Locks with fencing tokens: whoever holds a lock has a number that is higher than every holder's before, so
+//! that what it protects can refuse a holder that has been away for too long and does not know it.
+//!
+//! A lock is not given back by time here: a clock would make the nodes differ. `break` takes it away, at
+//! whatever an operator or a watchdog decides, and the token does the rest.
+//!
+//! ```text
+//! cargo run --release -p quorate --example lock-service
+//! ```
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_lite::future::block_on;
+use quorate::{
+    Batch, EntryId, Node, ORIGIN, ProposeError, StateMachine, StateMachineError, StateScan,
+};
+use serde::{Deserialize, Serialize};
+
+#[path = "common/mod.rs"]
+mod common;
+
+#[derive(Serialize, Deserialize)]
+enum Command {
+    Acquire { lock: String, owner: String },
+    Release { lock: String, token: u64 },
+    Break { lock: String },
+}
+
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+enum Answer {
+    Held { owner: String, token: u64 },
+    Free,
+    Malformed,
+}
+
+#[derive(Clone)]
+struct Holder {
+    owner: String,
+    token: u64,
+}
+
+/// In memory; the log brings it back.
+#[derive(Default)]
+struct Locks(BTreeMap<String, Holder>);
+
+impl Locks {
+    /// `index` is the command's place in the log: it only ever rises, which makes it the token.
+    fn carry_out(&mut self, command: Command, index: u64) -> Answer {
+        match command {
+            Command::Acquire { lock, owner } => {
+                let new = Holder {
+                    owner: owner.clone(),
+                    token: index,
+                };
+                let holder = self.0.entry(lock).or_insert(new);
+                Answer::Held {
+                    owner: holder.owner.clone(),
+                    token: holder.token,
+                }
+            }
+            Command::Release { lock, token } => {
+                if self
+                    .0
+                    .get(&lock)
+                    .is_some_and(|holder| holder.token == token)
+                {
+                    self.0.remove(&lock);
+                }
+                self.look(&lock)
+            }
+            Command::Break { lock } => {
+                self.0.remove(&lock);
+                Answer::Free
+            }
+        }
+    }
+
+    fn look(&self, lock: &str) -> Answer {
+        match self.0.get(lock) {
+            Some(Holder { owner, token }) => Answer::Held {
+                owner: owner.clone(),
+                token: *token,
+            },
+            None => Answer::Free,
+        }
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Bytes, StateMachineError> {
+    let bytes = postcard::to_stdvec(value).map_err(StateMachineError::new)?;
+    Ok(bytes.into())
+}
+
+impl StateMachine for Locks {
+    fn applied(&self) -> EntryId {
+        ORIGIN
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+        let answers = batch.commands.iter().map(|command| {
+            let answer = match postcard::from_bytes(&command.data) {
+                Ok(decoded) => self.carry_out(decoded, command.id.index.value()),
+                // The same on every node, so it is an answer and not an error, which would stop them all.
+                Err(_) => Answer::Malformed,
+            };
+            encode(&answer)
+        });
+        answers.collect()
+    }
+
+    fn query(&mut self, lock: &[u8]) -> Result<Bytes, StateMachineError> {
+        encode(&self.look(&String::from_utf8_lossy(lock)))
+    }
+
+    /// With this, the members compare their states every ten minutes, and one that differs stops itself.
+    fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
+        Ok(Some(Box::new(Scan(self.0.clone()))))
+    }
+}
+
+struct Scan(BTreeMap<String, Holder>);
+
+impl StateScan for Scan {
+    fn read_on(&mut self, _bytes_max: u64) -> Result<Option<u64>, StateMachineError> {
+        // FNV-1a: any function will do that is the same on every machine.
+        let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
+        for (lock, holder) in &self.0 {
+            let token = holder.token.to_le_bytes();
+            let parts = [
+                lock.as_bytes(),
+                b"\0",
+                holder.owner.as_bytes(),
+                b"\0",
+                &token,
+            ];
+            for byte in parts.concat() {
+                digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        Ok(Some(digest))
+    }
+}
+
+async fn ask(nodes: &[Node], command: Command) -> Result<Answer, Box<dyn Error>> {
+    let command = encode(&command)?;
+    loop {
+        for node in nodes {
+            match node.propose(command.clone()).await {
+                Ok(answer) => return Ok(postcard::from_bytes(&answer)?),
+                Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {}
+                // Acquire may be repeated: it answers with the holder, who may be the one who asks.
+                Err(ProposeError::OutcomeUnknown { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        async_io::Timer::after(Duration::from_millis(20)).await;
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let cluster = common::Cluster::new("locks")?;
+    let mut nodes = Vec::new();
+    for (config, credentials) in cluster.seats()? {
+        nodes.push(Node::builder(config, credentials).start(Locks::default())?);
+    }
+    let lock = || "printer".to_owned();
+    let acquire = |owner: &str| Command::Acquire {
+        lock: lock(),
+        owner: owner.to_owned(),
+    };
+    block_on(async {
+        let first = ask(&nodes, acquire("alice")).await?;
+        println!("alice asks: {first:?}");
+        println!("bob asks:   {:?}", ask(&nodes, acquire("bob")).await?);
+        println!(
+            "broken:     {:?}",
+            ask(&nodes, Command::Break { lock: lock() }).await?
+        );
+        println!("bob asks:   {:?}", ask(&nodes, acquire("bob")).await?);
+        let Answer::Held { token, .. } = first else {
+            return Err("alice was first".into());
+        };
+        let late = ask(
+            &nodes,
+            Command::Release {
+                lock: lock(),
+                token,
+            },
+        )
+        .await?;
+        println!("alice, late, releases with token {token}: {late:?}");
+        Ok(())
+    })
+}
