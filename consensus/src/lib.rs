@@ -60,7 +60,7 @@ pub use message::{Body, Message, ReadContext, Transfer};
 pub use node::RaftNode;
 pub use proposals::ProposalToken;
 pub use reads::ReadToken;
-pub use ready::{Committed, LeaderChange, Ready};
+pub use ready::{Committed, Event, LeaderChange, Ready};
 pub use sanitize::Refused;
 pub use snapshots::{ChunkWanted, Take, TakeStep};
 pub use status::{PeerProgress, Status};

@@ -1,5 +1,7 @@
 //! What the core wants done.
 
+use std::time::Duration;
+
 use crate::durability::Append;
 use crate::entry::Entry;
 use crate::error::{Fatal, MembershipError, ProposeError, ReadError, TransferError};
@@ -9,7 +11,7 @@ use crate::message::Message;
 use crate::proposals::ProposalToken;
 use crate::reads::ReadToken;
 use crate::snapshots::{ChunkWanted, Take};
-use crate::types::{EntryId, NodeId, Role, Term};
+use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
 /// Work for the outside, to be carried out in the order of the fields.
 #[derive(Debug, Default)]
@@ -52,6 +54,8 @@ pub struct Ready {
     pub transfer: Option<Result<NodeId, TransferError>>,
     /// The role, term or leader changed.
     pub change: Option<LeaderChange>,
+    /// What else happened that somebody may want to know. Nothing depends on it.
+    pub events: Vec<Event>,
 }
 
 impl Ready {
@@ -74,7 +78,46 @@ impl Ready {
             && self.failed_reads.is_empty()
             && self.transfer.is_none()
             && self.change.is_none()
+            && self.events.is_empty()
     }
+}
+
+/// Something that happens to a node now and then. None of it is needed to work with a node; it is for
+/// dashboards, alarms and tests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The role, term or leader changed.
+    Leader(LeaderChange),
+    /// These are the members now; joint ones while a change is under way.
+    Members(Membership),
+    /// This leader has a snapshot for a member that needs entries which are not in the log any more.
+    SnapshotOffered {
+        /// The member.
+        to: NodeId,
+        /// The last entry in it.
+        last: LogIndex,
+    },
+    /// The member has not asked for the rest of it for so long that it is offered again later.
+    SnapshotStalled {
+        /// The member.
+        to: NodeId,
+    },
+    /// The log begins anew after a snapshot that this node has received, and so will the state.
+    SnapshotReceived {
+        /// The last entry in it.
+        last: EntryId,
+    },
+    /// The disk has not answered for so long; a leader hands over.
+    DiskStalled {
+        /// For how long.
+        waited: Duration,
+    },
+    /// The disk answers again.
+    DiskAnswers {
+        /// After how long.
+        waited: Duration,
+    },
 }
 
 /// A committed entry, and who proposed it here.

@@ -47,12 +47,13 @@ mod node;
 mod planted;
 
 pub use node::{
-    LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, PEERS_FILE, Service, StartError,
+    EVENTS_MAX, Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, PEERS_FILE, Service,
+    StartError,
 };
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{
-    Batch, ChangeRefused, Chunk, Command, EntryId, Fatal, LeaderChange, LogIndex, Membership,
-    MembershipChange, MembershipError, NodeId, ORIGIN, PLACE_BYTES_MAX, PeerProgress, ProposeError,
-    RaftHandle, ReadError, Role, SnapshotSink, SnapshotSource, Stale, StateMachine,
+    Batch, ChangeRefused, Chunk, Command, EntryId, Event, Fatal, LeaderChange, LogIndex,
+    Membership, MembershipChange, MembershipError, NodeId, ORIGIN, PLACE_BYTES_MAX, PeerProgress,
+    ProposeError, RaftHandle, ReadError, Role, SnapshotSink, SnapshotSource, Stale, StateMachine,
     StateMachineError, StateScan, Status, Stopped, Term, TransferError,
 };

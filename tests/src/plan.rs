@@ -210,6 +210,10 @@ const fn often(_: Level) -> u64 {
     4
 }
 
+const fn sometimes(_: Level) -> u64 {
+    2
+}
+
 const fn seldom(_: Level) -> u64 {
     1
 }
@@ -218,14 +222,6 @@ const fn seldom_on_the_stack(level: Level) -> u64 {
     match level {
         Level::Consensus => 0,
         Level::Stack => 1,
-    }
-}
-
-const fn sometimes_in_consensus(level: Level) -> u64 {
-    match level {
-        Level::Consensus => 2,
-        // Damage on a minority of all disks may be damage on a majority of a few voters'.
-        Level::Stack => 0,
     }
 }
 
@@ -419,7 +415,7 @@ const PALETTE: &[Kind] = &[
         draw: |rng, params| Fault::ChangeVoters {
             voters: params.some_voters(rng),
         },
-        weight: sometimes_in_consensus,
+        weight: sometimes,
         lasts_max_ms: 1,
     },
     Kind {

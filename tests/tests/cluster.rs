@@ -319,6 +319,42 @@ fn e4_e6_a_copy_of_the_last_start_is_kept_out() {
     });
 }
 
+/// Whoever watches a node learns of leaders and members as they change, and of its end.
+#[test]
+fn events_tell_what_happens() {
+    futures_lite::future::block_on(async {
+        let mut cluster = Cluster::start(3);
+        let leader = cluster.leader().await;
+        let watched = (1..=3).map(id).find(|node| *node != leader).unwrap();
+        let mut events = cluster.node(watched).events();
+        let moved = quorate::MembershipChange::Move {
+            node: watched,
+            address: cluster.addresses()[&watched],
+        };
+        let members = cluster.node(leader).change_membership(moved, None).await;
+        let told = events.next().await.expect("the node runs");
+        assert_eq!(told, quorate::Event::Members(members.unwrap()));
+        cluster
+            .take(leader)
+            .shutdown(Duration::from_secs(1))
+            .await
+            .unwrap();
+        let next = loop {
+            match events.next().await.expect("the node runs") {
+                quorate::Event::Leader(change)
+                    if change.leader.is_some_and(|new| new != leader) =>
+                {
+                    break change.leader;
+                }
+                _ => {}
+            }
+        };
+        assert_eq!(next, Some(cluster.leader().await));
+        cluster.kill(watched);
+        while events.next().await.is_some() {}
+    });
+}
+
 /// Every node answers reads, of everything that was acknowledged before; and, where asked to, of what it has.
 #[test]
 fn h8_every_node_answers() {

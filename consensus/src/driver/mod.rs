@@ -41,7 +41,7 @@ use crate::message::Body;
 use crate::node::RaftNode;
 use crate::proposals::ProposalToken;
 use crate::reads::ReadToken;
-use crate::ready::{LeaderChange, Ready};
+use crate::ready::{Event, LeaderChange, Ready};
 use crate::types::{NodeId, Role};
 
 /// How many inputs are taken before their outcome is carried out: what arrives together is replicated
@@ -62,8 +62,8 @@ pub struct Parts {
     pub state_machine: Box<dyn StateMachine>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Told of every change of role, term or leader, on the driver's thread. Must not block.
-    pub observer: Box<dyn FnMut(&LeaderChange) + Send>,
+    /// Told of everything that happens, on the driver's thread. Must not block.
+    pub observer: Box<dyn FnMut(&Event) + Send>,
 }
 
 /// A node to be run: four futures that know no runtime. `driver` must share a thread with nothing that
@@ -151,7 +151,7 @@ pub struct Driver {
     courier: Sender<CourierJob>,
     transport: Box<dyn Transport>,
     clock: Arc<dyn Clock>,
-    observer: Box<dyn FnMut(&LeaderChange) + Send>,
+    observer: Box<dyn FnMut(&Event) + Send>,
     shared: Arc<Shared>,
     waiting: Waiting,
     next_tick: Instant,
@@ -449,8 +449,12 @@ impl Driver {
                 .leader
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = change;
-            (self.observer)(&change);
+            (self.observer)(&Event::Leader(change));
         }
+        if let Some(membership) = ready.membership {
+            (self.observer)(&Event::Members(membership));
+        }
+        ready.events.iter().for_each(&mut self.observer);
         unreachable
     }
 

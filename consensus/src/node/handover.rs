@@ -8,6 +8,7 @@ use super::RaftNode;
 use crate::config::ELECTION_TICKS;
 use crate::disk_watch::{STALLED_TICKS, Sight};
 use crate::error::TransferError;
+use crate::ready::Event;
 use crate::types::{NodeId, Role};
 
 pub(super) struct Transfer {
@@ -71,12 +72,18 @@ impl RaftNode {
         };
         let (node, term) = (self.config.node, self.seen.term);
         match sight {
-            Sight::Stalled { ticks } => warn!(
-                %node, %term, role = %self.seen.role, waited = ?self.duration(ticks),
-                "the disk does not answer: nothing is acknowledged until it does"
-            ),
+            Sight::Stalled { ticks } => {
+                let waited = self.duration(ticks);
+                self.out.events.push(Event::DiskStalled { waited });
+                warn!(
+                    %node, %term, role = %self.seen.role, ?waited,
+                    "the disk does not answer: nothing is acknowledged until it does"
+                );
+            }
             Sight::Recovered { ticks } => {
-                info!(%node, %term, waited = ?self.duration(ticks), "the disk answers again");
+                let waited = self.duration(ticks);
+                self.out.events.push(Event::DiskAnswers { waited });
+                info!(%node, %term, ?waited, "the disk answers again");
                 return;
             }
         }

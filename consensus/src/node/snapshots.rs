@@ -12,6 +12,7 @@ use crate::entry::Entry;
 use crate::membership::Membership;
 use crate::message::{Body, Message, Transfer};
 use crate::planted;
+use crate::ready::Event;
 use crate::snapshots::{ChunkWanted, Next};
 use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
@@ -178,6 +179,7 @@ impl RaftNode {
         self.handed = base.index;
         self.memberships.restore(membership.clone());
         self.out.membership = Some(membership.clone());
+        self.out.events.push(Event::SnapshotReceived { last: base });
         self.forget_change();
         let unknown = self.proposals.overtaken(base.index);
         self.out.failed_proposals.extend(unknown);
@@ -241,6 +243,8 @@ impl RaftNode {
                 self.giving.begins(to, self.now);
                 let last = message.get_snapshot().get_metadata().index;
                 info!(node = %self.config.node, peer = %to, last, "offering a snapshot");
+                let last = LogIndex::new(last);
+                self.out.events.push(Event::SnapshotOffered { to, last });
             }
         }
     }
@@ -274,6 +278,7 @@ impl RaftNode {
         let due = self.giving.tick(self.now);
         for member in due.stalled {
             warn!(node = %self.config.node, peer = %member, "a snapshot has stalled");
+            self.out.events.push(Event::SnapshotStalled { to: member });
             let failure = SnapshotStatus::Failure;
             self.raw.report_snapshot(member.value(), failure);
         }

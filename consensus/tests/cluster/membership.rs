@@ -217,9 +217,8 @@ fn f4_neither_majority_decides_alone() {
     let index = rig.status(1).last.index.next();
     // n2 and n3 hold the change, and do not learn that it is committed.
     rig.net.rule = Some(Box::new(move |_, to, message| {
-        let commit = match message.body {
-            Body::Append { commit, .. } | Body::Heartbeat { commit, .. } => commit,
-            _ => return Fate::Deliver,
+        let (Body::Append { commit, .. } | Body::Heartbeat { commit, .. }) = message.body else {
+            return Fate::Deliver;
         };
         match (2..=3).contains(&to) && commit >= index {
             true => Fate::Drop,

@@ -58,6 +58,9 @@ pub(crate) struct BenchArgs {
     /// How many keys, chosen at random; `get` writes them first
     #[arg(long, default_value_t = 100_000, value_parser = count(1, 1_000_000))]
     keys: usize,
+    /// `get` at every node in turn, one connection after the other, instead of at the leader
+    #[arg(long)]
+    spread: bool,
     #[command(flatten)]
     connect: ConnectArgs,
     /// Print JSON
@@ -89,7 +92,12 @@ pub(crate) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> 
         .collect::<Result<Vec<Client>, Failure>>()?;
     let data = Arc::new(Data::new(args.keys, args.value));
     prepare(&network, &clients, args, &data, &stop)?;
-    let figures = measure(&network, &clients, args, &data, &stop);
+    let readers = match args.spread {
+        true => spread(&clients),
+        false => clients.clone(),
+    };
+    let figures = measure(&network, &readers, args, &data, &stop);
+    drop(readers);
     futures_lite::future::block_on(async {
         for client in clients {
             client.close().await;
@@ -109,6 +117,15 @@ pub(crate) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> 
         exit::UNAVAILABLE,
         format!("not one operation succeeded: {why}"),
     ))
+}
+
+/// The same clients, each reading at another node.
+fn spread(clients: &[Client]) -> Vec<Client> {
+    let at = |(number, client): (usize, &Client)| {
+        let nodes: Vec<_> = client.nodes().collect();
+        client.reading_at(nodes[number % nodes.len()])
+    };
+    clients.iter().enumerate().map(at).collect()
 }
 
 fn connections(clients: usize, chosen: Option<usize>) -> usize {

@@ -110,7 +110,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Certs(command) => Ok(certs::run(command, out)?),
         Command::Start(args) => start::run(&args, out),
         Command::Kv(args) => kv::run(args, out),
-        Command::Status(args) => status::run(args, out),
+        Command::Status(args) => status::run(&args, out),
         Command::Members(args) => members::run(args, out),
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),

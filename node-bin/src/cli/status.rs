@@ -1,10 +1,10 @@
 //! `quorate status`: what each node says about itself, side by side.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use quorate::kv::{Client, ClientError, NodeStatus};
+use quorate::kv::{Client, ClientError, NodeStatus, PeerStatus};
 use quorate_consensus::{NodeId, Term};
 use serde_json::{Value as Json, json};
 
@@ -22,6 +22,13 @@ pub(crate) struct StatusArgs {
     /// Print JSON, with all that the nodes say, how they see each other included
     #[arg(long)]
     json: bool,
+    /// Also show how each node sees the others: round trip, lost packets, waiting messages
+    #[arg(long, conflicts_with = "json")]
+    peers: bool,
+    /// Show it again and again, every so many seconds, until interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
 }
 
 /// What one node said, or why it said nothing.
@@ -30,20 +37,44 @@ struct Report {
     status: Result<NodeStatus, String>,
 }
 
-pub(crate) fn run(args: StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let StatusArgs { connect, json } = args;
-    let network = connect.open(TIMEOUT)?;
-    let reports = network.with_client(async |client| Ok(ask_all(&network, client).await))?;
-    if json {
-        writeln!(out, "{}", in_json(&reports))
-    } else {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        for_people(&reports, now.as_secs(), out)
+pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let network = args.connect.open(TIMEOUT)?;
+    network.with_client(async |client| {
+        loop {
+            let reports = ask_all(&network, client.clone()).await;
+            if args.watch.is_some() && io::stdout().is_terminal() {
+                write!(out, "{CLEAR}").map_err(Failure::output)?;
+            }
+            show(args, &reports, out).map_err(Failure::output)?;
+            let Some(seconds) = args.watch else {
+                return verdict(&reports);
+            };
+            out.flush().map_err(Failure::output)?;
+            async_io::Timer::after(Duration::from_secs(seconds)).await;
+        }
+    })
+}
+
+/// Moves to the top of the terminal and clears it.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+fn show(args: &StatusArgs, reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
+    if args.json {
+        return writeln!(out, "{}", in_json(reports));
     }
-    .map_err(Failure::output)?;
-    match leader(&reports) {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    for_people(reports, now.as_secs(), out)?;
+    if args.peers {
+        writeln!(out)?;
+        peers_for_people(reports, out)?;
+    }
+    Ok(())
+}
+
+fn verdict(reports: &[Report]) -> Result<(), Failure> {
+    match leader(reports) {
         Some(_) => Ok(()),
         None => Err(Failure::new(exit::UNAVAILABLE, "no node knows of a leader")
             .help("a majority of the nodes must run and reach each other")),
@@ -110,12 +141,7 @@ fn for_people(reports: &[Report], now_s: u64, out: &mut dyn Write) -> io::Result
             Ok(row(status, committed, now_s))
         })
         .collect();
-    let mut widths = COLUMNS.map(str::len);
-    for cells in rows.iter().flatten() {
-        for (width, cell) in widths.iter_mut().zip(cells) {
-            *width = (*width).max(cell.len());
-        }
-    }
+    let widths = widths(&COLUMNS, rows.iter().flatten());
     line(out, &COLUMNS.map(str::to_owned), &widths)?;
     for (report, row) in reports.iter().zip(&rows) {
         match row {
@@ -127,6 +153,49 @@ fn for_people(reports: &[Report], now_s: u64, out: &mut dyn Write) -> io::Result
         }
     }
     Ok(())
+}
+
+/// How wide each column has to be.
+fn widths<'a, const N: usize>(
+    columns: &[&str; N],
+    rows: impl Iterator<Item = &'a [String; N]>,
+) -> [usize; N] {
+    let mut widths = columns.map(str::len);
+    for cells in rows {
+        for (width, cell) in widths.iter_mut().zip(cells) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    widths
+}
+
+const PEER_COLUMNS: [&str; 7] = ["NODE", "PEER", "RTT", "LOST", "QUEUED", "MATCHED", "STATE"];
+
+fn peers_for_people(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
+    let peers = answers(reports).flat_map(|status| {
+        let peers = status.peers.iter();
+        peers.map(|peer| peer_row(status.node, peer))
+    });
+    let rows: Vec<_> = peers.collect();
+    let widths = widths(&PEER_COLUMNS, rows.iter());
+    line(out, &PEER_COLUMNS.map(str::to_owned), &widths)?;
+    rows.iter().try_for_each(|row| line(out, row, &widths))
+}
+
+fn peer_row(node: NodeId, peer: &PeerStatus) -> [String; PEER_COLUMNS.len()] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    [
+        node.value().to_string(),
+        peer.node.value().to_string(),
+        or_none(
+            peer.rtt_us
+                .map(|rtt| format!("{:.1} ms", rtt as f64 / 1000.0)),
+        ),
+        peer.lost_packets.to_string(),
+        peer.queued.to_string(),
+        or_none(peer.matched.map(|matched| matched.to_string())),
+        peer.state.clone(),
+    ]
 }
 
 fn line(out: &mut dyn Write, cells: &[String], widths: &[usize]) -> io::Result<()> {
@@ -243,6 +312,37 @@ NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE
 1     leader    4     1       1008@4  1007    1007     0    89 d left
 2     unreachable: refused
 3     follower  4     1       1006@4  1005    1005     2    89 d left
+"
+        );
+    }
+
+    /// Who sees whom how; without a connection there is no round trip.
+    #[test]
+    fn a_table_of_peers() {
+        let mut reports = cluster();
+        let peer = |id, rtt_us: Option<u64>, state: &str| PeerStatus {
+            node: node(id),
+            address: None,
+            state: state.into(),
+            matched: rtt_us.map(|_| LogIndex::new(1007)),
+            rtt_us,
+            lost_packets: 3,
+            queued: 0,
+        };
+        if let Ok(status) = &mut reports[0].status {
+            status.peers = vec![
+                peer(2, None, "no answer yet"),
+                peer(3, Some(1_234), "connected"),
+            ];
+        }
+        let mut out = Vec::new();
+        peers_for_people(&reports, &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\
+NODE  PEER  RTT     LOST  QUEUED  MATCHED  STATE
+1     2     -       3     0       -        no answer yet
+1     3     1.2 ms  3     0       1007     connected
 "
         );
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use quinn::Runtime;
 use quorate_certs::Credentials;
 use quorate_consensus::{
-    Clock, EntryId, LogStore, Membership, NodeId, ORIGIN, Parts, RaftNode, Recovered, Running,
-    StateMachine, assemble, read_tail,
+    Clock, EntryId, Event, LogStore, Membership, NodeId, ORIGIN, Parts, RaftNode, Recovered,
+    Running, StateMachine, assemble, read_tail,
 };
 use quorate_persist::{Files, Opened, Options, OsFiles, Store, StoreIdentity};
 use quorate_quic_transport::{
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
+use super::events::Subscribers;
 use super::members::{Members, PeerTransport};
 use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
@@ -186,6 +187,8 @@ impl NodeBuilder {
         let log = (self.around_log)(instance, &opened.recovered, Box::new(opened.store));
         // Changes of leader are rare, and the service takes them at once.
         let (changes_sender, changes) = async_channel::unbounded();
+        let subscribers = Subscribers::default();
+        let observed = subscribers.clone();
         let Running {
             handle: raft,
             driver,
@@ -199,8 +202,11 @@ impl NodeBuilder {
                 store: log,
                 state_machine: Box::new(state_machine),
                 clock: Arc::clone(&clock),
-                observer: Box::new(move |change| {
-                    let _ = changes_sender.try_send(*change);
+                observer: Box::new(move |event| {
+                    if let Event::Leader(change) = event {
+                        let _ = changes_sender.try_send(*change);
+                    }
+                    observed.tell(event);
                 }),
             },
         );
@@ -215,6 +221,7 @@ impl NodeBuilder {
                 started: clock.now(),
                 runtime: Arc::clone(&runtime),
                 files: self.files,
+                subscribers,
             }),
             transport,
         };

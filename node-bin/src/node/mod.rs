@@ -4,6 +4,7 @@ mod admission;
 mod build;
 mod config;
 mod error;
+mod events;
 mod members;
 mod peers;
 mod run;
@@ -32,6 +33,7 @@ use tracing::{info, warn};
 pub use build::{LOG_FILE, NodeBuilder};
 pub use config::NodeConfig;
 pub use error::StartError;
+pub use events::{EVENTS_MAX, Events};
 pub use peers::PEERS_FILE;
 pub(crate) use seams::GROUP;
 pub use service::Service;
@@ -58,6 +60,7 @@ struct Facts {
     started: Instant,
     runtime: Arc<dyn Runtime>,
     files: Arc<dyn quorate_persist::Files>,
+    subscribers: events::Subscribers,
 }
 
 impl NodeHandle {
@@ -162,6 +165,12 @@ impl NodeHandle {
     ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + use<> {
         let raft = self.raft.clone();
         async move { raft.query(query).await }
+    }
+
+    /// What happens to this node from now on: changes of leader and members, snapshots, a disk that stalls.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.facts.subscribers.add()
     }
 
     /// How consensus stands at this node.

@@ -27,6 +27,7 @@ pub(super) async fn drive(
     let alarm = Alarm::new("driver", &node, &outcome);
     let ended = driver.run().await;
     alarm.disarm();
+    node.facts.subscribers.end();
     if let Err(fatal) = ended {
         error!(node = %node.id(), err = %fatal, "the node stops itself");
         let writer_ends = !matches!(fatal, Fatal::DiskHangs { .. });

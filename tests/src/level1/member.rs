@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use quorate_consensus::{
-    Config, Fatal, Membership, NodeId, Parts, RaftHandle, RaftNode, Running, Status, Stopped,
-    assemble, read_tail,
+    Config, Event, Fatal, Membership, NodeId, Parts, RaftHandle, RaftNode, Running, Status,
+    Stopped, assemble, read_tail,
 };
 
 use super::clock::NodeClock;
@@ -120,8 +120,10 @@ impl Member {
                 effects: Arc::clone(effects),
             }),
             clock: Arc::clone(&self.clock) as Arc<_>,
-            observer: Box::new(move |&change| {
-                lock(&noted).push(Effect::Changed { node: id, change });
+            observer: Box::new(move |event| {
+                if let Event::Leader(change) = *event {
+                    lock(&noted).push(Effect::Changed { node: id, change });
+                }
             }),
         };
         self.process = Some(Process::new(assemble(node, parts), id, self.life, woken));

@@ -10,8 +10,8 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quorate::{Batch, EntryId, LogIndex, NodeId, ORIGIN, Status, Term};
-use quorate_consensus::{Cut, Entry, HardState, LogWrite};
+use quorate::{Batch, EntryId, LogIndex, Membership, NodeId, ORIGIN, Status, Term};
+use quorate_consensus::{Cut, Entry, HardState, LogWrite, Payload};
 use quorate_quic_transport::Instance;
 
 use self::store::{Committed, Found, Store};
@@ -32,9 +32,17 @@ impl SharedBook {
     }
 }
 
+fn founders(voters: u64) -> Membership {
+    let voters = (1..=voters).filter_map(NodeId::new);
+    Membership::new(voters, []).expect("a plan has voters")
+}
+
 /// Everything that was promised so far.
 pub(super) struct Book {
-    quorum: usize,
+    /// That of the founding, and those of committed entries.
+    memberships: Vec<Membership>,
+    /// What entries that may be committed one day say of the members.
+    changes: BTreeMap<EntryId, Membership>,
     leaders: BTreeMap<Term, NodeId>,
     /// Every entry that was ever durable anywhere: the one before it, and what it says.
     entries: BTreeMap<EntryId, (EntryId, u64)>,
@@ -63,7 +71,8 @@ pub(super) struct Book {
 impl Book {
     fn new(voters: u64) -> Self {
         Self {
-            quorum: voters as usize / 2 + 1,
+            memberships: vec![founders(voters)],
+            changes: BTreeMap::new(),
             leaders: BTreeMap::new(),
             entries: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -251,6 +260,9 @@ impl Book {
                     entry.id, known.0
                 )
             });
+            if let Payload::Membership(members) = &entry.payload {
+                self.changes.insert(entry.id, (**members).clone());
+            }
             before = entry.id;
         }
     }
@@ -303,26 +315,41 @@ impl Book {
     }
 
     fn is_committed(&mut self, node: NodeId, id: EntryId) {
+        let news = !self.committed.contains_key(&id.index);
         let known = *self.committed.entry(id.index).or_insert_with(|| id);
         self.must(known == id, "committed never changes", || {
             format!("{node} takes {id} for committed, others {known}")
         });
-        let durable = self
+        if !news {
+            return;
+        }
+        let holds = |node: NodeId| {
+            let store = self
+                .current
+                .get(&node)
+                .and_then(|store| self.stores.get(store));
+            store.and_then(|store| store.id_at(id.index)) == Some(id)
+        };
+        // A leader counts by what it has applied, which may be the members before the last change.
+        let mut newest = self.memberships.iter().rev().take(2);
+        let quorum = newest.any(|membership| membership.is_quorum(holds));
+        let holders: Vec<NodeId> = self
             .current
-            .values()
-            .filter(|store| {
-                self.stores
-                    .get(store)
-                    .and_then(|store| store.id_at(id.index))
-                    == Some(id)
-            })
-            .count();
-        let quorum = self.quorum;
-        self.must(
-            durable >= quorum,
-            "committed on a majority of disks",
-            || format!("{id} is committed at {node} and durable on {durable} of {quorum} disks"),
-        );
+            .keys()
+            .copied()
+            .filter(|it| holds(*it))
+            .collect();
+        self.must(quorum, "committed on a majority of disks", || {
+            format!("{id} is committed at {node} and durable at {holders:?}")
+        });
+        if let Some(membership) = self.changes.remove(&id) {
+            self.memberships.push(membership);
+        }
+    }
+
+    /// How often the members changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.memberships.len() as u64 - 1
     }
 
     pub(super) fn state_opened(&mut self, node: NodeId, applied: EntryId) {

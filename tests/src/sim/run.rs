@@ -211,10 +211,12 @@ fn is_well(world: &World, nodes: u64) -> bool {
 
 fn count(world: &World, workload: &Workload, faults: Counts) -> Counts {
     let (_, messages) = world.effort();
-    let (elections, writes, entries) = world
-        .book
-        .with(|book| (book.elections, book.writes, book.committed_count()));
+    let (elections, writes, entries, memberships) = world.book.with(|book| {
+        let (entries, changes) = (book.committed_count(), book.changes());
+        (book.elections, book.writes, entries, changes)
+    });
     Counts {
+        memberships,
         elections,
         messages,
         writes,

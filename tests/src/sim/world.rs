@@ -75,6 +75,8 @@ pub struct World {
     lost: BTreeSet<u64>,
     /// Nodes whose disks were damaged on purpose.
     damaged: BTreeSet<u64>,
+    /// Whether anybody was asked to change who votes.
+    changes_voters: bool,
     leading: BTreeMap<u64, Term>,
     rng: Rng,
     watched_until: u64,
@@ -122,6 +124,7 @@ impl World {
             stopping: BTreeMap::new(),
             lost: BTreeSet::new(),
             damaged: BTreeSet::new(),
+            changes_voters: false,
             leading: BTreeMap::new(),
             rng: Rng::stream(seed, "world"),
             watched_until: 0,

@@ -137,7 +137,9 @@ impl World {
     #[must_use]
     pub fn may_damage(&self, node: u64) -> bool {
         let most = (self.params.voters as usize - 1) / 2;
-        self.damaged.contains(&node) || self.damaged.len() < most
+        // Of few voters, a minority of all nodes may be a majority.
+        let counted = !self.changes_voters;
+        self.damaged.contains(&node) || counted && self.damaged.len() < most
     }
 
     /// Turns a bit on the disk of a node that does not run; false when it must not, or holds nothing.
@@ -244,8 +246,14 @@ impl World {
     }
 
     /// Asks whoever leads to have `voters` vote, and the others only follow.
+    ///
+    /// Not where disks were damaged: no more than a minority of the voters' may be.
     pub fn change_voters(&mut self, voters: &[u64]) {
         let Some(host) = self.leader() else { return };
+        if !self.damaged.is_empty() {
+            return;
+        }
+        self.changes_voters = true;
         let leader = self.running[&host].node.handle();
         let voters: BTreeSet<_> = voters.iter().copied().map(node_id).collect();
         let all = (1..=self.params.nodes()).map(node_id);
