@@ -11,6 +11,8 @@ use crate::rig::{Rig, Rng, Setup, id};
 /// Together more than 200,000 messages of a member that lies, and of strangers.
 const HOSTILE_SEEDS: u64 = 24;
 const HOSTILE_MESSAGES: u64 = 9_000;
+/// How many times as much is tried as with every `cargo test`: `scripts/hostile.sh` sets it.
+const TIMES: &str = "QUORATE_TIMES";
 const REPLAY_SEEDS: u64 = 10;
 const REPLAY_MESSAGES: u64 = 5_000;
 
@@ -242,6 +244,11 @@ fn live(rig: &mut Rig, commands: &mut u64) {
     }
 }
 
+fn hostile_seeds() -> u64 {
+    let times = std::env::var(TIMES).ok();
+    HOSTILE_SEEDS * times.map_or(1, |times| times.parse().expect("a number of times"))
+}
+
 fn hostile(seeds: impl Iterator<Item = u64>) {
     let (mut heard, mut refused, mut led, mut committed) = (0_u64, 0_u64, 0, 0);
     let mut stopped = 0;
@@ -305,13 +312,13 @@ fn hostile(seeds: impl Iterator<Item = u64>) {
 /// No message panics a node, or makes it vote twice, take back a commit, or promise what is not durable.
 #[test]
 fn i7_hostile_messages_panic_nobody() {
-    hostile((0..HOSTILE_SEEDS).filter(|seed| seed % 4 < 2));
+    hostile((0..hostile_seeds()).filter(|seed| seed % 4 < 2));
 }
 
 /// The other half of the seeds, so that two cores share them.
 #[test]
 fn i7_hostile_messages_panic_nobody_either() {
-    hostile((0..HOSTILE_SEEDS).filter(|seed| seed % 4 >= 2));
+    hostile((0..hostile_seeds()).filter(|seed| seed % 4 >= 2));
 }
 
 /// Genuine messages, repeated at any later time and in any order, break none of Raft's properties.

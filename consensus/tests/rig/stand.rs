@@ -26,6 +26,11 @@ impl Rig {
             .is_some_and(|slot| slot.node.is_some())
     }
 
+    /// Whether there is, or was, such a node.
+    pub(crate) fn knows(&self, node: u64) -> bool {
+        self.slots.contains_key(&node)
+    }
+
     pub(crate) fn up(&self) -> Vec<u64> {
         let up = self.slots.iter().filter(|(_, slot)| slot.node.is_some());
         up.map(|(&node, _)| node).collect()

@@ -42,8 +42,10 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an orderly stop of a node may take to say goodbye.
 const SHUTDOWN_WITHIN: Duration = Duration::from_millis(200);
 /// When a node that was told to stop must have ended and every task of it: pauses in the meantime, and
-/// connections that drain on slow links, are part of it.
-const STOP_MAX: Duration = Duration::from_secs(60);
+/// connections that drain on slow links, are part of it. Those take three probe timeouts (RFC 9000, section
+/// 10.2), each of a round trip and four times its variation (RFC 9002, section 6.2.1): with links that delay
+/// by up to three seconds at random, a minute and more.
+const STOP_MAX: Duration = Duration::from_secs(180);
 
 /// The host of the node `node`.
 #[must_use]
@@ -201,7 +203,12 @@ impl World {
     fn config(&self, node: u64) -> NodeConfig {
         let Params { bounds, .. } = &self.params;
         let mut config = NodeConfig::new(address(node_host(node), NODE_PORT), "/data");
+        // Whoever comes after the voters is no founder: it joins, where a script has it start.
+        config.join = node > self.params.voters;
         config.peers = self.addresses();
+        config
+            .peers
+            .retain(|peer, _| peer.value() <= self.params.voters);
         config.log_cache_bytes = 1 << 20;
         // So small that halves fill up all the time, and some commits are larger than one.
         config.log_journal_bytes = 64 << 10;

@@ -6,6 +6,7 @@
 mod clients;
 mod disks;
 mod identity;
+mod members;
 mod network;
 mod partitions;
 mod stage;

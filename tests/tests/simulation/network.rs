@@ -33,6 +33,45 @@ fn d1_a_bad_network_only_delays() {
     assert!(counts.acknowledged > 20, "{counts:?}");
 }
 
+/// Five nodes, of which one is paused, one lost its disk, and one is behind a link of a megabit a second: the
+/// three that are left take writes, the slow one among them, and nobody's log runs away.
+#[test]
+fn one_paused_one_slow_and_one_wiped() {
+    let mut world = world(5, 1);
+    put(&mut world, "before");
+    let leads = leader(&world);
+    let [paused, wiped, slow, quick] = others(5, leads)[..] else {
+        panic!("four others");
+    };
+    world.kill(wiped, true);
+    world.wipe(wiped);
+    world.start(wiped).unwrap();
+    world.pause(paused, true);
+    for other in (1..=5).filter(|other| *other != slow) {
+        for (from, to) in [(slow, other), (other, slow)] {
+            world.link(node_host(from), node_host(to), |link| {
+                link.bytes_per_second = Some(125_000);
+            });
+        }
+    }
+    let began = world.now();
+    for _ in 0..50 {
+        put(&mut world, "meanwhile");
+    }
+    let took = world.now() - began;
+    assert!(took < Duration::from_secs(10), "50 writes took {took:?}");
+    assert_eq!(world.failure(), None);
+    let index = |world: &World, node| world.status(node).unwrap().last.index.value();
+    let (here, there) = (index(&world, quick), index(&world, slow));
+    assert!(here.abs_diff(there) < 10, "{here} and {there}");
+    assert_eq!(world.status(wiped).unwrap().last, quorate::ORIGIN);
+    world.pause(paused, false);
+    world.run_for(Duration::from_secs(5));
+    put(&mut world, "after");
+    assert!(index(&world, paused) > 50);
+    assert_eq!(world.failure(), None);
+}
+
 /// A link that comes and goes every 100 ms for a minute moves the term at most once, and costs no more than a
 /// few times what the same minute costs without.
 #[test]

@@ -1,6 +1,7 @@
 //! What can be done to a world.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -249,26 +250,36 @@ impl World {
     ///
     /// Not where disks were damaged: no more than a minority of the voters' may be.
     pub fn change_voters(&mut self, voters: &[u64]) {
-        let Some(host) = self.leader() else { return };
         if !self.damaged.is_empty() {
             return;
         }
-        self.changes_voters = true;
-        let leader = self.running[&host].node.handle();
         let voters: BTreeSet<_> = voters.iter().copied().map(node_id).collect();
         let all = (1..=self.params.nodes()).map(node_id);
         let learners = all.filter(|node| !voters.contains(node)).collect();
-        self.engine
-            .note(&format!("{} is to have {voters:?} vote", leader.id()));
-        let change = MembershipChange::Set {
+        self.change_members(MembershipChange::Set {
             voters,
             learners,
             addresses: [].into(),
-        };
+        });
+    }
+
+    /// Asks whoever leads to change the members.
+    pub fn change_members(&mut self, change: MembershipChange) {
+        let Some(host) = self.leader() else { return };
+        self.changes_voters = true;
+        let leader = self.running[&host].node.handle();
+        self.engine
+            .note(&format!("{} is asked for {change:?}", leader.id()));
         let change = async move {
             let _ = leader.raft().clone().change_membership(change, None).await;
         };
         self.spawn_on(node_host(host), change);
+    }
+
+    /// Where the others reach `node`.
+    #[must_use]
+    pub fn address_of(&self, node: u64) -> SocketAddr {
+        address(node_host(node), NODE_PORT)
     }
 
     /// Lets `node` call an election.
