@@ -270,6 +270,7 @@ impl RaftNode {
     }
 
     fn watch_giving(&mut self) {
+        self.notice_caught_up();
         let (raft, leads) = (&self.raw.raft, self.seen.role == Role::Leader);
         self.giving.keep(|member| {
             let progress = raft.prs().get(member.value());
@@ -292,6 +293,21 @@ impl RaftNode {
                 body: Body::Snapshot { last, membership },
             };
             self.out.messages.push((member, offer));
+        }
+    }
+
+    /// `raft` ends the wait for a snapshot when an acknowledgement moves the member's position, and offers a
+    /// snapshot also to one whose position is known to be at its end already: a late refusal can take the
+    /// position to be tried to before what was acknowledged. Nothing that member says would end that wait.
+    fn notice_caught_up(&mut self) {
+        let members = self.raw.raft.prs().iter();
+        let caught_up: Vec<u64> = members
+            .filter(|(_, progress)| progress.is_snapshot_caught_up())
+            .map(|(&member, _)| member)
+            .collect();
+        for member in caught_up {
+            debug!(node = %self.config.node, peer = member, "has what the snapshot holds");
+            self.raw.report_snapshot(member, SnapshotStatus::Finish);
         }
     }
 

@@ -35,12 +35,13 @@ const MODELLED_AWAY: &str = "\
 - **Time that computing takes**: simulated time stands still while code runs, so a simulation says nothing of
   throughput, and overload is a matter of queues alone.
 - **Disks**: damage is a turned bit or a misplaced sector on a stopped node's disk, on a minority. A write that
-  is lost, or a sync that lies, may take back what a node promised until there is a witness beside the log;
+  is lost, or a sync that lies, may take back what a node promised, which only those to whom it was promised notice;
   that is scripted (B13, B14) and not drawn.
 - **Identity**: wiped disks and old images are scripted (E1, E4) and not drawn: a peer that never met the
   store before does not know that it is another one, and may make a majority with it.
 - **Certificates**: one CA, no revocation and no rotation, as in the product today.
-- **Members that change**: level 1 changes who votes among nodes that stay; nodes that join and leave are scripted.
+- **Members that change**: the simulations change who votes among nodes that stay; nodes that join and leave are scripted
+  (F1, F4), and join and leave real processes in one test.
 - **What is not built yet**: sessions.
 - **Seeds are samples.** No failure in so many hours is not a proof.
 ";
