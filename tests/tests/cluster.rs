@@ -377,7 +377,8 @@ fn h8_every_node_answers() {
             let stale = client.query_stale(node, query.clone()).await.unwrap();
             let silent = stale.leader_silent_for.expect("it knows a leader");
             assert!(silent < Duration::from_secs(1));
-            assert_eq!(silent.is_zero(), node == leader, "{silent:?}");
+            // Counted in ticks, so that a follower may have heard it in this very one.
+            assert!(node != leader || silent.is_zero(), "{silent:?}");
             let quorate::kv::Answer::Value { revision, .. } = stale.answer else {
                 panic!("{:?}", stale.answer);
             };
