@@ -248,6 +248,27 @@ pub fn open_database_on(
     })
 }
 
+/// Has the file whose database `transaction` is of, with this owner and id, be of the format that `kind` writes.
+///
+/// # Errors
+///
+/// [`StoreFault`]; the transaction must not be committed then.
+pub fn write_format(
+    transaction: &WriteTransaction,
+    kind: FileKind,
+    identity: &StoreIdentity,
+    store_id: u128,
+) -> Result<(), StoreFault> {
+    let row = IdentityRow {
+        kind,
+        identity: identity.clone(),
+        store_id,
+    };
+    let mut meta = transaction.open_table(META_TABLE)?;
+    meta.insert(IDENTITY, row.encode().as_slice())?;
+    Ok(())
+}
+
 /// Whose database is on `backend`.
 pub(crate) fn owner_on(
     backend: impl StorageBackend,

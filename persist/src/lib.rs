@@ -50,7 +50,7 @@ pub use draft::{DatabaseDraft, replace_file};
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
     OpenedDatabase, begin_durable, create_database, create_database_on, create_file,
-    make_directory, open_database, open_database_on, read_file,
+    make_directory, open_database, open_database_on, read_file, write_format,
 };
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
-use quorate::kv::{Command, KvStore};
+use quorate::kv::{Command, KvStore, Logged};
 use quorate::{Batch, EntryId, Fatal, StateMachine, StateMachineError, StateScan};
 use quorate_tests::cluster::{Cluster, id};
 use quorate_tests::wait::until;
@@ -15,10 +15,19 @@ struct Flipped(KvStore);
 const KEY: &[u8] = b"flipped";
 
 fn flip(command: &Bytes) -> Bytes {
-    match Command::decode(command) {
-        Ok(Command::Put { key, .. }) if key == KEY => {
+    match Logged::decode(command) {
+        Ok(Logged {
+            command: Some(Command::Put { key, .. }),
+            tag,
+            elapsed_ms,
+        }) if key == KEY => {
             let value = Bytes::from_static(b"another");
-            Command::Put { key, value }.encode()
+            Logged {
+                command: Some(Command::Put { key, value }),
+                tag,
+                elapsed_ms,
+            }
+            .encode()
         }
         _ => command.clone(),
     }

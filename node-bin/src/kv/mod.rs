@@ -1,21 +1,34 @@
 //! The replicated key-value store that ships with Quorate.
 
+mod board;
 mod client;
 pub(crate) mod command;
+mod encoding;
+mod history;
+mod invalid;
+mod logged;
 mod protocol;
+pub(crate) mod query;
 mod service;
 mod store;
+mod timekeeper;
+mod transaction;
 
 pub use client::{
     Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, StaleAnswer, Swap,
-    Tried, Unanswered,
+    Transacted, Tried, Unanswered, Watch,
 };
-pub use command::{
-    Answer, Command, Invalid, KEY_BYTES_MAX, Outcome, Pair, Query, RANGE_BYTES_MAX,
-    RANGE_LIMIT_MAX, VALUE_BYTES_MAX, Value,
-};
+pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};
+pub use history::{Change, WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX, WATCHERS_MAX, Watched};
+pub use invalid::Invalid;
+pub use logged::{Logged, SLOTS_MAX, Tag};
 pub use protocol::{
     EXPLANATION_BYTES_MAX, Needs, NodeStatus, Notice, PeerStatus, Refusal, Request, Response,
 };
+pub use query::{Answer, Lease, Pair, Query, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, Value};
 pub use service::{KvService, STATE_FILE};
-pub use store::{KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore};
+pub use store::{
+    KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore, LEASES_MAX, SESSION_TTL,
+    SESSIONS_MAX,
+};
+pub use transaction::{Compare, Condition, Step, StepOutcome, TRANSACTION_STEPS_MAX, Transaction};

@@ -11,7 +11,11 @@ use quorate_consensus::{EntryId, LogIndex, Membership, MembershipChange, NodeId,
 use quorate_quic_transport::{Lane, Message};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Answer, Command, Invalid, KEY_BYTES_MAX, Outcome, Query, VALUE_BYTES_MAX};
+use super::command::{Command, KEY_BYTES_MAX, Outcome, VALUE_BYTES_MAX};
+use super::history::{Change, Watched};
+use super::invalid::Invalid;
+use super::logged::Tag;
+use super::query::{Answer, Query};
 
 /// The most bytes of explanation in [`Refusal::Malformed`]: enough for a sentence, too little to be a
 /// burden when a hostile peer provokes many of them.
@@ -43,6 +47,21 @@ pub enum Request {
         /// Only if the members are still those of this entry.
         expected: Option<LogIndex>,
     },
+    /// As `Write`, and applied once however often it is sent.
+    WriteOnce {
+        /// Which command of which session it is.
+        tag: Tag,
+        /// The command.
+        command: Command,
+    },
+    /// Answer what has happened to keys, as it is known here, once something has; after
+    /// [`WATCH_WAIT_MAX`](super::WATCH_WAIT_MAX) also that nothing has.
+    Watch {
+        /// Which keys.
+        watched: Watched,
+        /// The revision after which it is of interest.
+        after: u64,
+    },
 }
 
 impl Request {
@@ -51,6 +70,8 @@ impl Request {
     pub fn needs(&self) -> Needs {
         match self {
             Self::Write(_)
+            | Self::WriteOnce { .. }
+            | Self::Watch { .. }
             | Self::Read(_)
             | Self::ReadHere(_)
             | Self::ReadStale(_)
@@ -119,6 +140,13 @@ pub enum Response {
     Members(Box<Membership>),
     /// The request was not carried out, or it is not known whether it was.
     Refused(Refusal),
+    /// This has happened.
+    Watched {
+        /// In the order in which it did; empty when nothing did.
+        changes: Vec<Change>,
+        /// There is no more up to this revision: ask again for what comes after it.
+        revision: u64,
+    },
 }
 
 impl Message for Response {
@@ -178,6 +206,14 @@ pub enum Refusal {
         /// What is wrong with it, at most [`EXPLANATION_BYTES_MAX`] bytes.
         what: String,
     },
+    /// What came right after the revision asked for is no longer known here.
+    #[error(
+        "it knows what has happened since revision {since} only; read the keys, and watch from there"
+    )]
+    HistoryGone {
+        /// What came after this revision is known.
+        since: u64,
+    },
 }
 
 impl Refusal {
@@ -217,10 +253,7 @@ impl From<Invalid> for Refusal {
                 bytes,
                 bytes_max: VALUE_BYTES_MAX as u64,
             },
-            Invalid::Malformed
-            | Invalid::UnknownVersion { .. }
-            | Invalid::KeyEmpty
-            | Invalid::LimitOutOfRange { .. } => Self::malformed(invalid),
+            invalid => Self::malformed(invalid),
         }
     }
 }

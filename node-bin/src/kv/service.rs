@@ -1,6 +1,9 @@
 //! The server side of the key-value store: who may ask what, and how an answer comes about.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
+use futures_lite::future;
 use quorate_consensus::{
     LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ProposeError, ReadError,
     Role, StateMachine, TransferError,
@@ -8,16 +11,106 @@ use quorate_consensus::{
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
 
-use super::command::{Answer, Outcome};
+use super::board::Board;
+use super::command::{Command, Outcome};
+use super::history::{Seen, WATCH_WAIT_MAX, Watched};
+use super::logged::{Logged, Tag};
 use super::protocol::{NodeStatus, Notice, PeerStatus, Refusal, Request, Response};
+use super::query::{Answer, validate_bounds};
 use super::store::{KvOptions, KvStore};
+use super::timekeeper::{LOOK_INTERVAL, Timekeeper};
 use crate::node::{GROUP, LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
 
 /// Serves the key-value store to clients.
-#[derive(Debug)]
-pub struct KvService;
+pub struct KvService {
+    board: Arc<Board>,
+    timekeeper: Arc<Timekeeper>,
+}
+
+impl KvService {
+    fn new(board: Arc<Board>) -> Self {
+        Self {
+            board,
+            timekeeper: Arc::default(),
+        }
+    }
+
+    fn write(&self, node: &NodeHandle, tag: Option<Tag>, command: Command, reply: Reply) {
+        let logged = Logged {
+            elapsed_ms: self
+                .timekeeper
+                .elapsed_ms(&node.raft().leader(), node.now()),
+            tag,
+            command: Some(command),
+        };
+        match logged.validate() {
+            Ok(()) => write(node, logged.encode(), reply),
+            Err(error) => refuse(reply, error.into()),
+        }
+    }
+
+    fn watch(&self, node: &NodeHandle, watched: Watched, after: u64, reply: Reply) {
+        if let Err(error) = validate_bounds(&watched.start, watched.end.as_ref()) {
+            return refuse(reply, error.into());
+        }
+        let until = node.now() + WATCH_WAIT_MAX;
+        // Whoever may not wait is answered as well.
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let take = |reply: &Mutex<Option<Reply>>| {
+            reply.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
+        let waiting = Arc::clone(&reply);
+        let taken = self
+            .board
+            .history
+            .watch(watched, after, until, move |seen| {
+                if let Some(reply) = take(&waiting) {
+                    reply.send(&match seen {
+                        Seen::Changes { changes, revision } => {
+                            Response::Watched { changes, revision }
+                        }
+                        Seen::Gone { since } => Response::Refused(Refusal::HistoryGone { since }),
+                    });
+                }
+            });
+        if !taken && let Some(reply) = take(&reply) {
+            refuse(reply, Refusal::Overloaded);
+        }
+    }
+}
+
+/// Lets time pass while this node leads, and ends the wait of those who have waited long enough; until the node
+/// ends.
+async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeeper>) {
+    let mut events = node.events();
+    let ended = async { while events.next().await.is_some() {} };
+    let keeping = async {
+        loop {
+            node.sleep(LOOK_INTERVAL).await;
+            let (known, now) = (node.raft().leader(), node.now());
+            board.history.tick(now);
+            if timekeeper.has_to_tell(&known, now, board.due_in()) {
+                let logged = Logged {
+                    elapsed_ms: timekeeper.elapsed_ms(&known, now),
+                    tag: None,
+                    command: None,
+                };
+                // If it is refused, what should end lives a little longer.
+                node.raft().propose_then(logged.encode(), |_| ());
+            }
+        }
+    };
+    future::or(ended, keeping).await;
+    // Nobody is answered any more: their replies say so when they are dropped.
+    board.history.end();
+}
 
 impl Service for KvService {
+    fn started(&mut self, node: &NodeHandle) {
+        let (board, timekeeper) = (Arc::clone(&self.board), Arc::clone(&self.timekeeper));
+        node.spawn(keep_time(node.clone(), board, timekeeper));
+    }
+
     fn call(&mut self, node: &NodeHandle, call: IncomingCall) {
         let request = match call.decode::<Request>() {
             Ok(request) => request,
@@ -29,10 +122,11 @@ impl Service for KvService {
             return refuse(call.reply, Refusal::NotAllowed { needs, has });
         }
         match request {
-            Request::Write(command) => match command.validate() {
-                Ok(()) => write(node, command.encode(), call.reply),
-                Err(error) => refuse(call.reply, error.into()),
-            },
+            Request::Write(command) => self.write(node, None, command, call.reply),
+            Request::WriteOnce { tag, command } => {
+                self.write(node, Some(tag), command, call.reply);
+            }
+            Request::Watch { watched, after } => self.watch(node, watched, after, call.reply),
             Request::Read(query) => match query.validate() {
                 Ok(()) => match node.raft().leader() {
                     known if known.role == Role::Leader => read(node, query.encode(), call.reply),
@@ -278,6 +372,7 @@ impl NodeBuilder {
             KvStore::create_in(&*files, &path, &owner)?;
         }
         let store = KvStore::open_in(files, &path, &owner, options)?;
-        self.service(KvService).start(around(store))
+        self.service(KvService::new(store.board()))
+            .start(around(store))
     }
 }

@@ -6,8 +6,11 @@ mod digest;
 mod flusher;
 mod overlay;
 mod record;
+mod rows;
 mod scan;
 mod snapshot;
+mod timed;
+mod upgrade;
 mod view;
 
 use std::fmt;
@@ -27,15 +30,19 @@ use quorate_persist::{
 };
 use redb::{Database, StorageError};
 
-use self::apply::{apply_command, check_order};
+use self::apply::{Applying, check_order};
 use self::digest::Digest;
 use self::flusher::{Flusher, Write};
 use self::overlay::Overlay;
 use self::record::{APPLIED, KV_TABLE, KvTable, applied_row, open_table, write_overlay};
 use self::scan::KvScan;
 use self::snapshot::{KvSink, KvSource, received_path};
+use self::timed::Timed;
+pub use self::timed::{LEASES_MAX, SESSION_TTL, SESSIONS_MAX};
 use self::view::Below;
-use super::command::{Answer, Pair, Query, RANGE_BYTES_MAX};
+use super::board::Board;
+use super::history::WATCH_HISTORY_BYTES_DEFAULT;
+use super::query::{Answer, Pair, Query, RANGE_BYTES_MAX};
 
 /// What redb keeps of the state in memory unless told otherwise: enough for the hot part of a small
 /// machine's data, whatever the size of the file. What was written last is in memory anyway.
@@ -46,9 +53,10 @@ pub const KV_CACHE_BYTES_DEFAULT: usize = 16 << 20;
 /// so that a flush may take as long as the load between two checkpoints before anyone waits.
 pub const KV_OVERLAY_BYTES_DEFAULT: usize = 16 << 20;
 
+/// In format 1 there were users' keys only, as they are.
 const KV_FILE: FileKind = FileKind {
     magic: *b"QRMKV\0\0\0",
-    format: 1,
+    format: 2,
     oldest: 1,
 };
 
@@ -68,6 +76,10 @@ pub struct KvOptions {
     /// [`checkpoint`](StateMachine::checkpoint) returns when all is durable, as a simulation needs
     /// it, in which everything happens on one thread.
     pub background: bool,
+    /// How many bytes of what has happened to keys are remembered for those who watch. Default
+    /// [`WATCH_HISTORY_BYTES_DEFAULT`]. Too small: whoever was away for a moment has to read everything
+    /// again. Too large: memory others could use.
+    pub watch_history_bytes: usize,
 }
 
 impl Default for KvOptions {
@@ -76,6 +88,7 @@ impl Default for KvOptions {
             cache_bytes: KV_CACHE_BYTES_DEFAULT,
             overlay_bytes_max: KV_OVERLAY_BYTES_DEFAULT,
             background: true,
+            watch_history_bytes: WATCH_HISTORY_BYTES_DEFAULT,
         }
     }
 }
@@ -100,6 +113,10 @@ pub struct KvStore {
     saved: EntryId,
     /// What was applied after that which the flusher has got.
     active: Overlay,
+    /// What ends by itself, as the rows say.
+    timed: Timed,
+    /// Where others see what has happened, and when something ends.
+    board: Arc<Board>,
     flusher: Flusher,
     database: Arc<Database>,
     seal: Seal,
@@ -183,13 +200,16 @@ impl KvStore {
         around: impl FnOnce(Write) -> Write,
     ) -> Result<Self, OpenError> {
         let opened = open_database(&*files, path, KV_FILE, identity, options.cache_bytes)?;
+        upgrade::to_present(&opened, identity).map_err(|fault| fault.at_open(path))?;
         let place = Place {
             files,
             path: path.to_owned(),
             identity: identity.clone(),
             options,
         };
-        let store = Self::assemble(opened, place, around).map_err(|fault| fault.at_open(path))?;
+        let board = Arc::new(Board::new(options.watch_history_bytes));
+        let store = Self::assemble(opened, place, board, around);
+        let store = store.map_err(|fault| fault.at_open(path))?;
         tracing::info!(
             path = %path.display(), applied = %store.applied(), "key-value store opened"
         );
@@ -199,6 +219,7 @@ impl KvStore {
     fn assemble(
         opened: OpenedDatabase,
         place: Place,
+        board: Arc<Board>,
         around: impl FnOnce(Write) -> Write,
     ) -> Result<Self, StoreFault> {
         let OpenedDatabase { database, seal, .. } = opened;
@@ -213,10 +234,20 @@ impl KvStore {
         } else {
             Flusher::inline(write)
         };
+        let active = Overlay::new(applied);
+        let below = Below {
+            frozen: None,
+            table: &table,
+            seal: &seal,
+        };
+        let timed = Timed::load(&below, &active)?;
+        board.begin_anew(applied.index.value(), timed.due_in());
         Ok(Self {
             table,
             saved: applied,
-            active: Overlay::new(applied),
+            active,
+            timed,
+            board,
             flusher,
             database,
             seal,
@@ -242,6 +273,11 @@ impl KvStore {
         Ok(digest.value())
     }
 
+    /// Where it tells others what it does.
+    pub(crate) fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
     fn below(&self) -> Below<'_> {
         Below {
             frozen: self.flusher.frozen().map(|frozen| &**frozen),
@@ -261,13 +297,23 @@ impl KvStore {
             table: &self.table,
             seal: &self.seal,
         };
-        let active = &mut self.active;
+        let before = self.timed.at();
+        let mut applying = Applying {
+            active: &mut self.active,
+            below,
+            timed: &mut self.timed,
+            changes: Vec::new(),
+        };
         let outcomes = batch
             .commands
             .iter()
-            .map(|command| Ok(apply_command(active, &below, command)?.encode()))
+            .map(|command| applying.apply(command))
             .collect::<Result<Vec<Bytes>, StoreFault>>()?;
-        active.reach(batch.last);
+        applying.write_clock(before);
+        let changes = applying.changes;
+        self.active.reach(batch.last);
+        self.board
+            .tell(changes, self.revision(), self.timed.due_in());
         Ok(outcomes)
     }
 
@@ -276,10 +322,14 @@ impl KvStore {
         let query = Query::decode(query).and_then(|query| query.validate().map(|()| query));
         match query {
             Ok(Query::Get { key }) => Ok(Answer::Value {
-                value: self.below().find(&self.active, &key)?,
+                value: self.below().find(&self.active, &rows::of_user(&key))?,
                 revision: self.revision(),
             }),
             Ok(Query::Range { start, end, limit }) => self.page(&start, end.as_deref(), limit),
+            Ok(Query::Lease { lease }) => Ok(Answer::Lease {
+                lease: self.timed.lease(lease),
+                revision: self.revision(),
+            }),
             Err(invalid) => Ok(Answer::Refused(invalid)),
         }
     }
@@ -288,19 +338,22 @@ impl KvStore {
         let mut pairs = Vec::new();
         let mut more = false;
         let mut bytes = 0;
-        self.below().scan(&self.active, start, end, |key, record| {
-            bytes += key.len() + record.data.len();
-            // The first pair always fits: see the assertion below.
-            if pairs.len() == limit as usize || bytes > RANGE_BYTES_MAX {
-                more = true;
-                return ControlFlow::Break(());
-            }
-            pairs.push(Pair {
-                key: Bytes::copy_from_slice(key),
-                value: record.to_value(),
-            });
-            ControlFlow::Continue(())
-        })?;
+        let (start, end) = (rows::bound(start), end.map(rows::bound));
+        self.below()
+            .scan(&self.active, &start, end.as_deref(), |row, record| {
+                let key = rows::user_key(row);
+                bytes += key.len() + record.data.len();
+                // The first pair always fits: see the assertion below.
+                if pairs.len() == limit as usize || bytes > RANGE_BYTES_MAX {
+                    more = true;
+                    return ControlFlow::Break(());
+                }
+                pairs.push(Pair {
+                    key,
+                    value: record.to_value(),
+                });
+                ControlFlow::Continue(())
+            })?;
         Ok(Answer::Page {
             pairs,
             more,
@@ -419,8 +472,9 @@ impl KvStore {
         }
         let Place { files, path, .. } = &self.place;
         replace_file(&**files, &received_path(path), path).map_err(StateMachineError::new)?;
-        let place = self.place.clone();
-        *self = Self::assemble(opened, place, |write| write).map_err(StateMachineError::new)?;
+        let (place, board) = (self.place.clone(), Arc::clone(&self.board));
+        let installed = Self::assemble(opened, place, board, |write| write);
+        *self = installed.map_err(StateMachineError::new)?;
         tracing::info!(applied = %last, "state replaced by a snapshot");
         Ok(())
     }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    Fatal, LogIndex, Membership, MembershipChange, MembershipError, NodeId, ProposeError,
+    Clock, Fatal, LogIndex, Membership, MembershipChange, MembershipError, NodeId, ProposeError,
     RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
 };
 use quorate_quic_transport::Transport;
@@ -106,6 +106,18 @@ impl NodeHandle {
     /// Runs `task` on the node's I/O thread. It must not block.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.facts.runtime.spawn(Box::pin(task));
+    }
+
+    /// What time it is on the node's clock.
+    pub(crate) fn now(&self) -> Instant {
+        self.facts.runtime.now()
+    }
+
+    /// Sleeps on the node's clock. Only in its own tasks.
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        seams::RuntimeClock(Arc::clone(&self.facts.runtime))
+            .sleep(duration)
+            .await;
     }
 
     /// For how long the node has been running.
@@ -213,7 +225,7 @@ pub struct Node {
     outcome: Arc<Outcome>,
     /// Closed when the driver, the writer and the applier have ended.
     ended: Receiver<()>,
-    clock: Arc<dyn quorate_consensus::Clock>,
+    clock: Arc<dyn Clock>,
     /// Last, so that everything above still has its executor while it is dropped.
     threads: run::Threads,
 }

@@ -86,6 +86,7 @@ pub(super) async fn serve(
 ) {
     let alarm = Alarm::new("service", &node, &outcome);
     drop(outcome);
+    service.started(&node);
     loop {
         let arrived = async { inbox.recv().await.map(Event::Inbound) };
         let changed = async {

@@ -9,6 +9,11 @@ use super::NodeHandle;
 /// answers on through [`RaftHandle::propose_then`](quorate_consensus::RaftHandle::propose_then) and
 /// [`RaftHandle::query_then`](quorate_consensus::RaftHandle::query_then).
 pub trait Service: Send + 'static {
+    /// The node has started: before anything else, once.
+    fn started(&mut self, node: &NodeHandle) {
+        let _ = node;
+    }
+
     /// A verified peer asks something. Its role is in `call.from`; deciding what the role may do is the
     /// service's duty. A call that is dropped is answered with a refusal.
     fn call(&mut self, node: &NodeHandle, call: IncomingCall);

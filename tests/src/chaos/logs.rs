@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate::kv::{Command, KvOptions, KvStore, STATE_FILE};
+use quorate::kv::{KvOptions, KvStore, Logged, STATE_FILE};
 use quorate::{LOG_FILE, LogIndex, NodeId, ORIGIN};
 use quorate_consensus::{LogStore, Payload};
 use quorate_persist::{Options, Store, StoreIdentity};
@@ -11,6 +11,7 @@ use super::nemesis::NODES;
 use super::workload::keyspace;
 use crate::check::calls::Call;
 use crate::check::kv::Keyspace;
+use crate::check::once;
 use crate::check::witness::{self, CommittedLog};
 use crate::process::{CLUSTER, Cluster};
 
@@ -18,7 +19,7 @@ use crate::process::{CLUSTER, Cluster};
 const READ_BYTES: u64 = 4 << 20;
 
 /// The commands up to an index, by theirs.
-type Commands = BTreeMap<u64, Command>;
+type Commands = BTreeMap<u64, Logged>;
 
 /// The log that all nodes of `cluster` have up to `last`, if all of it is there; where it was compacted, what
 /// several have must be the same. They must not run.
@@ -99,8 +100,8 @@ fn read_log(cluster: &Cluster, node: u64, last: LogIndex) -> Result<(LogIndex, C
         for entry in entries {
             next = entry.id.index.next();
             if let Payload::Command(data) = entry.payload {
-                let command = Command::decode(&data).map_err(|error| trouble(&error))?;
-                commands.insert(entry.id.index.value(), command);
+                let logged = Logged::decode(&data).map_err(|error| trouble(&error))?;
+                commands.insert(entry.id.index.value(), logged);
             }
         }
     }
@@ -116,14 +117,15 @@ pub(super) fn witness(log: &Commands, rounds: &BTreeMap<u64, Vec<Call>>) -> Resu
     let mut logs: BTreeMap<u64, CommittedLog> = BTreeMap::new();
     let keyspaces = rounds.keys().map(|number| (*number, keyspace(*number)));
     let keyspaces: Vec<(u64, Keyspace)> = keyspaces.collect();
-    for (index, command) in log {
+    let entries = log.iter().map(|(index, logged)| (*index, logged));
+    for (index, command) in once::effective(entries) {
         let mut each = keyspaces.iter();
         let operation = each.find_map(|(number, keyspace)| {
             let operation = keyspace.operation(command)?;
             Some((*number, operation))
         });
         if let Some((number, operation)) = operation {
-            logs.entry(number).or_default().insert(*index, operation);
+            logs.entry(number).or_default().insert(index, operation);
         }
     }
     let mut held = 0;

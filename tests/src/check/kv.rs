@@ -62,6 +62,8 @@ impl Keyspace {
                 expected: expected.as_ref().map(number),
                 value: value.as_ref().map(number),
             },
+            // Histories have no such operations.
+            _ => return None,
         })
     }
 
@@ -113,7 +115,7 @@ impl Keyspace {
                 pairs.sort_unstable();
                 done(Answer::Pairs(pairs), *revision)
             }
-            kv::Answer::Refused(_) => Kind::Fail,
+            kv::Answer::Refused(_) | kv::Answer::Lease { .. } => Kind::Fail,
         }
     }
 
@@ -139,7 +141,8 @@ fn written(outcome: &Outcome) -> Kind {
             let current = current.as_ref().map(number);
             done(Answer::NotSwapped { current }, *revision)
         }
-        Outcome::Refused(_) => Kind::Fail,
+        // Refused, or of a kind that no history asks for.
+        _ => Kind::Fail,
     }
 }
 

@@ -11,6 +11,7 @@ mod chains;
 pub mod durability;
 pub mod history;
 pub mod kv;
+pub mod once;
 pub mod porcupine;
 mod register;
 pub mod wgl;

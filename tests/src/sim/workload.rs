@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::kv::{Client, Command};
+use quorate::kv::{Client, Logged};
 
 use super::runtime::Process;
 use super::world::World;
@@ -13,6 +13,7 @@ use crate::check;
 use crate::check::calls::calls;
 use crate::check::history::{History, Kind, Operation, RecordedClient, Recorder};
 use crate::check::kv::Keyspace;
+use crate::check::once;
 use crate::check::witness::{self, CommittedLog};
 use crate::params::Clients;
 use crate::rng::Rng;
@@ -103,10 +104,13 @@ impl Workload {
     fn applied(&self, world: &World) -> CommittedLog {
         world.book.with(|book| {
             let commands = book.commands().iter();
-            let operations = commands.filter_map(|(index, data)| {
-                let command = Command::decode(data).ok()?;
-                Some((index.value(), self.keyspace.operation(&command)?))
-            });
+            let logged: Vec<(u64, Logged)> = commands
+                .filter_map(|(index, data)| Some((index.value(), Logged::decode(data).ok()?)))
+                .collect();
+            let log = logged.iter().map(|(index, logged)| (*index, logged));
+            let effective = once::effective(log).into_iter();
+            let operations = effective
+                .filter_map(|(index, command)| Some((index, self.keyspace.operation(command)?)));
             operations.collect()
         })
     }

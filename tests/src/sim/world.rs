@@ -233,6 +233,7 @@ impl World {
             overlay_bytes_max: usize::try_from(self.params.bounds.checkpoint * 2)
                 .unwrap_or(usize::MAX),
             background: false,
+            watch_history_bytes: 64 << 10,
         }
     }
 

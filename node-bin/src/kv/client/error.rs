@@ -6,7 +6,8 @@ use std::time::Duration;
 use quorate_consensus::NodeId;
 use quorate_quic_transport::BindError;
 
-use super::super::command::Invalid;
+use super::super::invalid::Invalid;
+use super::super::logged::SLOTS_MAX;
 use super::super::protocol::Refusal;
 
 /// Why a client could not be set up. Nothing was sent anywhere.
@@ -51,7 +52,7 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The write may have been applied, or may yet be. It was not sent a second time.
+    /// The write may have been applied, or may yet be: once, however often it was sent.
     #[error(
         "outcome unknown: node {} was sent the write, but {why}. It may or may not have happened; \
          look before you repeat it", .node.value()
@@ -117,6 +118,12 @@ pub enum ClientError {
         /// The leader that was to hand over.
         node: NodeId,
     },
+    /// Too many writes of this client had no answer yet. Nothing happened.
+    #[error(
+        "{SLOTS_MAX} writes of this client were waiting for their answers all the time; nothing was changed. \
+         Start fewer at a time"
+    )]
+    TooManyUnderWay,
     /// The request breaks a limit and was not sent.
     #[error("{0}; nothing was sent")]
     Invalid(#[from] Invalid),
@@ -161,6 +168,9 @@ pub enum Unanswered {
     /// The node itself does not know.
     #[error("it lost leadership before the write was decided")]
     Undecided,
+    /// It was sent again, and then the session in which it would have been recognised had ended.
+    #[error("the session in which it was sent expired before it could be asked again")]
+    SessionExpired,
     /// It answered what cannot be understood.
     #[error("its answer could not be understood")]
     Nonsense,

@@ -1,9 +1,10 @@
 //! A client of the key-value store.
 //!
 //! It keeps a connection to every node it was given, so that a change of leader costs no handshake, and
-//! it learns who leads from what nodes announce. Its rules: a read is repeated within its deadline; a
-//! write is repeated only when it is certain that nothing happened. What may have happened is reported
-//! as [`ClientError::OutcomeUnknown`] and left to the caller.
+//! it learns who leads from what nodes announce. Its rules: everything is repeated within its deadline. A
+//! write carries its name in a session that the client has opened, so that the nodes apply it once however
+//! often it is sent, and answer as they did the first time. What may have happened when the time is up is
+//! reported as [`ClientError::OutcomeUnknown`] and left to the caller.
 //!
 //! Every future here is runtime-neutral: it may be awaited anywhere. The network runs on the
 //! [`quinn::Runtime`] given to [`Client::connect`].
@@ -14,9 +15,11 @@ mod leader;
 mod requests;
 mod retry;
 mod routing;
+mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +33,14 @@ use quorate_quic_transport::{Environment, System};
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
 use retry::Operation;
 use shared::Shared;
+pub use watch::Watch;
 
-use super::command::{Answer, Command, Invalid, Outcome, Pair, Query, Value};
+use super::command::{Command, Outcome};
+use super::history::Watched;
+use super::invalid::Invalid;
 use super::protocol::{NodeStatus, Refusal, Request, Response};
+use super::query::{Answer, Lease, Pair, Query, Value};
+use super::transaction::{Step, StepOutcome, Transaction};
 
 /// How long an operation may take, from the call to its answer, unless [`ClientConfig`] says otherwise:
 /// several elections at default settings.
@@ -198,6 +206,112 @@ impl Client {
         self.write(command).await.map(|(_, outcome)| outcome)
     }
 
+    /// Carries out several steps in one moment, if everything is as it is to be, or else others.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OutcomeUnknown`] when it may have happened; with any other, nothing happened.
+    pub async fn transact(&self, transaction: Transaction) -> Result<Transacted, ClientError> {
+        match self.write(Command::Transact(transaction)).await? {
+            (
+                _,
+                Outcome::Transacted {
+                    succeeded,
+                    steps,
+                    revision,
+                },
+            ) => Ok(Transacted {
+                succeeded,
+                steps,
+                revision,
+            }),
+            (node, _) => Err(not_understood(node)),
+        }
+    }
+
+    /// Makes a lease that ends `ttl` after it was last renewed; returns its number. Time passes for it only
+    /// while there is a leader, and never faster than it does.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::OutcomeUnknown`] when it may have happened, and then the lease ends by itself; with any
+    /// other, nothing happened.
+    pub async fn grant_lease(&self, ttl: Duration) -> Result<u64, ClientError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        match self.write(Command::GrantLease { ttl_ms }).await? {
+            (_, Outcome::LeaseGranted { lease }) => Ok(lease),
+            (node, _) => Err(not_understood(node)),
+        }
+    }
+
+    /// Has `lease` live for its whole time from now on; returns that time.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] when there is no such lease any more.
+    pub async fn keep_lease(&self, lease: u64) -> Result<Duration, ClientError> {
+        match self.write(Command::KeepLease { lease }).await? {
+            (_, Outcome::LeaseKept { ttl_ms }) => Ok(Duration::from_millis(ttl_ms)),
+            (node, _) => Err(not_understood(node)),
+        }
+    }
+
+    /// Ends `lease`, and removes the keys that are bound to it: a thousand at once, more within a moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] when there is no such lease any more.
+    pub async fn revoke_lease(&self, lease: u64) -> Result<(), ClientError> {
+        match self.write(Command::RevokeLease { lease }).await? {
+            (_, Outcome::LeaseRevoked { .. }) => Ok(()),
+            (node, _) => Err(not_understood(node)),
+        }
+    }
+
+    /// How `lease` stands, or `None` if there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn lease(&self, lease: u64) -> Result<Option<Lease>, ClientError> {
+        match self.read(Query::Lease { lease }).await? {
+            (_, Answer::Lease { lease, .. }) => Ok(lease),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// Sets `key` to `value` until `lease` ends, or until it is written again; returns the revision of the
+    /// write.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put), and [`ClientError::Refused`] when there is no such lease any more.
+    pub async fn put_with_lease(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        lease: u64,
+    ) -> Result<u64, ClientError> {
+        let put = Step::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: Some(lease),
+        };
+        let transaction = Transaction {
+            then: vec![put],
+            ..Transaction::default()
+        };
+        Ok(self.transact(transaction).await?.revision)
+    }
+
+    /// Follows what happens to the keys from `start` up to but without `end` after the revision `after`, or
+    /// from now on.
+    #[must_use]
+    pub fn watch(&self, start: impl Into<Bytes>, end: Option<Bytes>, after: Option<u64>) -> Watch {
+        let start = start.into();
+        Watch::new(self.clone(), Watched { start, end }, after)
+    }
+
     /// Answers `query` as of no earlier than this call, and says as of which revision: what
     /// [`get`](Self::get) and [`range`](Self::range) make simpler.
     ///
@@ -292,7 +406,7 @@ impl Client {
     pub async fn leader_status(&self) -> Result<NodeStatus, ClientError> {
         match self
             .shared
-            .request(Operation::Read, &Request::Status)
+            .request(Operation::Repeatable, &Request::Status)
             .await?
         {
             (_, Response::Status(status)) => Ok(*status),
@@ -337,11 +451,9 @@ impl Client {
 
     async fn write(&self, command: Command) -> Result<(NodeId, Outcome), ClientError> {
         command.validate()?;
-        let request = Request::Write(command);
-        match self.shared.request(Operation::Write, &request).await? {
-            (node, Response::Written(Outcome::Refused(invalid))) => Err(refused(node, invalid)),
-            (node, Response::Written(outcome)) => Ok((node, outcome)),
-            (node, _) => Err(not_understood(node)),
+        match self.shared.write(command).await? {
+            (node, Outcome::Refused(invalid)) => Err(refused(node, invalid)),
+            answered => Ok(answered),
         }
     }
 
@@ -350,7 +462,7 @@ impl Client {
         let answered = match self.reads_at {
             None => {
                 let request = Request::Read(query);
-                self.shared.request(Operation::Read, &request).await?
+                self.shared.request(Operation::Repeatable, &request).await?
             }
             Some(node) => {
                 let request = Request::ReadHere(query);
@@ -392,6 +504,17 @@ pub enum Swap {
         /// What it is, or `None` if it is absent.
         current: Option<Bytes>,
     },
+}
+
+/// How a transaction went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transacted {
+    /// Whether everything was as it was to be, so that `then` was carried out, and not `otherwise`.
+    pub succeeded: bool,
+    /// What each step did or found.
+    pub steps: Vec<StepOutcome>,
+    /// The revision of all of it.
+    pub revision: u64,
 }
 
 /// Part of a range of keys.

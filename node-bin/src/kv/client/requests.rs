@@ -12,11 +12,21 @@ use super::keeper::Job;
 use super::retry::{self, Operation, Trouble, Verdict};
 use super::routing::Route;
 use super::shared::Shared;
+use crate::kv::command::{Command, Outcome};
 use crate::kv::protocol::{Refusal, Request, Response};
+use crate::planted;
 
 /// How long an answer that is on its way may still take once another leader was announced: many round
 /// trips in one site, little against an election.
 const GRACE: Duration = Duration::from_millis(20);
+
+/// An answer, and how it came about.
+pub(super) struct Answered {
+    pub(super) node: NodeId,
+    pub(super) response: Response,
+    /// Why the request may have been carried out before, if it was sent before this answer.
+    pub(super) before: Option<Unanswered>,
+}
 
 impl Shared {
     /// Asks whoever leads.
@@ -25,8 +35,42 @@ impl Shared {
         operation: Operation,
         request: &Request,
     ) -> Result<(NodeId, Response), ClientError> {
+        let deadline = self.runtime.now() + self.within;
+        let answered = self.request_until(operation, request, deadline).await?;
+        Ok((answered.node, answered.response))
+    }
+
+    /// Asks whoever leads, until `deadline`.
+    pub(super) async fn request_until(
+        &self,
+        operation: Operation,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Answered, ClientError> {
+        // The last time that a write was sent and may have been carried out.
+        let mut before = None;
+        let answered = self.try_until(operation, request, deadline, &mut before);
+        match (answered.await, before) {
+            (Ok((node, response)), before) => Ok(Answered {
+                node,
+                response,
+                before: before.map(|(_, why)| why),
+            }),
+            (Err(_), Some((node, why))) if operation == Operation::Write => {
+                Err(ClientError::OutcomeUnknown { node, why })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn try_until(
+        &self,
+        operation: Operation,
+        request: &Request,
+        deadline: Instant,
+        before: &mut Option<(NodeId, Unanswered)>,
+    ) -> Result<(NodeId, Response), ClientError> {
         let begun = self.runtime.now();
-        let deadline = begun + self.within;
         let mut refused = None;
         for attempt in 1.. {
             let Some(route) = self.route(deadline).await else {
@@ -37,9 +81,15 @@ impl Shared {
                 Ok(response) => return Ok((node, response)),
                 Err(trouble) => trouble,
             };
+            if trouble.is_ambiguous() {
+                *before = Some((node, why(&trouble)));
+            }
             match retry::decide(operation, &trouble) {
                 Verdict::Retry => {}
-                Verdict::Unknown => return Err(unknown(node, &trouble)),
+                Verdict::Unknown => {
+                    let why = why(&trouble);
+                    return Err(ClientError::OutcomeUnknown { node, why });
+                }
                 Verdict::Fail => return Err(self.failure(node, trouble)),
             }
             self.learn(node, &trouble);
@@ -58,21 +108,105 @@ impl Shared {
         unreachable!("attempts end at the deadline, long before they cannot be counted")
     }
 
+    /// A session, opened if there is none.
+    pub(super) async fn session(&self, deadline: Instant) -> Result<u64, ClientError> {
+        if let Some(session) = self.sessions.session() {
+            return Ok(session);
+        }
+        let opening = self.before(deadline, self.sessions.begin_opening()).await?;
+        if let Some(session) = self.sessions.session() {
+            return Ok(session);
+        }
+        // One that was opened without our learning of it expires.
+        let request = Request::Write(Command::OpenSession);
+        let answered = self.request_until(Operation::Repeatable, &request, deadline);
+        match answered.await? {
+            Answered {
+                response: Response::Written(Outcome::SessionOpened { session }),
+                ..
+            } => {
+                opening.opened(session);
+                Ok(session)
+            }
+            Answered { node, .. } => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// Has the leader carry out `command`, once.
+    pub(super) async fn write(&self, command: Command) -> Result<(NodeId, Outcome), ClientError> {
+        let deadline = self.runtime.now() + self.within;
+        loop {
+            let session = self.session(deadline).await?;
+            let claim = self.before(deadline, self.sessions.claim()).await?;
+            let tag = claim.tag(session);
+            let command = command.clone();
+            let request = match planted::is("write-sent-again") {
+                true => Request::Write(command),
+                false => Request::WriteOnce { tag, command },
+            };
+            let answered = self.request_until(Operation::Write, &request, deadline);
+            let Answered {
+                node,
+                response,
+                before,
+            } = answered.await?;
+            match (response, before) {
+                (Response::Written(Outcome::SessionExpired), before) => {
+                    self.sessions.handle_expired(session);
+                    if before.is_some() {
+                        let why = Unanswered::SessionExpired;
+                        return Err(ClientError::OutcomeUnknown { node, why });
+                    }
+                    // It was never sent before, so that nothing has happened.
+                }
+                (Response::Written(outcome), _) => return Ok((node, outcome)),
+                _ => {
+                    let why = Unanswered::Nonsense;
+                    return Err(ClientError::OutcomeUnknown { node, why });
+                }
+            }
+        }
+    }
+
+    /// Waits for others of this client, until `deadline`.
+    async fn before<T>(
+        &self,
+        deadline: Instant,
+        waited_for: impl Future<Output = T>,
+    ) -> Result<T, ClientError> {
+        let arrived = async { Ok(waited_for.await) };
+        let over = async {
+            self.sleep_until(deadline).await;
+            Err(ClientError::TooManyUnderWay)
+        };
+        future::or(arrived, over).await
+    }
+
     /// Asks `node` itself, whether it leads or not, something that changes nothing.
     pub(super) async fn ask(
         &self,
         node: NodeId,
         request: &Request,
     ) -> Result<Response, ClientError> {
-        let peer = self.peer(node).ok_or(ClientError::UnknownNode { node })?;
         let deadline = self.runtime.now() + self.within;
+        self.ask_until(node, request, deadline).await
+    }
+
+    /// As [`ask`](Self::ask), until `deadline`.
+    pub(super) async fn ask_until(
+        &self,
+        node: NodeId,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, ClientError> {
+        let peer = self.peer(node).ok_or(ClientError::UnknownNode { node })?;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(self.runtime.now());
             let trouble = match outcome(peer.call(request.clone(), left).await) {
                 Ok(response) => return Ok(response),
                 Err(trouble) => trouble,
             };
-            if retry::decide(Operation::Read, &trouble) != Verdict::Retry {
+            if retry::decide(Operation::Repeatable, &trouble) != Verdict::Retry {
                 return Err(self.failure(node, trouble));
             }
             let next = self.runtime.now() + retry::pause(attempt, self.draw());
@@ -128,9 +262,10 @@ impl Shared {
             return outcome(answer);
         }
         match operation {
-            Operation::Read => Err(Trouble::Superseded),
+            // It is asked again at once.
+            Operation::Repeatable | Operation::Write => Err(Trouble::Superseded),
             // The answer may be on its way, and here the difference matters.
-            Operation::Write | Operation::Transfer => {
+            Operation::Transfer => {
                 let grace = async {
                     self.sleep_until(self.runtime.now() + GRACE).await;
                     Err(Trouble::Superseded)
@@ -239,13 +374,12 @@ fn trouble(error: &CallError) -> Trouble {
     }
 }
 
-fn unknown(node: NodeId, trouble: &Trouble) -> ClientError {
-    let why = match trouble {
+fn why(trouble: &Trouble) -> Unanswered {
+    match trouble {
         Trouble::Deadline => Unanswered::Deadline,
         Trouble::Superseded => Unanswered::Superseded,
         Trouble::Nonsense => Unanswered::Nonsense,
         Trouble::Refused(_) => Unanswered::Undecided,
         Trouble::Lost | Trouble::NotSent | Trouble::Unsendable => Unanswered::Lost,
-    };
-    ClientError::OutcomeUnknown { node, why }
+    }
 }

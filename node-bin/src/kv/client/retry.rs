@@ -8,12 +8,12 @@ use crate::planted;
 /// What an operation does to the cluster, which decides whether doing it twice is harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Operation {
-    /// Changes nothing: may be repeated at will.
-    Read,
-    /// Applying it twice may differ from applying it once.
+    /// Changes nothing, or nothing that matters: may be repeated at will.
+    Repeatable,
+    /// Is applied once however often it is sent, but must not be reported as not applied when it may have been.
     Write,
-    /// Moves leadership, or changes the members. As with a write, but a refusal for lack of time is definite:
-    /// the leader leads on.
+    /// Moves leadership, or changes the members. It is not sent again when it may have happened. A refusal for
+    /// lack of time is definite: the leader leads on.
     Transfer,
 }
 
@@ -41,25 +41,37 @@ pub(super) enum Trouble {
 pub(super) enum Verdict {
     /// Nothing happened or repeating does no harm: try again, within the deadline.
     Retry,
-    /// The write may have happened. Never sent again.
+    /// It may have happened, and is not sent again.
     Unknown,
     /// Nothing happened, and trying again would not help.
     Fail,
 }
 
-/// The table. A write is repeated only when it is certain that nothing happened.
+impl Trouble {
+    /// Whether what was asked may have happened all the same, or happen yet.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        match self {
+            Self::NotSent | Self::Unsendable => false,
+            Self::Lost | Self::Deadline | Self::Superseded | Self::Nonsense => true,
+            Self::Refused(refusal) => {
+                matches!(refusal, Refusal::OutcomeUnknown | Refusal::TimedOut)
+            }
+        }
+    }
+}
+
+/// The table. What is not applied twice is sent again as long as there is time; a transfer only when it is
+/// certain that nothing happened.
 pub(super) fn decide(operation: Operation, trouble: &Trouble) -> Verdict {
     use {Operation as O, Trouble as T};
     match (operation, trouble) {
         (_, T::NotSent) => Verdict::Retry,
         (_, T::Unsendable) => Verdict::Fail,
-        (O::Read, T::Lost | T::Superseded) => Verdict::Retry,
-        (O::Read, T::Deadline | T::Nonsense) => Verdict::Fail,
-        (O::Write, T::Lost | T::Superseded) if planted::is("write-sent-again") => Verdict::Retry,
+        (O::Repeatable | O::Write, T::Lost | T::Superseded) => Verdict::Retry,
+        (O::Repeatable, T::Deadline | T::Nonsense) => Verdict::Fail,
         (O::Write, T::Deadline) if planted::is("deadline-reported-as-failure") => Verdict::Fail,
-        (O::Write | O::Transfer, T::Lost | T::Superseded | T::Deadline | T::Nonsense) => {
-            Verdict::Unknown
-        }
+        (O::Write, T::Deadline | T::Nonsense) => Verdict::Unknown,
+        (O::Transfer, T::Lost | T::Superseded | T::Deadline | T::Nonsense) => Verdict::Unknown,
         (_, T::Refused(refusal)) => refused(operation, refusal),
     }
 }
@@ -70,18 +82,17 @@ fn refused(operation: Operation, refusal: &Refusal) -> Verdict {
             Verdict::Retry
         }
         Refusal::OutcomeUnknown => match operation {
-            Operation::Read => Verdict::Retry,
-            Operation::Write | Operation::Transfer => Verdict::Unknown,
+            Operation::Repeatable | Operation::Write => Verdict::Retry,
+            Operation::Transfer => Verdict::Unknown,
         },
         Refusal::TimedOut => match operation {
-            Operation::Read => Verdict::Retry,
-            // The protocol never gives it to a write. Should a node do so, this is the careful reading.
-            Operation::Write => Verdict::Unknown,
+            Operation::Repeatable | Operation::Write => Verdict::Retry,
             Operation::Transfer => Verdict::Fail,
         },
         Refusal::TooLarge { .. }
         | Refusal::NotAllowed { .. }
         | Refusal::NotChanged { .. }
+        | Refusal::HistoryGone { .. }
         | Refusal::Malformed { .. } => Verdict::Fail,
     }
 }
@@ -108,8 +119,9 @@ mod tests {
     use super::*;
     use crate::kv::protocol::Needs;
 
-    /// Every pair of operation and trouble has the verdict that follows from one rule: a write goes out
-    /// again only after a definite "nothing happened", a read unless it is pointless.
+    /// Every pair of operation and trouble has the verdict that follows from one rule: a transfer goes out
+    /// again only after a definite "nothing happened", a write while there is time, a read unless it is
+    /// pointless.
     #[test]
     fn h3_the_whole_table() {
         use Verdict::{Fail, Retry, Unknown};
@@ -126,8 +138,8 @@ mod tests {
         for (trouble, read, write, transfer) in [
             (Trouble::NotSent, Retry, Retry, Retry),
             (Trouble::Unsendable, Fail, Fail, Fail),
-            (Trouble::Lost, Retry, Unknown, Unknown),
-            (Trouble::Superseded, Retry, Unknown, Unknown),
+            (Trouble::Lost, Retry, Retry, Unknown),
+            (Trouble::Superseded, Retry, Retry, Unknown),
             (Trouble::Deadline, Fail, Unknown, Unknown),
             (Trouble::Nonsense, Fail, Unknown, Unknown),
             (not_leader, Retry, Retry, Retry),
@@ -135,17 +147,25 @@ mod tests {
             (refused(Refusal::Stopping), Retry, Retry, Retry),
             (refused(Refusal::Busy), Retry, Retry, Retry),
             (refused(Refusal::not_changed("?")), Fail, Fail, Fail),
-            (refused(Refusal::OutcomeUnknown), Retry, Unknown, Unknown),
-            (refused(Refusal::TimedOut), Retry, Unknown, Fail),
+            (refused(Refusal::OutcomeUnknown), Retry, Retry, Unknown),
+            (refused(Refusal::TimedOut), Retry, Retry, Fail),
+            (refused(Refusal::HistoryGone { since: 1 }), Fail, Fail, Fail),
             (too_large, Fail, Fail, Fail),
             (not_allowed, Fail, Fail, Fail),
             (refused(Refusal::malformed("?")), Fail, Fail, Fail),
         ] {
-            assert_eq!(decide(Operation::Read, &trouble), read, "{trouble:?}");
+            assert_eq!(decide(Operation::Repeatable, &trouble), read, "{trouble:?}");
             assert_eq!(decide(Operation::Write, &trouble), write, "{trouble:?}");
             assert_eq!(
                 decide(Operation::Transfer, &trouble),
                 transfer,
+                "{trouble:?}"
+            );
+            // What is reported as failed has certainly not happened.
+            let failed = [write, transfer].contains(&Fail);
+            let timed_out = trouble == refused(Refusal::TimedOut);
+            assert!(
+                !(failed && trouble.is_ambiguous()) || timed_out,
                 "{trouble:?}"
             );
         }

@@ -18,6 +18,7 @@ use super::ClientConfig;
 use super::error::ConnectError;
 use super::keeper::{self, Job};
 use super::routing::Routing;
+use super::sessions::Sessions;
 
 /// What the clones of one client share.
 pub(super) struct Shared {
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub(super) jobs: Sender<Job>,
     /// How long one operation may take.
     pub(super) within: Duration,
+    /// Names for what must be applied once.
+    pub(super) sessions: Sessions,
     /// The state of [`Shared::draw`].
     seed: AtomicU64,
 }
@@ -82,6 +85,7 @@ impl Shared {
             runtime,
             jobs,
             within: request_timeout,
+            sessions: Sessions::new(),
             seed: AtomicU64::new(u64::from_le_bytes(seed)),
         });
         let keeper = keeper::run(

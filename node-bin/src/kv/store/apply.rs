@@ -1,11 +1,26 @@
-//! What a command of the log does to the state.
+//! What an entry of the log does to the state.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
 use quorate_consensus::{Batch, Command as LogCommand, EntryId};
-use quorate_persist::StoreFault;
+use quorate_persist::{Corruption, StoreFault};
 
 use super::overlay::Overlay;
+use super::rows;
+use super::timed::{Ending, Row, Timed};
 use super::view::Below;
-use crate::kv::command::{Command, Invalid, Outcome, Value};
+use crate::kv::command::{Command, Outcome};
+use crate::kv::history::Change;
+use crate::kv::invalid::Invalid;
+use crate::kv::logged::{Logged, Tag};
+use crate::kv::query::{RANGE_BYTES_MAX, Value};
+use crate::kv::transaction::{Step, StepOutcome, Transaction};
+use crate::planted;
+
+/// How many rows that belong to what has ended are removed with one entry, so that none takes long.
+pub(super) const ENDED_ROWS_MAX: usize = 1024;
 
 /// Commands are applied once each, in the order of the log; anything else would make this member
 /// differ from the others (State Machine Safety, Raft paper, figure 3).
@@ -26,46 +41,321 @@ pub(super) fn check_order(applied: EntryId, batch: &Batch) {
     );
 }
 
-/// Carries out one command of the log on `active`, reading through to what lies below.
-pub(super) fn apply_command(
-    active: &mut Overlay,
-    below: &Below<'_>,
-    entry: &LogCommand,
-) -> Result<Outcome, StoreFault> {
-    // Sizes again: what is in the log may have come from a member that did not check.
-    let command = Command::decode(&entry.data).and_then(|command| {
-        command.validate()?;
-        Ok(command)
-    });
-    let revision = entry.id.index.value();
-    let written = |data| Value { data, revision };
-    match command {
-        Ok(Command::Put { key, value }) => {
-            active.set(key, Some(written(value)));
-            Ok(Outcome::Written { revision })
+/// The state while entries are applied to it.
+pub(super) struct Applying<'a> {
+    pub(super) active: &'a mut Overlay,
+    /// What lies below that.
+    pub(super) below: Below<'a>,
+    pub(super) timed: &'a mut Timed,
+    /// What has happened to users' keys, for those who watch.
+    pub(super) changes: Vec<Change>,
+}
+
+impl Applying<'_> {
+    /// Carries out one entry of the log. Returns its encoded outcome.
+    pub(super) fn apply(&mut self, entry: &LogCommand) -> Result<Bytes, StoreFault> {
+        let revision = entry.id.index.value();
+        // Sizes again: what is in the log may have come from a member that did not check.
+        let logged = Logged::decode(&entry.data).and_then(|logged| {
+            logged.validate()?;
+            Ok(logged)
+        });
+        let Logged {
+            elapsed_ms,
+            tag,
+            command,
+        } = match logged {
+            Ok(logged) => logged,
+            Err(invalid) => return Ok(refuse(invalid).encode()),
+        };
+        if elapsed_ms > 0 {
+            self.timed.advance(elapsed_ms, revision);
+            self.end_what_is_due(revision)?;
         }
-        Ok(Command::Delete { key }) => {
-            let existed = below.find(active, &key)?.is_some();
-            if existed {
-                active.set(key, None);
+        match (tag, command) {
+            (_, None) => Ok(Outcome::Written { revision }.encode()),
+            (None, Some(command)) => Ok(self.carry_out(command, revision)?.encode()),
+            (Some(tag), Some(command)) => self.apply_once(&tag, command, revision),
+        }
+    }
+
+    /// The row of the clock once all entries of a batch are applied, if time has passed after `before`.
+    pub(super) fn write_clock(&mut self, before: u64) {
+        if self.timed.at() != before {
+            let row = self.timed.clock_row();
+            self.write(row);
+        }
+    }
+
+    /// The same command again has the answer of the first time, and no effect.
+    fn apply_once(
+        &mut self,
+        tag: &Tag,
+        command: Command,
+        revision: u64,
+    ) -> Result<Bytes, StoreFault> {
+        if !self.timed.has_session(tag.session) {
+            return Ok(Outcome::SessionExpired.encode());
+        }
+        let row = rows::slot(tag);
+        if let Some(kept) = self.below.find(self.active, &row)? {
+            let kept = Kept::decode(&kept.data)?;
+            if tag.sequence == kept.sequence && !planted::is("command-applied-again") {
+                return Ok(kept.answer);
             }
-            Ok(Outcome::Deleted { existed, revision })
+            if tag.sequence < kept.sequence {
+                return Ok(Outcome::Superseded.encode());
+            }
         }
-        Ok(Command::CompareAndSet {
+        let answer = self.carry_out(command, revision)?.encode();
+        let kept = Kept {
+            sequence: tag.sequence,
+            answer: answer.clone(),
+        };
+        let data = kept.encode();
+        self.write((row, Some(Value { data, revision })));
+        if let Some(row) = self.timed.use_session(tag.session, revision) {
+            self.write(row);
+        }
+        Ok(answer)
+    }
+
+    fn carry_out(&mut self, command: Command, revision: u64) -> Result<Outcome, StoreFault> {
+        match command {
+            Command::Put { key, value } => {
+                self.set(key, Some(value), revision);
+                Ok(Outcome::Written { revision })
+            }
+            Command::Delete { key } => {
+                let existed = self.find(&key)?.is_some();
+                if existed {
+                    self.set(key, None, revision);
+                }
+                Ok(Outcome::Deleted { existed, revision })
+            }
+            Command::CompareAndSet {
+                key,
+                expected,
+                value,
+            } => {
+                let current = self.find(&key)?.map(|value| value.data);
+                if current != expected {
+                    return Ok(Outcome::NotSwapped { current, revision });
+                }
+                if current.is_some() || value.is_some() {
+                    self.set(key, value, revision);
+                }
+                Ok(Outcome::Swapped { revision })
+            }
+            Command::Transact(transaction) => self.transact(&transaction, revision),
+            Command::GrantLease { ttl_ms } => Ok(match self.timed.grant(revision, ttl_ms) {
+                Some(row) => {
+                    self.write(row);
+                    Outcome::LeaseGranted { lease: revision }
+                }
+                None => refuse(Invalid::TooManyLeases),
+            }),
+            Command::KeepLease { lease } => Ok(match self.timed.lease(lease) {
+                Some(known) => {
+                    let row = self.timed.let_live(lease, known.ttl_ms, revision);
+                    self.write(row);
+                    Outcome::LeaseKept {
+                        ttl_ms: known.ttl_ms,
+                    }
+                }
+                None => Outcome::Refused(Invalid::LeaseUnknown { lease }),
+            }),
+            Command::RevokeLease { lease } => {
+                if self.timed.lease(lease).is_none() {
+                    return Ok(Outcome::Refused(Invalid::LeaseUnknown { lease }));
+                }
+                let row = self.timed.revoke(lease, revision);
+                self.write(row);
+                self.end_what_is_due(revision)?;
+                Ok(Outcome::LeaseRevoked { revision })
+            }
+            Command::OpenSession => {
+                for row in self.timed.open_session(revision) {
+                    self.write(row);
+                }
+                self.end_what_is_due(revision)?;
+                Ok(Outcome::SessionOpened { session: revision })
+            }
+        }
+    }
+
+    /// All of it, or nothing: what it writes goes to the state when it is certain that nothing is wrong.
+    fn transact(
+        &mut self,
+        transaction: &Transaction,
+        revision: u64,
+    ) -> Result<Outcome, StoreFault> {
+        let mut succeeded = true;
+        for compare in &transaction.compare {
+            let value = self.find(&compare.key)?;
+            succeeded &= compare.condition.holds(value.as_ref());
+        }
+        let steps = match succeeded {
+            true => &transaction.then,
+            false => &transaction.otherwise,
+        };
+        let mut written: BTreeMap<&Bytes, Option<(&Bytes, Option<u64>)>> = BTreeMap::new();
+        let mut outcomes = Vec::with_capacity(steps.len());
+        let mut read = 0;
+        for step in steps {
+            let known = match written.get(step.key()) {
+                Some(value) => value.map(|(data, _)| Value {
+                    data: data.clone(),
+                    revision,
+                }),
+                None if matches!(step, Step::Put { .. }) => None,
+                None => self.find(step.key())?,
+            };
+            outcomes.push(match step {
+                Step::Put { key, value, lease } => {
+                    if let Some(lease) = *lease
+                        && self.timed.lease(lease).is_none()
+                    {
+                        return Ok(Outcome::Refused(Invalid::LeaseUnknown { lease }));
+                    }
+                    written.insert(key, Some((value, *lease)));
+                    StepOutcome::Written
+                }
+                Step::Delete { key } => {
+                    let existed = known.is_some();
+                    // Also where it is absent: a step before may have written it.
+                    written.insert(key, None);
+                    StepOutcome::Deleted { existed }
+                }
+                Step::Get { .. } => {
+                    read += known.as_ref().map_or(0, |value| value.data.len());
+                    StepOutcome::Value(known)
+                }
+            });
+            if read > RANGE_BYTES_MAX {
+                return Ok(refuse(Invalid::AnswerTooLong));
+            }
+        }
+        for (key, value) in written {
+            match value {
+                None if self.find(key)?.is_none() => {}
+                None => self.set(key.clone(), None, revision),
+                Some((value, lease)) => {
+                    self.set(key.clone(), Some(value.clone()), revision);
+                    if let Some(lease) = lease {
+                        let data = Bytes::new();
+                        let bound = Value { data, revision };
+                        self.write((rows::bound_key(lease, key), Some(bound)));
+                    }
+                }
+            }
+        }
+        Ok(Outcome::Transacted {
+            succeeded,
+            steps: outcomes,
+            revision,
+        })
+    }
+
+    /// Removes what belongs to the sessions and leases whose time has come, and then them. What is more
+    /// than one entry should do is left for the next.
+    fn end_what_is_due(&mut self, revision: u64) -> Result<(), StoreFault> {
+        let mut left = ENDED_ROWS_MAX;
+        while let Some(ending) = self.timed.due() {
+            if planted::is("leases-never-end") && matches!(ending, Ending::Lease(_)) {
+                break;
+            }
+            let prefix = ending.belongings();
+            let belongings = self.rows_from(&prefix, left)?;
+            let some_remain = belongings.len() == left;
+            left -= belongings.len();
+            for (row, bound_at) in belongings {
+                if let Ending::Lease(_) = ending {
+                    self.unbind(
+                        Bytes::copy_from_slice(&row[prefix.len()..]),
+                        bound_at,
+                        revision,
+                    )?;
+                }
+                self.write((row, None));
+            }
+            if some_remain {
+                break;
+            }
+            let row = self.timed.ended(ending);
+            self.write(row);
+        }
+        Ok(())
+    }
+
+    /// Removes `key` if it still is what was bound to the lease: another write takes it away from it.
+    fn unbind(&mut self, key: Bytes, bound_at: u64, revision: u64) -> Result<(), StoreFault> {
+        let value = self.find(&key)?;
+        if value.is_some_and(|value| value.revision == bound_at) {
+            self.set(key, None, revision);
+        }
+        Ok(())
+    }
+
+    /// At most `limit` rows that begin with `prefix`, with their revisions.
+    fn rows_from(&self, prefix: &Bytes, limit: usize) -> Result<Vec<(Bytes, u64)>, StoreFault> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let end = rows::after(prefix);
+        self.below
+            .scan(self.active, prefix, Some(&end), |row, record| {
+                found.push((Bytes::copy_from_slice(row), record.revision));
+                match found.len() < limit {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+        Ok(found)
+    }
+
+    fn find(&self, key: &Bytes) -> Result<Option<Value>, StoreFault> {
+        self.below.find(self.active, &rows::of_user(key))
+    }
+
+    fn set(&mut self, key: Bytes, value: Option<Bytes>, revision: u64) {
+        let row = rows::of_user(&key);
+        let written = value.clone().map(|data| Value { data, revision });
+        self.changes.push(Change {
             key,
-            expected,
             value,
-        }) => {
-            let current = below.find(active, &key)?.map(|value| value.data);
-            if current != expected {
-                return Ok(Outcome::NotSwapped { current, revision });
-            }
-            if current.is_some() || value.is_some() {
-                active.set(key, value.map(written));
-            }
-            Ok(Outcome::Swapped { revision })
-        }
-        Err(invalid) => Ok(refuse(invalid)),
+            revision,
+        });
+        self.active.set(row, written);
+    }
+
+    fn write(&mut self, (row, value): Row) {
+        self.active.set(row, value);
+    }
+}
+
+/// The content of a slot's row: the number of its last command, and that one's encoded outcome.
+struct Kept {
+    sequence: u64,
+    answer: Bytes,
+}
+
+impl Kept {
+    fn encode(&self) -> Bytes {
+        [&self.sequence.to_le_bytes()[..], &self.answer]
+            .concat()
+            .into()
+    }
+
+    fn decode(data: &Bytes) -> Result<Self, StoreFault> {
+        let Some((sequence, answer)) = data.split_first_chunk() else {
+            return Err(Corruption::RowContent { row: "kv" }.into());
+        };
+        Ok(Self {
+            sequence: u64::from_le_bytes(*sequence),
+            answer: data.slice_ref(answer),
+        })
     }
 }
 

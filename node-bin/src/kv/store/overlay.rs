@@ -7,7 +7,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use quorate_consensus::EntryId;
 
-use crate::kv::command::Value;
+use crate::kv::query::Value;
 
 /// What a key costs besides its bytes and those of its value, rounded up: 72 bytes in a tree that is
 /// two thirds full, and two allocations. Counting it keeps a million tiny keys from passing as

@@ -6,7 +6,7 @@ use quorate_persist::{Corruption, META_TABLE, Seal, StoreFault, begin_durable};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, Table, TableDefinition};
 
 use super::overlay::Overlay;
-use crate::kv::command::Value;
+use crate::kv::query::Value;
 use crate::planted;
 
 pub(super) const KV_TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("kv");

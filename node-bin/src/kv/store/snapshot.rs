@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::KV_FILE;
 use super::digest::Digest;
 use super::record::{APPLIED, KV_TABLE, KvTable, Record, applied_row, insert};
-use crate::kv::command::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Value};
+use super::rows::{ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX};
+use crate::kv::query::Value;
 use crate::planted;
 
 /// What redb may keep in memory of a snapshot that is being received: its pairs come in order, so that
@@ -260,8 +261,8 @@ impl Draft {
     fn checked(&self, piece: &Piece) -> Option<(Bytes, Digest)> {
         let (mut last_key, mut digest) = (&self.last_key, self.digest);
         for pair in &piece.pairs {
-            let fits = (1..=KEY_BYTES_MAX).contains(&pair.key.len())
-                && pair.value.len() <= VALUE_BYTES_MAX
+            let fits = (1..=ROW_KEY_BYTES_MAX).contains(&pair.key.len())
+                && pair.value.len() <= ROW_VALUE_BYTES_MAX
                 && pair.key > *last_key;
             if !fits {
                 return None;

@@ -8,7 +8,7 @@ use quorate_persist::{Seal, StoreFault};
 
 use super::overlay::Overlay;
 use super::record::{KvTable, Record};
-use crate::kv::command::Value;
+use crate::kv::query::Value;
 
 /// What lies below the active overlay: the overlay that is being written, and the table.
 ///

@@ -1,5 +1,6 @@
 //! Digests of a state that goes on meanwhile.
 
+use super::flushing::Gate;
 use super::*;
 
 /// Reads all of `scan`, so many bytes at a time.

@@ -37,12 +37,12 @@ fn other() -> (TempDir, PathBuf, KvStore) {
     (directory, path, store)
 }
 
-fn source(store: &mut KvStore) -> Box<dyn SnapshotSource> {
+pub(super) fn source(store: &mut KvStore) -> Box<dyn SnapshotSource> {
     store.snapshot().unwrap().unwrap()
 }
 
 /// Every piece, with the place before it.
-fn pieces(source: &mut dyn SnapshotSource) -> Vec<(Bytes, Chunk)> {
+pub(super) fn pieces(source: &mut dyn SnapshotSource) -> Vec<(Bytes, Chunk)> {
     let mut pieces = Vec::new();
     let mut after = Bytes::new();
     loop {
@@ -56,7 +56,11 @@ fn pieces(source: &mut dyn SnapshotSource) -> Vec<(Bytes, Chunk)> {
     }
 }
 
-fn receive(store: &mut KvStore, last: EntryId, pieces: &[(Bytes, Chunk)]) -> Box<dyn SnapshotSink> {
+pub(super) fn receive(
+    store: &mut KvStore,
+    last: EntryId,
+    pieces: &[(Bytes, Chunk)],
+) -> Box<dyn SnapshotSink> {
     let mut sink = store.sink().unwrap();
     sink.begin(last).unwrap();
     for (_, piece) in pieces {

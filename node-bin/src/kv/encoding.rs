@@ -1,0 +1,56 @@
+//! How commands and queries, and what follows from them, are written: one byte of version and a postcard
+//! body.
+//!
+//! Members must agree on what every command does, so a new version is proposed only once all of them
+//! know it.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::invalid::Invalid;
+
+/// The version in front of every encoding.
+pub(super) const VERSION: u8 = 1;
+
+macro_rules! codec {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The encoding, with its version in front.
+            #[must_use]
+            pub fn encode(&self) -> bytes::Bytes {
+                $crate::kv::encoding::encode(self)
+            }
+
+            /// Decodes exactly what [`encode`](Self::encode) returns. Never allocates more than a
+            /// small multiple of the length of `bytes`. Sizes are not checked here.
+            ///
+            /// # Errors
+            ///
+            /// [`Invalid::UnknownVersion`], or [`Invalid::Malformed`] for anything else that is
+            /// wrong, bytes left over included.
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::kv::Invalid> {
+                $crate::kv::encoding::decode(bytes)
+            }
+        }
+    )*};
+}
+
+pub(super) fn encode(message: &impl Serialize) -> Bytes {
+    postcard::to_extend(message, vec![VERSION])
+        .expect("these types have no form that postcard cannot write")
+        .into()
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
+    match bytes.split_first() {
+        None => Err(Invalid::Malformed),
+        Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+            Ok((message, [])) => Ok(message),
+            Ok(_) | Err(_) => Err(Invalid::Malformed),
+        },
+        Some((&version, _)) => Err(Invalid::UnknownVersion { version }),
+    }
+}
+
+pub(super) use codec;

@@ -1,0 +1,294 @@
+//! What has happened to keys of late, and who waits for what happens next.
+//!
+//! It is in memory only: a node that starts knows what it applies again from its log. Whoever asks for more
+//! than there is learns it, reads the keys anew, and goes on from the revision of that.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::query::{RANGE_BYTES_MAX, Size};
+
+/// How many bytes of changes a node remembers, unless told otherwise: some seconds of full load.
+pub const WATCH_HISTORY_BYTES_DEFAULT: usize = 8 << 20;
+
+/// For how long a question for what happens next may wait at a node. Then it is answered with how far the
+/// node is, and asked again.
+pub const WATCH_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How many such questions may wait at a node: a few for each of hundreds of clients.
+pub const WATCHERS_MAX: usize = 1024;
+
+/// How many changes are looked through for one question, so that nobody waits long for it.
+const LOOKED_THROUGH_MAX: usize = 10_000;
+
+/// What a change counts for besides its bytes.
+const CHANGE_OVERHEAD_BYTES: usize = 96;
+
+/// What happened to a key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Which key.
+    pub key: Bytes,
+    /// Its value now, or `None` if it was removed.
+    pub value: Option<Bytes>,
+    /// The revision of the change. What one transaction does has one revision.
+    pub revision: u64,
+}
+
+/// The keys that somebody watches: from `start` on and before `end`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The first key; empty for the very first.
+    pub start: Bytes,
+    /// The first key that no longer belongs to them; `None` for no end.
+    pub end: Option<Bytes>,
+}
+
+/// What there is to say to one who watches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Seen {
+    /// What happened to the keys, complete up to a revision: go on after that.
+    Changes {
+        /// In the order in which it happened; empty if nothing did.
+        changes: Vec<Change>,
+        /// The revision.
+        revision: u64,
+    },
+    /// What came right after the revision asked for is no longer known.
+    Gone {
+        /// What comes after this revision is.
+        since: u64,
+    },
+}
+
+impl Watched {
+    fn has(&self, key: &Bytes) -> bool {
+        *key >= self.start && self.end.as_ref().is_none_or(|end| key < end)
+    }
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+type Answer = Box<dyn FnOnce(Seen) + Send>;
+
+/// One who waits.
+struct Watcher {
+    watched: Watched,
+    after: u64,
+    until: Instant,
+    answer: Answer,
+}
+
+/// What a store has applied of late. Shared by the store, which tells, and those who serve who asks.
+pub(crate) struct History {
+    bytes_max: usize,
+    inner: Mutex<Inner>,
+}
+
+/// Invariants:
+/// - `changes` are all that happened after `since`, up to `applied`;
+/// - who waits has seen everything up to `applied`.
+#[derive(Default)]
+struct Inner {
+    changes: VecDeque<Change>,
+    bytes: usize,
+    since: u64,
+    applied: u64,
+    watchers: Vec<Watcher>,
+}
+
+impl History {
+    /// Nothing is known of what happened up to `applied`.
+    pub(crate) fn new(bytes_max: usize, applied: u64) -> Self {
+        let history = Self {
+            bytes_max,
+            inner: Mutex::default(),
+        };
+        history.begin_anew(applied);
+        history
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change is complete before its lines could panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state is that of `applied`, and how it came there is not known.
+    pub(crate) fn begin_anew(&self, applied: u64) {
+        let mut inner = self.inner();
+        inner.changes.clear();
+        (inner.bytes, inner.since, inner.applied) = (0, applied, applied);
+        let lost = inner.take_watchers(|watcher| watcher.after < applied);
+        drop(inner);
+        for watcher in lost {
+            (watcher.answer)(Seen::Gone { since: applied });
+        }
+    }
+
+    /// `changes` have happened, and the state is that of `applied` now.
+    pub(crate) fn tell(&self, changes: Vec<Change>, applied: u64) {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        inner.applied = applied;
+        let ready = match changes.is_empty() || inner.watchers.is_empty() {
+            true => Vec::new(),
+            false => {
+                let mut keys: Vec<Bytes> = changes.iter().map(|it| it.key.clone()).collect();
+                keys.sort_unstable();
+                inner.take_watchers(|watcher| watcher.is_concerned(&keys))
+            }
+        };
+        for change in changes {
+            inner.bytes += change.bytes() + CHANGE_OVERHEAD_BYTES;
+            inner.changes.push_back(change);
+        }
+        inner.forget(self.bytes_max);
+        for watcher in ready {
+            let seen = inner.seen(&watcher.watched, watcher.after);
+            (watcher.answer)(seen);
+        }
+    }
+
+    /// Answers what happened to the keys after the revision `after`, once something has, or `until`. Returns
+    /// whether it does: not when too many wait already.
+    pub(crate) fn watch(
+        &self,
+        watched: Watched,
+        after: u64,
+        until: Instant,
+        answer: impl FnOnce(Seen) + Send + 'static,
+    ) -> bool {
+        let mut inner = self.inner();
+        let waits = |changes: &[Change], revision| changes.is_empty() && revision >= inner.applied;
+        match inner.seen(&watched, after) {
+            Seen::Changes { changes, revision } if waits(&changes, revision) => {
+                if inner.watchers.len() >= WATCHERS_MAX {
+                    return false;
+                }
+                inner.watchers.push(Watcher {
+                    watched,
+                    after: revision,
+                    until,
+                    answer: Box::new(answer),
+                });
+            }
+            seen => {
+                drop(inner);
+                answer(seen);
+            }
+        }
+        true
+    }
+
+    /// Nobody waits any more, and nobody is told.
+    pub(crate) fn end(&self) {
+        let waiting = self.inner().take_watchers(|_| true);
+        drop(waiting);
+    }
+
+    /// Answers those who have waited long enough.
+    pub(crate) fn tick(&self, now: Instant) {
+        let mut inner = self.inner();
+        let over = inner.take_watchers(|watcher| watcher.until <= now);
+        let applied = inner.applied;
+        drop(inner);
+        for watcher in over {
+            (watcher.answer)(Seen::Changes {
+                changes: Vec::new(),
+                revision: watcher.after.max(applied),
+            });
+        }
+    }
+}
+
+impl Inner {
+    /// Takes out the watchers that `which` is true of.
+    fn take_watchers(&mut self, which: impl Fn(&Watcher) -> bool) -> Vec<Watcher> {
+        self.watchers
+            .extract_if(.., |watcher| which(watcher))
+            .collect()
+    }
+
+    /// Forgets the oldest, whole revisions at a time.
+    fn forget(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max
+            && let Some(oldest) = self.changes.front().map(|change| change.revision)
+        {
+            while self.changes.front().is_some_and(|it| it.revision == oldest)
+                && let Some(change) = self.changes.pop_front()
+            {
+                self.bytes -= change.bytes() + CHANGE_OVERHEAD_BYTES;
+            }
+            self.since = oldest;
+        }
+    }
+
+    fn seen(&self, watched: &Watched, after: u64) -> Seen {
+        if after < self.since {
+            return Seen::Gone { since: self.since };
+        }
+        let first = self
+            .changes
+            .partition_point(|change| change.revision <= after);
+        let mut changes: Vec<Change> = Vec::new();
+        let (mut bytes, mut last) = (0, after);
+        // How much is whole: a transaction is seen in one piece.
+        let (mut whole, mut complete) = (0, after);
+        for (looked, change) in self.changes.range(first..).enumerate() {
+            if change.revision != last {
+                (whole, complete) = (changes.len(), last);
+                last = change.revision;
+            }
+            if watched.has(&change.key) {
+                bytes += change.bytes() + CHANGE_OVERHEAD_BYTES;
+                changes.push(change.clone());
+            }
+            if complete > after && (looked >= LOOKED_THROUGH_MAX || bytes > RANGE_BYTES_MAX) {
+                changes.truncate(whole);
+                let revision = complete;
+                return Seen::Changes { changes, revision };
+            }
+        }
+        Seen::Changes {
+            changes,
+            revision: self.applied.max(after),
+        }
+    }
+}
+
+impl Watcher {
+    /// Whether any of `keys`, which are sorted, is watched.
+    fn is_concerned(&self, keys: &[Bytes]) -> bool {
+        let first = keys.partition_point(|key| *key < self.watched.start);
+        keys.get(first).is_some_and(|key| self.watched.has(key))
+    }
+}
+
+/// Keys and values are the user's secrets: sizes only.
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.value.as_ref().map(Size);
+        write!(
+            f,
+            "Change({:?}, {value:?}, {})",
+            Size(&self.key),
+            self.revision
+        )
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.end.as_ref().map(Size);
+        write!(f, "Watched({:?}, {end:?})", Size(&self.start))
+    }
+}

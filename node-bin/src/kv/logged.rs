@@ -1,0 +1,155 @@
+//! A command as it stands in the log: with who wants it once only, and how much time has passed.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::command::Command;
+use super::encoding::VERSION;
+use super::invalid::Invalid;
+
+/// How many commands of a session may be under way at a time: those of a busy service, and few enough that
+/// their answers do not amount to much.
+pub const SLOTS_MAX: u16 = 4096;
+
+/// The version in front of what is written here; [`VERSION`] is that of a command alone, as logs had it
+/// before there were sessions.
+const LOGGED: u8 = 2;
+
+/// Names one command of one client, so that it is applied once however often it is sent.
+///
+/// A session has slots, as those of NFS 4.1 do (RFC 8881, section 2.10.6.1): of each slot, the state keeps
+/// the number of the last command and its answer. So a client that has many under way needs no window, and
+/// what is kept is bounded by how many it really had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tag {
+    /// The session, as [`Outcome::SessionOpened`](super::Outcome::SessionOpened) named it.
+    pub session: u64,
+    /// Which of its slots, less than [`SLOTS_MAX`].
+    pub slot: u16,
+    /// Greater than that of every other command before it in the slot; from 1 on.
+    pub sequence: u64,
+}
+
+/// An entry of the log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Logged {
+    /// How many milliseconds have passed at the leader since it last said so. Leases and sessions live by
+    /// the sum of these, which is the same at all members, and never runs ahead of anyone's clock: each is
+    /// a time in which that leader led, and no two lead at a time as far as the log is concerned.
+    pub elapsed_ms: u32,
+    /// Whose command it is; without, it is applied as often as it stands in the log.
+    pub tag: Option<Tag>,
+    /// The command; without one, only time has passed.
+    pub command: Option<Command>,
+}
+
+impl Logged {
+    /// The encoding, with its version in front.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![LOGGED])
+            .expect("these types have no form that postcard cannot write")
+            .into()
+    }
+
+    /// Decodes what [`encode`](Self::encode) returns, and a command alone. Sizes are not checked here.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid::UnknownVersion`], or [`Invalid::Malformed`] for anything else that is wrong, bytes left
+    /// over included.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        match bytes.split_first() {
+            Some((&LOGGED, body)) => match postcard::take_from_bytes(body) {
+                Ok((logged, [])) => Ok(logged),
+                Ok(_) | Err(_) => Err(Invalid::Malformed),
+            },
+            Some((&VERSION, _)) => Ok(Command::decode(bytes)?.into()),
+            Some((&version, _)) => Err(Invalid::UnknownVersion { version }),
+            None => Err(Invalid::Malformed),
+        }
+    }
+
+    /// Checks the sizes, as every member does before it applies the command.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] names what is out of bounds.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if let Some(tag) = &self.tag {
+            tag.validate()?;
+        }
+        self.command.as_ref().map_or(Ok(()), Command::validate)
+    }
+}
+
+impl Tag {
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        if self.slot >= SLOTS_MAX {
+            return Err(Invalid::SlotOutOfRange { slot: self.slot });
+        }
+        Ok(())
+    }
+}
+
+impl From<Command> for Logged {
+    fn from(command: Command) -> Self {
+        Self {
+            elapsed_ms: 0,
+            tag: None,
+            command: Some(command),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged() -> Logged {
+        Logged {
+            elapsed_ms: 7,
+            tag: Some(Tag {
+                session: 5,
+                slot: 3,
+                sequence: 9,
+            }),
+            command: Some(Command::Delete {
+                key: Bytes::from_static(b"k"),
+            }),
+        }
+    }
+
+    /// It comes back from its encoding; cut short, prolonged or of another version, it is refused.
+    #[test]
+    fn i2_decoding_is_strict() {
+        let encoded = logged().encode();
+        assert_eq!(Logged::decode(&encoded), Ok(logged()));
+        for length in 0..encoded.len() {
+            assert_eq!(Logged::decode(&encoded[..length]), Err(Invalid::Malformed));
+        }
+        let longer = [&encoded[..], &[0]].concat();
+        assert_eq!(Logged::decode(&longer), Err(Invalid::Malformed));
+        let other = [&[3], &encoded[1..]].concat();
+        let unknown = Invalid::UnknownVersion { version: 3 };
+        assert_eq!(Logged::decode(&other), Err(unknown));
+    }
+
+    /// A log of before there were sessions means what it meant.
+    #[test]
+    fn a_command_alone_is_read() {
+        let command = logged().command.unwrap();
+        let expected = Logged::from(command.clone());
+        assert_eq!(Logged::decode(&command.encode()), Ok(expected));
+    }
+
+    /// A slot beyond the last is refused.
+    #[test]
+    fn slots_are_bounded() {
+        let mut logged = logged();
+        assert_eq!(logged.validate(), Ok(()));
+        logged.tag.as_mut().unwrap().slot = SLOTS_MAX;
+        let slot = SLOTS_MAX;
+        assert_eq!(logged.validate(), Err(Invalid::SlotOutOfRange { slot }));
+    }
+}

@@ -1,0 +1,161 @@
+//! Where things stand in the table: the users' keys, and what the store keeps for itself.
+//!
+//! One ordered space holds both, so that memory, file, snapshots and digests need not tell them apart. What
+//! the store keeps begins with two zero bytes. A user's key that begins with a zero byte has a one put behind
+//! it, which keeps the order and makes room; every other key stands as it is.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::kv::command::KEY_BYTES_MAX;
+use crate::kv::logged::Tag;
+use crate::kv::query::RANGE_BYTES_MAX;
+
+/// The longest key of a row: that of a key bound to a lease.
+pub(super) const ROW_KEY_BYTES_MAX: usize = OWN.len() + 1 + 8 + KEY_BYTES_MAX;
+
+/// The longest value of a row: an answer that is kept, with room for its form.
+pub(super) const ROW_VALUE_BYTES_MAX: usize = RANGE_BYTES_MAX + (8 << 10);
+
+/// In front of what the store keeps for itself.
+const OWN: [u8; 2] = [0, 0];
+/// Behind the zero byte with which a user's key begins.
+const USERS: u8 = 1;
+
+const CLOCK: u8 = b'c';
+const SESSION: u8 = b's';
+const SLOT: u8 = b't';
+const LEASE: u8 = b'l';
+const BOUND: u8 = b'b';
+
+/// The row of a user's key.
+pub(super) fn of_user(key: &Bytes) -> Bytes {
+    match bound(key) {
+        Cow::Borrowed(_) => key.clone(),
+        Cow::Owned(row) => row.into(),
+    }
+}
+
+/// Where a range of users' keys begins, or ends, that is bounded by `key`.
+pub(super) fn bound(key: &[u8]) -> Cow<'_, [u8]> {
+    match key {
+        [] => Cow::Borrowed(&[0, USERS]),
+        [0, rest @ ..] => Cow::Owned([&[0, USERS], rest].concat()),
+        _ => Cow::Borrowed(key),
+    }
+}
+
+/// The user's key of a row.
+pub(super) fn user_key(row: &[u8]) -> Bytes {
+    match row {
+        [0, _, rest @ ..] => [&[0], rest].concat().into(),
+        _ => Bytes::copy_from_slice(row),
+    }
+}
+
+fn own(kind: u8, parts: &[&[u8]]) -> Bytes {
+    let mut row = [&OWN[..], &[kind]].concat();
+    row.extend(parts.iter().copied().flatten());
+    row.into()
+}
+
+/// How much time has passed.
+pub(super) fn clock() -> Bytes {
+    own(CLOCK, &[])
+}
+
+pub(super) fn session(session: u64) -> Bytes {
+    own(SESSION, &[&session.to_be_bytes()])
+}
+
+/// The last command in a slot, and its answer.
+pub(super) fn slot(tag: &Tag) -> Bytes {
+    own(SLOT, &[&tag.session.to_be_bytes(), &tag.slot.to_be_bytes()])
+}
+
+/// In front of all slots of a session.
+pub(super) fn slots(session: u64) -> Bytes {
+    own(SLOT, &[&session.to_be_bytes()])
+}
+
+pub(super) fn lease(lease: u64) -> Bytes {
+    own(LEASE, &[&lease.to_be_bytes()])
+}
+
+/// That a key was bound to a lease.
+pub(super) fn bound_key(lease: u64, key: &[u8]) -> Bytes {
+    own(BOUND, &[&lease.to_be_bytes(), key])
+}
+
+/// In front of all keys that were bound to a lease.
+pub(super) fn bound_keys(lease: u64) -> Bytes {
+    bound_key(lease, &[])
+}
+
+/// In front of all sessions, and of all leases.
+pub(super) fn sessions_and_leases() -> [Bytes; 2] {
+    [own(SESSION, &[]), own(LEASE, &[])]
+}
+
+/// The first row that no longer begins with `prefix`, which is one of ours.
+pub(super) fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            break;
+        }
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Users' keys keep their order, come back, and never meet what is the store's own.
+    #[test]
+    fn keys_keep_their_order() {
+        let keys: Vec<Bytes> = [
+            &[0][..],
+            &[0, 0],
+            &[0, 0, b'c'],
+            &[0, 0, 255],
+            &[0, 1],
+            &[0, 1, 0],
+            &[0, 255],
+            &[1],
+            b"a",
+            &[255, 255],
+        ]
+        .map(Bytes::copy_from_slice)
+        .to_vec();
+        let rows: Vec<Bytes> = keys.iter().map(of_user).collect();
+        assert!(rows.is_sorted());
+        for (key, row) in keys.iter().zip(&rows) {
+            assert_eq!(user_key(row), key);
+            assert!(!row.starts_with(&OWN) && row[..] >= *bound(&[]));
+        }
+        for own in [
+            clock(),
+            session(u64::MAX),
+            lease(1),
+            bound_key(u64::MAX, &[255; 9]),
+        ] {
+            assert!(
+                own < bound(&[])[..],
+                "no range of a user's begins before it"
+            );
+        }
+    }
+
+    /// The end of a prefix, also of one that ends in the greatest byte.
+    #[test]
+    fn the_end_of_a_prefix() {
+        assert_eq!(after(&[0, 0, 7]), [0, 0, 8]);
+        assert_eq!(after(&[0, 3, 255, 255]), [0, 4]);
+        assert!(bound_keys(255)[..] < after(&bound_keys(255))[..]);
+        assert!(bound_key(255, &[255; 20])[..] < after(&bound_keys(255))[..]);
+    }
+}

@@ -1,0 +1,235 @@
+//! Commands that are sent more than once, and what ends by itself.
+
+use super::*;
+use crate::kv::logged::{Logged, Tag};
+use crate::kv::store::apply::ENDED_ROWS_MAX;
+use crate::kv::transaction::{Step, Transaction};
+
+/// Applies `command` at `index`, as `tag` and after `elapsed_ms`.
+fn apply_as(
+    store: &mut KvStore,
+    index: u64,
+    (elapsed_ms, tag): (u32, Option<Tag>),
+    command: Option<Command>,
+) -> Outcome {
+    let logged = Logged {
+        elapsed_ms,
+        tag,
+        command,
+    };
+    let outcomes = store.apply(&batch(index, &[logged.encode()])).unwrap();
+    Outcome::decode(&outcomes[0]).unwrap()
+}
+
+fn tag(session: u64, sequence: u64) -> Tag {
+    Tag {
+        session,
+        slot: 0,
+        sequence,
+    }
+}
+
+fn swap(expected: Option<&'static str>, value: &'static str) -> Option<Command> {
+    Some(Command::CompareAndSet {
+        key: Bytes::from_static(b"k"),
+        expected: expected.map(Bytes::from),
+        value: Some(Bytes::from(value)),
+    })
+}
+
+/// The same command again has the same answer and no effect, also after a crash and a snapshot; one that comes
+/// too late has neither.
+#[test]
+fn h1_a_command_is_applied_once() {
+    let (_directory, path, mut store) = new_store();
+    let opened = apply(&mut store, 2, &Command::OpenSession);
+    assert_eq!(opened, Outcome::SessionOpened { session: 2 });
+    let first = Outcome::Swapped { revision: 3 };
+    let mut at = 3;
+    let mut again = |store: &mut KvStore, sequence, command| {
+        let outcome = apply_as(store, at, (0, Some(tag(2, sequence))), command);
+        at += 1;
+        outcome
+    };
+    assert_eq!(again(&mut store, 1, swap(None, "v")), first);
+    assert_eq!(again(&mut store, 1, swap(None, "v")), first);
+    // The control: without a name it is applied again.
+    assert!(matches!(
+        apply(&mut store, 5, &swap(None, "v").unwrap()),
+        Outcome::NotSwapped { .. }
+    ));
+    at = 6;
+    let mut again = |store: &mut KvStore, sequence, command| {
+        let outcome = apply_as(store, at, (0, Some(tag(2, sequence))), command);
+        at += 1;
+        outcome
+    };
+    store.close().unwrap();
+    drop(store);
+    let mut store = open(&path);
+    assert_eq!(again(&mut store, 1, swap(None, "v")), first);
+    store.close().unwrap();
+    let mut source = snapshots::source(&mut store);
+    let (last, pieces) = (source.last(), snapshots::pieces(&mut *source));
+    let (_other, _, mut store) = new_store();
+    snapshots::receive(&mut store, last, &pieces)
+        .finish()
+        .unwrap();
+    store.install(last).unwrap();
+    assert_eq!(again(&mut store, 1, swap(None, "v")), first);
+    assert_eq!(
+        again(&mut store, 2, swap(Some("v"), "w")),
+        Outcome::Swapped { revision: 8 }
+    );
+    assert_eq!(again(&mut store, 1, swap(None, "v")), Outcome::Superseded);
+    assert_eq!(get(&mut store, b"k").unwrap().revision, 8);
+}
+
+/// A session ends when it is not used for its time, and not before; what is sent again then is not applied.
+#[test]
+fn h2_an_expired_session_says_so() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &Command::OpenSession);
+    let ttl = SESSION_TTL.as_millis() as u32;
+    let name = Some(tag(2, 1));
+    let written = apply_as(&mut store, 3, (ttl - 1, name), Some(put(b"k", b"v")));
+    assert_eq!(written, Outcome::Written { revision: 3 });
+    // It was renewed by that.
+    let again = apply_as(&mut store, 4, (ttl - 1, name), Some(put(b"k", b"v")));
+    assert_eq!(again, Outcome::Written { revision: 3 });
+    let expired = apply_as(&mut store, 5, (ttl, name), Some(put(b"k", b"v")));
+    assert_eq!(expired, Outcome::SessionExpired);
+    let unknown = apply_as(&mut store, 6, (0, Some(tag(7, 1))), Some(put(b"k", b"v")));
+    assert_eq!(unknown, Outcome::SessionExpired);
+    assert_eq!(get(&mut store, b"k").unwrap().revision, 3);
+    assert_eq!(store.timed.due_in(), None, "nothing of it is left");
+}
+
+/// One session more than there can be ends the one that was not used for the longest time.
+#[test]
+fn sessions_are_bounded() {
+    let (_directory, _path, mut store) = new_store();
+    let open = Command::OpenSession.encode();
+    let most = SESSIONS_MAX as u64;
+    store
+        .apply(&batch(2, &vec![open.clone(); SESSIONS_MAX]))
+        .unwrap();
+    let elapsed = SESSION_TTL.as_millis() as u32 / 2;
+    let mut at = most + 2;
+    let mut use_session = |store: &mut KvStore, elapsed, session, sequence| {
+        let name = Some(tag(session, sequence));
+        at += 1;
+        apply_as(store, at - 1, (elapsed, name), Some(put(b"k", b"v")))
+    };
+    let used = use_session(&mut store, elapsed, 2, 1);
+    assert!(matches!(used, Outcome::Written { .. }));
+    let oldest = use_session(&mut store, 0, 3, 1);
+    assert!(matches!(oldest, Outcome::Written { .. }));
+    store.apply(&batch(most + 4, &[open])).unwrap();
+    at = most + 5;
+    let mut use_session = |store: &mut KvStore, session, sequence| {
+        let name = Some(tag(session, sequence));
+        at += 1;
+        apply_as(store, at - 1, (0, name), Some(put(b"k", b"v")))
+    };
+    assert_eq!(use_session(&mut store, 4, 1), Outcome::SessionExpired);
+    for there in [2, 3, 5, most + 4] {
+        let used = use_session(&mut store, there, 2);
+        assert!(matches!(used, Outcome::Written { .. }), "{there}");
+    }
+}
+
+/// A lease that ends takes along the keys that are still as they were bound to it, however many, in steps; and
+/// keys that were written since stay.
+#[test]
+fn a_lease_takes_its_keys_along() {
+    let (_directory, path, mut store) = new_store();
+    let granted = apply(&mut store, 2, &Command::GrantLease { ttl_ms: 5_000 });
+    assert_eq!(granted, Outcome::LeaseGranted { lease: 2 });
+    let key = |number: usize| Bytes::from(format!("\0\0{number:05}"));
+    let keys = ENDED_ROWS_MAX + 100;
+    let mut at = 3;
+    for number in 0..keys {
+        let step = Step::Put {
+            key: key(number),
+            value: Bytes::new(),
+            lease: Some(2),
+        };
+        let transaction = Transaction {
+            then: vec![step],
+            ..Transaction::default()
+        };
+        apply(&mut store, at, &Command::Transact(transaction));
+        at += 1;
+    }
+    apply(&mut store, at, &put(&key(7), b"kept"));
+    store.close().unwrap();
+    drop(store);
+    let mut store = open(&path);
+    assert_eq!(store.timed.due_in(), Some(5_000));
+    let mut pass = |store: &mut KvStore, elapsed| {
+        at += 1;
+        apply_as(store, at, (elapsed, None), None);
+    };
+    let count = |store: &mut KvStore| {
+        let (pairs, more) = range(store, b"\0", None, RANGE_LIMIT_MAX);
+        let Some(last) = pairs.last().filter(|_| more) else {
+            return pairs.len();
+        };
+        let next = [&last.key[..], b"\0"].concat();
+        pairs.len() + range(store, &next, None, RANGE_LIMIT_MAX).0.len()
+    };
+    pass(&mut store, 4_999);
+    assert_eq!(count(&mut store), keys);
+    pass(&mut store, 1);
+    assert_eq!(count(&mut store), keys - ENDED_ROWS_MAX + 1);
+    assert_eq!(store.timed.due_in(), Some(0), "there is more to do");
+    pass(&mut store, 1);
+    assert_eq!(count(&mut store), 1);
+    assert!(get(&mut store, &key(7)).is_some());
+    assert_eq!(store.timed.due_in(), None);
+}
+
+/// A lease that is renewed lives on; one that has ended cannot be.
+#[test]
+fn a_lease_lives_while_it_is_kept() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &Command::GrantLease { ttl_ms: 5_000 });
+    let keep = Some(Command::KeepLease { lease: 2 });
+    for index in 3..9 {
+        let kept = apply_as(&mut store, index, (4_000, None), keep.clone());
+        assert_eq!(kept, Outcome::LeaseKept { ttl_ms: 5_000 });
+    }
+    let gone = apply_as(&mut store, 9, (5_000, None), keep);
+    let unknown = Outcome::Refused(Invalid::LeaseUnknown { lease: 2 });
+    assert_eq!(gone, unknown);
+    assert_eq!(
+        ask(&mut store, &Query::Lease { lease: 2 }),
+        Answer::Lease {
+            lease: None,
+            revision: 9
+        }
+    );
+}
+
+/// What a transaction reads has a bound; beyond it, nothing of it is carried out.
+#[test]
+fn a_transaction_does_all_or_nothing() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &put(b"large", &vec![1; VALUE_BYTES_MAX]));
+    let read = || Step::Get {
+        key: Bytes::from_static(b"large"),
+    };
+    let write = Step::Put {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::new(),
+        lease: None,
+    };
+    let transaction = Transaction {
+        then: vec![write, read(), read()],
+        ..Transaction::default()
+    };
+    let outcome = apply(&mut store, 3, &Command::Transact(transaction));
+    assert_eq!(outcome, Outcome::Refused(Invalid::AnswerTooLong));
+    assert_eq!(get(&mut store, b"k"), None);
+}

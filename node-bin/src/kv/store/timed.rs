@@ -1,0 +1,263 @@
+//! What ends by itself: sessions and leases, and the time they live by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_persist::{Corruption, StoreFault};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::overlay::Overlay;
+use super::rows;
+use super::view::Below;
+use crate::kv::query::Lease;
+use crate::kv::query::Value;
+
+/// How many sessions there may be; one more ends the one that was not used for the longest time. Some for
+/// each of ten thousand clients.
+pub const SESSIONS_MAX: usize = 16_384;
+
+/// How many leases there may be: each takes some hundred bytes of memory.
+pub const LEASES_MAX: usize = 65_536;
+
+/// After how long without a command a session ends: far longer than any command is repeated.
+pub const SESSION_TTL: Duration = Duration::from_secs(10 * 60);
+
+/// Using a session renews it when this part of its time has passed, so that most commands need not write it.
+const SESSION_RENEWED: u64 = 8;
+
+const SESSION_TTL_MS: u64 = SESSION_TTL.as_secs() * 1000;
+
+/// Sessions, leases and the time, in memory as they stand in the rows.
+///
+/// Invariant: `due` holds each of them once, at the time at which it ends.
+#[derive(Default)]
+pub(super) struct Timed {
+    /// The milliseconds that have passed with a leader.
+    now: u64,
+    /// The last entry in which time passed.
+    at: u64,
+    /// When each session ends.
+    sessions: BTreeMap<u64, u64>,
+    leases: BTreeMap<u64, Term>,
+    due: BTreeSet<(u64, Ending)>,
+}
+
+/// What can end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Ending {
+    Session(u64),
+    Lease(u64),
+}
+
+/// The content of a lease's row.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Term {
+    ttl: u64,
+    ends: u64,
+}
+
+/// A row to write, or to remove.
+pub(super) type Row = (Bytes, Option<Value>);
+
+impl Timed {
+    /// As it stands in the rows of a table.
+    pub(super) fn load(below: &Below<'_>, nothing: &Overlay) -> Result<Self, StoreFault> {
+        let mut timed = Self::default();
+        if let Some(value) = below.find(nothing, &rows::clock())? {
+            (timed.now, timed.at) = (decode(&value.data)?, value.revision);
+        }
+        let mut fault = None;
+        let [sessions, leases] = rows::sessions_and_leases();
+        below.scan(
+            nothing,
+            &sessions,
+            Some(&rows::after(&sessions)),
+            |row, record| {
+                let session = number(row).and_then(|id| Ok((id, decode(record.data)?)));
+                keep(session, &mut fault, |(id, ends)| {
+                    timed.set_session(id, ends);
+                })
+            },
+        )?;
+        below.scan(
+            nothing,
+            &leases,
+            Some(&rows::after(&leases)),
+            |row, record| {
+                let lease = number(row).and_then(|id| Ok((id, decode(record.data)?)));
+                keep(lease, &mut fault, |(id, term)| timed.set_lease(id, term))
+            },
+        )?;
+        fault.map_or(Ok(timed), Err)
+    }
+
+    /// Time has passed, in the entry `at`. A clock at its end stands still.
+    pub(super) fn advance(&mut self, elapsed_ms: u32, at: u64) {
+        self.now = self.now.saturating_add(elapsed_ms.into());
+        self.at = at;
+    }
+
+    /// The row of the clock. It says the same whatever entries were applied together.
+    pub(super) fn clock_row(&self) -> Row {
+        (rows::clock(), Some(row(&self.now, self.at)))
+    }
+
+    /// The entry in which time last passed.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// In how many milliseconds something ends; `None` when nothing will.
+    pub(super) fn due_in(&self) -> Option<u64> {
+        let (first, _) = self.due.first()?;
+        Some(first.saturating_sub(self.now))
+    }
+
+    /// What has to end by now.
+    pub(super) fn due(&self) -> Option<Ending> {
+        let (at, ending) = self.due.first()?;
+        (*at <= self.now).then_some(*ending)
+    }
+
+    /// Whether a session is there to be used.
+    pub(super) fn has_session(&self, session: u64) -> bool {
+        self.sessions
+            .get(&session)
+            .is_some_and(|&ends| ends > self.now)
+    }
+
+    /// Opens the session that is named after the entry it is opened in. Returns its row, and that of the
+    /// session which has to go for it.
+    pub(super) fn open_session(&mut self, session: u64) -> Vec<Row> {
+        let mut written = Vec::new();
+        if self.sessions.len() >= SESSIONS_MAX {
+            let sessions = self.due.iter().find_map(|(_, ending)| match ending {
+                Ending::Session(session) => Some(*session),
+                Ending::Lease(_) => None,
+            });
+            // Its slots go before it does, as many at a time as of others.
+            written.extend(sessions.map(|oldest| self.end_session_at(oldest, 0, session)));
+        }
+        let ends = self.now.saturating_add(SESSION_TTL_MS);
+        written.push(self.end_session_at(session, ends, session));
+        written
+    }
+
+    /// A session was used. Returns its row if that changes.
+    pub(super) fn use_session(&mut self, session: u64, at: u64) -> Option<Row> {
+        let ends = self.now.saturating_add(SESSION_TTL_MS);
+        let known = *self.sessions.get(&session)?;
+        let renew = known.saturating_add(SESSION_TTL_MS / SESSION_RENEWED) <= ends;
+        renew.then(|| self.end_session_at(session, ends, at))
+    }
+
+    fn end_session_at(&mut self, session: u64, ends: u64, at: u64) -> Row {
+        self.set_session(session, ends);
+        (rows::session(session), Some(row(&ends, at)))
+    }
+
+    fn set_session(&mut self, session: u64, ends: u64) {
+        if let Some(before) = self.sessions.insert(session, ends) {
+            self.due.remove(&(before, Ending::Session(session)));
+        }
+        self.due.insert((ends, Ending::Session(session)));
+    }
+
+    /// A lease as it stands, if it is there.
+    pub(super) fn lease(&self, lease: u64) -> Option<Lease> {
+        let term = self
+            .leases
+            .get(&lease)
+            .filter(|term| term.ends > self.now)?;
+        Some(Lease {
+            ttl_ms: term.ttl,
+            remaining_ms: term.ends - self.now,
+        })
+    }
+
+    /// Makes a lease, unless there are too many.
+    pub(super) fn grant(&mut self, lease: u64, ttl: u64) -> Option<Row> {
+        (self.leases.len() < LEASES_MAX).then(|| self.let_live(lease, ttl, lease))
+    }
+
+    /// Has a lease, which is there, live on.
+    pub(super) fn let_live(&mut self, lease: u64, ttl: u64, at: u64) -> Row {
+        let ends = self.now.saturating_add(ttl);
+        self.end_lease_at(lease, Term { ttl, ends }, at)
+    }
+
+    /// Has a lease end at once.
+    pub(super) fn revoke(&mut self, lease: u64, at: u64) -> Row {
+        self.end_lease_at(lease, Term { ttl: 0, ends: 0 }, at)
+    }
+
+    fn end_lease_at(&mut self, lease: u64, term: Term, at: u64) -> Row {
+        self.set_lease(lease, term);
+        (rows::lease(lease), Some(row(&term, at)))
+    }
+
+    fn set_lease(&mut self, lease: u64, term: Term) {
+        if let Some(before) = self.leases.insert(lease, term) {
+            self.due.remove(&(before.ends, Ending::Lease(lease)));
+        }
+        self.due.insert((term.ends, Ending::Lease(lease)));
+    }
+
+    /// It has ended, and all that belonged to it is gone. Returns its row.
+    pub(super) fn ended(&mut self, ending: Ending) -> Row {
+        let (ends, row) = match ending {
+            Ending::Session(id) => (self.sessions.remove(&id), rows::session(id)),
+            Ending::Lease(id) => (self.leases.remove(&id).map(|it| it.ends), rows::lease(id)),
+        };
+        if let Some(ends) = ends {
+            self.due.remove(&(ends, ending));
+        }
+        (row, None)
+    }
+}
+
+impl Ending {
+    /// In front of all rows that belong to it.
+    pub(super) fn belongings(self) -> Bytes {
+        match self {
+            Self::Session(session) => rows::slots(session),
+            Self::Lease(lease) => rows::bound_keys(lease),
+        }
+    }
+}
+
+fn row(content: &impl Serialize, revision: u64) -> Value {
+    let data = postcard::to_stdvec(content).expect("numbers have a form that postcard can write");
+    let data = data.into();
+    Value { data, revision }
+}
+
+fn decode<T: DeserializeOwned>(data: &[u8]) -> Result<T, StoreFault> {
+    postcard::from_bytes(data).map_err(|_| Corruption::RowContent { row: "kv" }.into())
+}
+
+/// The number at the end of a row's key.
+fn number(row: &[u8]) -> Result<u64, StoreFault> {
+    let number = row
+        .last_chunk::<8>()
+        .map(|bytes| u64::from_be_bytes(*bytes));
+    number.ok_or_else(|| Corruption::RowContent { row: "kv" }.into())
+}
+
+fn keep<T>(
+    found: Result<T, StoreFault>,
+    fault: &mut Option<StoreFault>,
+    mut set: impl FnMut(T),
+) -> ControlFlow<()> {
+    match found {
+        Ok(found) => set(found),
+        Err(error) => {
+            *fault = Some(error);
+            return ControlFlow::Break(());
+        }
+    }
+    ControlFlow::Continue(())
+}

@@ -1,0 +1,116 @@
+//! How the leader lets time pass in the replicated state.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quorate_consensus::{LeaderChange, Role, Term};
+
+/// How often a node looks whether it has to let time pass, or to answer who has waited long enough: a tenth of
+/// the shortest time to live.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the leader waits with the time that has passed when nothing is about to end. What it has not told
+/// when it stops leading is lost, and leases live that much longer.
+const TOLD_AT_LATEST: Duration = Duration::from_secs(5);
+
+/// The most that is told at once: a process that was stopped for longer lets leases live longer instead.
+const ELAPSED_MAX: Duration = Duration::from_secs(10);
+
+/// Measures time in a term in which this node leads.
+///
+/// Every entry that the leader proposes says how much time has passed since the one before. A node that leads a
+/// term and finds itself leading that very term later has led it all the time between, and no entry of another
+/// leader's that is ever committed was proposed meanwhile. So the times in the log do not overlap, and their sum
+/// is never more than has passed.
+#[derive(Default)]
+pub(super) struct Timekeeper(Mutex<Option<(Term, Instant)>>);
+
+impl Timekeeper {
+    /// How many milliseconds have passed since this was last asked, for an entry that is proposed now.
+    pub(super) fn elapsed_ms(&self, known: &LeaderChange, now: Instant) -> u32 {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = elapsed(*told, known, now);
+        // Parts of a millisecond are left for the next time.
+        let whole = Duration::from_millis(elapsed.as_millis() as u64);
+        *told = (known.role == Role::Leader).then(|| (known.term, now - (elapsed - whole)));
+        u32::try_from(whole.min(ELAPSED_MAX).as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether an entry has to be proposed only to let time pass, when something ends `due_in` that time.
+    pub(super) fn has_to_tell(
+        &self,
+        known: &LeaderChange,
+        now: Instant,
+        due_in: Option<Duration>,
+    ) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.role == Role::Leader && told.is_none_or(|(term, _)| term != known.term) {
+            // Nothing can be told yet, but from now on time counts.
+            *told = Some((known.term, now));
+        }
+        let wait = due_in.map(|due| due.clamp(LOOK_INTERVAL, TOLD_AT_LATEST));
+        wait.is_some_and(|wait| elapsed(*told, known, now) >= wait)
+    }
+}
+
+fn elapsed(told: Option<(Term, Instant)>, known: &LeaderChange, now: Instant) -> Duration {
+    match told {
+        Some((term, at)) if known.role == Role::Leader && term == known.term => {
+            now.saturating_duration_since(at)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(role: Role, term: u64) -> LeaderChange {
+        LeaderChange {
+            term: Term::new(term),
+            role,
+            leader: None,
+        }
+    }
+
+    /// Time passes only from one moment of a term as the leader to another of the same.
+    #[test]
+    fn only_time_as_the_leader_counts() {
+        let (keeper, begin) = (Timekeeper::default(), Instant::now());
+        let told = |role, term, micros| {
+            keeper.elapsed_ms(&known(role, term), begin + Duration::from_micros(micros))
+        };
+        assert_eq!(told(Role::Leader, 1, 0), 0, "nothing was measured yet");
+        assert_eq!(told(Role::Leader, 1, 2_700), 2);
+        assert_eq!(told(Role::Leader, 1, 4_000), 2, "with what was left over");
+        assert_eq!(
+            told(Role::Leader, 2, 9_000),
+            0,
+            "somebody else may have led"
+        );
+        assert_eq!(told(Role::Follower, 2, 10_000), 0);
+        assert_eq!(told(Role::Leader, 2, 20_000), 0, "it forgot");
+        assert_eq!(
+            told(Role::Leader, 2, 60_000_000),
+            10_000,
+            "stopped for a minute"
+        );
+    }
+
+    /// An entry only for the time is proposed when something ends, and otherwise rarely; never for nothing.
+    #[test]
+    fn time_is_told_when_something_ends() {
+        let (keeper, begin) = (Timekeeper::default(), Instant::now());
+        let leader = known(Role::Leader, 1);
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let (soon, late) = (Some(Duration::from_secs(2)), Some(Duration::from_secs(600)));
+        assert!(!keeper.has_to_tell(&leader, at(0), Some(Duration::ZERO)));
+        assert!(!keeper.has_to_tell(&leader, at(1), soon));
+        assert!(keeper.has_to_tell(&leader, at(2), soon));
+        assert!(!keeper.has_to_tell(&leader, at(4), late));
+        assert!(keeper.has_to_tell(&leader, at(5), late));
+        assert!(!keeper.has_to_tell(&leader, at(90), None));
+        assert!(!keeper.has_to_tell(&known(Role::Follower, 1), at(90), soon));
+    }
+}
