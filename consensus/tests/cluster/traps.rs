@@ -1,7 +1,9 @@
 //! What `raft` does with nonsense.
 
 mod bare;
+mod members;
 mod messages;
+mod proposals;
 mod ready;
 mod standing;
 mod starting;
