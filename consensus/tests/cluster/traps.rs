@@ -1,10 +1,14 @@
 //! What `raft` does with nonsense.
 
 mod bare;
+mod broken;
+mod leadership;
 mod members;
 mod messages;
 mod proposals;
+mod reads;
 mod ready;
+mod snapshots;
 mod standing;
 mod starting;
 mod storage;
