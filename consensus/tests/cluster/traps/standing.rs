@@ -5,8 +5,10 @@ use raft::StateRole;
 use raft::eraftpb::{Entry as PbEntry, MessageType};
 
 use super::bare::{bare, carry_out, config, follows, kinds, members, node, panics, pb, pb_append};
+use super::broken::{How, Nothing};
+use super::storage::three_entries;
 use super::{append, cluster, entry_id, heartbeat, message, refuses, vote};
-use crate::rig::{Rig, Setup, id};
+use crate::rig::{Fate, Rig, Setup, id};
 
 /// Only members may speak, and a node does not hear itself; raft looks at the sender of a response only
 /// (`raw_node.rs` lines 402 to 411).
@@ -254,4 +256,61 @@ fn a_single_voter_waits_for_its_disk_before_it_elects_itself() {
     rig.commit(1, "b");
     assert!(rig.outcome(token).is_some());
     rig.run_until(100, "the learner follows", Rig::agrees);
+}
+
+/// Votes, given or asked for, carry what their sender knows to be committed, and raft commits up to there
+/// (`raft.rs` line 2186), whoever sends it; a candidate panics if it cannot read those entries at once (line
+/// 2203). Here answers are a voter's only, and what is not committed is in memory. A request may come from
+/// who is no voter as far as is known here, like all that a leader says.
+#[test]
+fn a_vote_that_commits() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).learners(1).small());
+    rig.commit(1, "a");
+    rig.ticks(10);
+    rig.net.rule = Some(Box::new(|_, _, message| match message.body {
+        Body::AppendAccepted { .. } => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    let tokens = [(); 20].map(|()| rig.propose(1, "x".repeat(200)));
+    assert!(rig.outcome(tokens[0]).is_none() && rig.outcome(tokens[19]).is_some());
+    rig.isolate(2);
+    rig.run_until(100, "n2 asks", |rig| {
+        rig.status(2).role == Role::PreCandidate
+    });
+    let status = rig.status(2);
+    assert!(status.commit < status.last.index);
+    let knows = |commit| Body::Vote {
+        pre: true,
+        granted: false,
+        commit,
+    };
+    let term = status.term.value();
+    for from in [4, 5] {
+        let said = message(term, knows(status.last));
+        let _ = refuses(&mut rig, 2, from, said);
+    }
+    rig.hear(2, 3, message(term, knows(status.last))).unwrap();
+    assert_eq!(rig.status(2).commit, status.last.index);
+    rig.net.rule = None;
+    rig.heal();
+    rig.run_until(200, "all agree", Rig::agrees);
+
+    let mut asked = bare();
+    asked.step(pb_append((0, 0), &[1])).unwrap();
+    carry_out(&mut asked);
+    let mut asks = pb(MessageType::MsgRequestVote, 1);
+    (asks.from, asks.commit, asks.commit_term) = (77, 1, 1);
+    asked.step(asks).unwrap();
+    assert_eq!(asked.raft.raft_log.committed, 1);
+
+    let mut candidate = three_entries(&config());
+    candidate.campaign().unwrap();
+    candidate.mut_store().how = How::Entries(Nothing::Later);
+    let at = panics(candidate, |node| {
+        let mut refuses = pb(MessageType::MsgRequestPreVoteResponse, 1);
+        refuses.reject = true;
+        (refuses.commit, refuses.commit_term) = (3, 1);
+        let _ = node.step(refuses);
+    });
+    assert_eq!(at, "raft.rs:2203");
 }

@@ -19,7 +19,7 @@ fn sound() -> RawNode<Broken> {
     three_entries(&config())
 }
 
-fn three_entries(config: &raft::Config) -> RawNode<Broken> {
+pub(super) fn three_entries(config: &raft::Config) -> RawNode<Broken> {
     let storage = MemStorage::new_with_conf_state(members(&[1, 2, 3], &[]));
     let mut node = follows(node(config, Broken::sound(storage)));
     append(&mut node, &pb_entries(1, &[1, 2, 3]), (0, 0));
