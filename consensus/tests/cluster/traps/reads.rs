@@ -171,12 +171,16 @@ fn each_read_asks_everybody() {
 fn a_read_is_confirmed_before_it_is_applied() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.commit(1, "a");
-    rig.stall_machine(1, true);
+    rig.stall_disk(1, true);
     rig.propose(1, "b");
     let (commit, read) = (rig.status(1).commit, rig.read(1));
+    assert!(
+        rig.applied_index(1) < commit,
+        "the others have committed it"
+    );
     rig.ticks(5);
     assert_eq!(rig.read_outcome(read), None);
-    rig.stall_machine(1, false);
+    rig.stall_disk(1, false);
     assert_eq!(rig.read_outcome(read), Some(&Ok(commit)));
 
     let mut node = settled_leader();

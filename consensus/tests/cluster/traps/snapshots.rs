@@ -167,9 +167,14 @@ fn appends_that_are_lost() {
     let mut rig = Rig::led_by(1, Setup::voters(3));
     rig.commit(1, "a");
     rig.isolate(2);
+    rig.sent.clear();
     for n in 0..100 {
         rig.propose(1, format!("{n}"));
     }
+    let to_nobody = rig.sent.iter().filter(|(from, to, message)| {
+        (*from, *to) == (1, 2) && matches!(message.body, Body::Append { .. })
+    });
+    assert!(to_nobody.count() <= 2, "the link is gone, and it tries one");
     rig.heal();
     rig.run_until(20, "all agree", Rig::agrees);
 
