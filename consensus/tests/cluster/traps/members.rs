@@ -42,8 +42,8 @@ fn joint(auto_leave: bool) -> ConfState {
     }
 }
 
-/// A change that cannot be now is replaced by an empty entry, and nobody is told (`raft.rs` lines 2072 to
-/// 2084). Here it is refused before, and the log does not grow.
+/// A change that cannot be now is replaced by an empty entry, and nobody is told (`raft.rs` lines 2076 to
+/// 2089). Here it is refused before, and the log does not grow.
 #[test]
 fn a_change_that_is_refused_becomes_an_empty_entry() {
     let mut rig = Rig::led_by(1, Setup::voters(3).learners(1));

@@ -98,7 +98,7 @@ fn what_is_not_durable_yet() {
 }
 
 /// Of writes that were begun, `raft` must be able to read the entries: it looks for them in the storage from
-/// then on (`raw_node.rs` line 691), and where they are not, has forgotten them and waits for ever. Here they
+/// then on (`raw_node.rs` line 697), and where they are not, has forgotten them and waits for ever. Here they
 /// are in the view of the log before they are on the disk.
 #[test]
 fn what_is_on_its_way_to_the_disk() {

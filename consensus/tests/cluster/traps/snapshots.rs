@@ -202,7 +202,7 @@ fn appends_that_are_lost() {
     }
 }
 
-/// A late refusal takes a member's position to before what it has acknowledged (`progress.rs` line 192,
+/// A late refusal takes a member's position to before what it has acknowledged (`progress.rs` line 194,
 /// mended on the main branch of `raft` only). What is sent again does no harm, and it gets on.
 #[test]
 fn a_position_before_what_was_acknowledged() {

@@ -259,7 +259,7 @@ fn a_single_voter_waits_for_its_disk_before_it_elects_itself() {
 }
 
 /// Votes, given or asked for, carry what their sender knows to be committed, and raft commits up to there
-/// (`raft.rs` line 2186), whoever sends it; a candidate panics if it cannot read those entries at once (line
+/// (`raft.rs` line 2182), whoever sends it; a candidate panics if it cannot read those entries at once (line
 /// 2203). Here answers are a voter's only, and what is not committed is in memory. A request may come from
 /// who is no voter as far as is known here, like all that a leader says.
 #[test]

@@ -80,7 +80,7 @@ fn a_tail_that_is_not_cut_off() {
 
 /// The term of the entry before the first one: raft panics where it does not know the term of its last
 /// entry (`raft_log.rs` line 101), or of the last one committed (line 653). In what a message says comes
-/// before its entries, it takes it for another one (`raft_log.rs` line 225), and never gets them.
+/// before its entries, it takes it for another one (`raft_log.rs` line 238), and never gets them.
 #[test]
 fn the_term_before_an_empty_log() {
     let base = entry_id(4, 5);
@@ -217,7 +217,7 @@ fn behind() -> Rig {
 }
 
 /// All that is committed and not applied is read at once at an election, whatever its size and the bound
-/// (`raft.rs` line 1521). Here a node takes no more in than its window holds until its state machine has
+/// (`raft.rs` line 1539). Here a node takes no more in than its window holds until its state machine has
 /// caught up.
 #[test]
 fn what_is_not_applied_is_read_at_once() {
