@@ -180,6 +180,13 @@ fn refuses(rig: &mut Rig, node: u64, from: u64, message: Message) -> Refused {
     refused
 }
 
+/// What was refused has hurt nobody.
+#[track_caller]
+fn goes_on(rig: &mut Rig) {
+    rig.commit(1, "after that");
+    rig.run_until(50, "all agree", Rig::agrees);
+}
+
 /// The table above names every test here, and none that does not exist.
 #[test]
 fn the_table_is_true() {

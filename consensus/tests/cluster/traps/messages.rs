@@ -8,8 +8,8 @@ use super::bare::{
     accept, bare, bare_leader, carry_out, members, panics, pb, pb_append, pb_entries, pb_snapshot,
     settled_leader,
 };
-use super::{append, cluster, entry_id, heartbeat, message, refuses};
-use crate::rig::{Rig, id};
+use super::{append, cluster, entry_id, goes_on, heartbeat, message, refuses};
+use crate::rig::id;
 
 /// A leader cannot know of acknowledgements that this node never gave; raft panics (`raft_log.rs` line 292,
 /// from `raft.rs` line 2516).
@@ -22,6 +22,8 @@ fn e5_a_commit_beyond_the_log() {
         last: status.last.index,
     };
     assert_eq!(refused, expected);
+    goes_on(&mut rig);
+
     let at = panics(bare(), |node| {
         let mut message = pb(MessageType::MsgHeartbeat, 1);
         message.commit = 99;
@@ -44,6 +46,8 @@ fn i7_a_previous_entry_of_term_zero() {
         message(term, append(previous, &[entry_id(term, 101)])),
     );
     assert_eq!(refused, Refused::BadEntries { previous });
+    goes_on(&mut rig);
+
     let at = panics(bare(), |node| {
         let _ = node.step(pb_append((0, 100), &[101]));
     });
@@ -72,6 +76,8 @@ fn i7_entries_with_a_gap() {
         let refused = refuses(&mut rig, 2, 1, message(term, append(previous, &ids)));
         assert_eq!(refused, Refused::BadEntries { previous }, "{indexes:?}");
     }
+    goes_on(&mut rig);
+
     let at = panics(bare(), |node| {
         let _ = node.step(pb_append((0, 0), &[5]));
     });
@@ -129,6 +135,8 @@ fn i7_a_term_that_overflows() {
     let refused = refuses(&mut rig, 2, 1, message(u64::MAX, heartbeat(1)));
     let term = Term::new(u64::MAX);
     assert_eq!(refused, Refused::BadTerm { term });
+    goes_on(&mut rig);
+
     let at = panics(bare(), |node| {
         node.step(pb(MessageType::MsgHeartbeat, u64::MAX)).unwrap();
         let _ = node.campaign();
@@ -159,6 +167,8 @@ fn i7_an_acknowledgement_beyond_the_log() {
             assert_eq!(refused, Refused::BeyondLog { index, last });
         }
     }
+    goes_on(&mut rig);
+
     let at = panics(bare_leader(), |node| {
         let mut message = pb(MessageType::MsgAppendResponse, 2);
         message.index = u64::MAX;
@@ -185,8 +195,7 @@ fn i7_entries_in_place_of_committed_ones() {
     let instead = entry_id(term, 2);
     rig.hear(2, 1, message(term, append(previous, &[instead])))
         .unwrap();
-    rig.commit(1, "c");
-    rig.run_until(50, "all agree", Rig::agrees);
+    goes_on(&mut rig);
     assert!(rig.durable(2).entries().starts_with(&before));
 
     let at = panics(bare(), |node| {
@@ -220,6 +229,7 @@ fn i7_a_snapshot_of_impossible_members() {
         let refused = refuses(&mut rig, 2, 1, message(at, snapshot));
         assert_eq!(refused, Refused::BadSnapshot { last });
     }
+    goes_on(&mut rig);
 
     let both = members(&[1], &[1]);
     let staged_from_nowhere = ConfState {
