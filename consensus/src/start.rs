@@ -74,3 +74,35 @@ pub(crate) fn check_recovered(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `raft` takes unless told otherwise (its `config.rs`, line 103) keeps no promise and bounds
+    /// nothing; each of these is told otherwise, or harmless as it is used here.
+    #[test]
+    fn defaults_of_raft_that_must_not_be_kept() {
+        let default = raft::Config::default();
+        assert!(!default.check_quorum && !default.pre_vote);
+        assert_eq!((default.max_size_per_msg, default.applied), (0, 0));
+        assert_eq!(default.max_committed_size_per_ready, raft::NO_LIMIT);
+        assert_eq!(default.max_uncommitted_size, raft::NO_LIMIT);
+
+        let node = NodeId::new(3).expect("not zero");
+        let config = Config::new(node);
+        let ours = raft_config(&config, LogIndex::new(7));
+        assert_eq!(ours.validate(), Ok(()));
+        assert_eq!((ours.id, ours.applied), (3, 7));
+        assert!(ours.check_quorum && ours.pre_vote);
+        assert_eq!(ours.read_only_option, ReadOnlyOption::Safe);
+        assert!((64 << 10..=1 << 20).contains(&ours.max_size_per_msg));
+        assert_ne!(ours.max_committed_size_per_ready, raft::NO_LIMIT);
+        assert!(ours.max_inflight_msgs as u64 * ours.max_size_per_msg <= 8 << 20);
+        // Nobody is preferred: a voter refuses one of lower priority whose log is as long as its own.
+        assert_eq!(ours.priority, 0);
+        // The bound of `raft` is not used, because `may_propose` has one that answers each command.
+        assert_eq!(ours.max_uncommitted_size, raft::NO_LIMIT);
+        assert_ne!(config.uncommitted_bytes_max, raft::NO_LIMIT);
+    }
+}
