@@ -1,5 +1,9 @@
 //! `quorate kv`: read and write keys.
 
+mod lease;
+mod transaction;
+mod watch;
+
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -14,6 +18,9 @@ use quorate::kv::{
 use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
+use self::lease::LeaseAction;
+use self::transaction::TransactionArgs;
+use self::watch::WatchArgs;
 use super::connect::{ConnectArgs, failure};
 use super::text::{field, printable, printable_line};
 use super::{Failure, config, exit};
@@ -37,6 +44,12 @@ enum Action {
         key: OsString,
         /// `-` reads standard input
         value: OsString,
+        /// Until this lease ends, or it is written again
+        #[arg(long, value_name = "NUMBER", conflicts_with = "ttl")]
+        lease: Option<u64>,
+        /// Until so much time has passed, as `30s` or `5m`, or it is written again; makes a lease
+        #[arg(long, value_parser = config::time)]
+        ttl: Option<Duration>,
     },
     /// Print the value of KEY
     Get {
@@ -56,6 +69,13 @@ enum Action {
     Cas(CasArgs),
     /// Print the keys from START up to but without END, in the order of their bytes
     Range(RangeArgs),
+    /// Do several things in one moment, if everything is as it is to be
+    Txn(TransactionArgs),
+    /// Print what happens to keys, as it happens
+    Watch(WatchArgs),
+    /// Keys that go away by themselves
+    #[command(subcommand)]
+    Lease(LeaseAction),
 }
 
 /// Where to read.
@@ -114,12 +134,19 @@ struct RangeArgs {
 /// One operation with everything it needs, standard input included.
 #[derive(Debug, PartialEq, Eq)]
 enum Work {
-    Put(Bytes, Bytes),
+    Put(Bytes, Bytes, Option<Life>),
     Get(Bytes),
     GetStale(Bytes, NodeId),
     Delete(Bytes),
     CompareAndSet(Bytes, Option<Bytes>, Option<Bytes>),
     Range(Bytes, Option<Bytes>, u32),
+}
+
+/// How long a key is to live, if not for ever.
+#[derive(Debug, PartialEq, Eq)]
+enum Life {
+    Lease(u64),
+    Ttl(Duration),
 }
 
 /// How old an answer may be.
@@ -146,19 +173,36 @@ pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
         connect,
         json,
     } = args;
-    let raw = matches!(action, Action::Get { raw: true, .. });
     let at = match &action {
-        Action::Get { at, .. } | Action::Range(RangeArgs { at, .. }) => at.at,
+        Action::Get { at, .. }
+        | Action::Range(RangeArgs { at, .. })
+        | Action::Watch(WatchArgs { at, .. }) => at.at,
         _ => None,
     };
+    let with_client = async |client: Client| {
+        let client = &at.map_or(client.clone(), |node| client.reading_at(node));
+        match action {
+            Action::Txn(args) => transaction::run(client, args, json, out).await,
+            Action::Watch(args) => watch::run(client, args, json, out).await,
+            Action::Lease(action) => lease::run(client, action, json, out).await,
+            action => run_one(client, action, json, out).await,
+        }
+    };
+    connect.open(REQUEST_TIMEOUT)?.with_client(with_client)
+}
+
+/// One of the operations on keys.
+async fn run_one(
+    client: &Client,
+    action: Action,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let raw = matches!(action, Action::Get { raw: true, .. });
     let work = work(action, &mut io::stdin().lock())?;
-    let network = connect.open(REQUEST_TIMEOUT)?;
-    let done = network.with_client(|client| async move {
-        let client = at.map_or(client.clone(), |node| client.reading_at(node));
-        carry_out(&client, work)
-            .await
-            .map_err(|error| failure(&error))
-    })?;
+    let done = carry_out(client, work)
+        .await
+        .map_err(|error| failure(&error))?;
     match (json, raw, &done) {
         (true, _, done) => writeln!(out, "{}", in_json(done)),
         (false, true, Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _)) => {
@@ -182,7 +226,15 @@ fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
         }
     };
     Ok(match action {
-        Action::Put { key, value: data } => Work::Put(bytes(key), value(data)?),
+        Action::Put {
+            key,
+            value: data,
+            lease,
+            ttl,
+        } => {
+            let life = lease.map(Life::Lease).or(ttl.map(Life::Ttl));
+            Work::Put(bytes(key), value(data)?, life)
+        }
         Action::Get { key, at, stale, .. } => match (at.at, stale) {
             (Some(node), true) => Work::GetStale(bytes(key), node),
             _ => Work::Get(bytes(key)),
@@ -194,20 +246,30 @@ fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
             cas.wanted.set.map(&value).transpose()?,
         ),
         Action::Range(range) => {
-            let (start, end) = match range.prefix {
-                Some(prefix) => {
-                    let prefix = bytes(prefix);
-                    let end = after_prefix(&prefix);
-                    (prefix, end)
-                }
-                None => (
-                    range.start.map(bytes).unwrap_or_default(),
-                    range.end.map(bytes),
-                ),
-            };
+            let (start, end) = keys(range.start, range.end, range.prefix);
             Work::Range(start, end, range.limit)
         }
+        Action::Txn(_) | Action::Watch(_) | Action::Lease(_) => {
+            unreachable!("these have their own modules")
+        }
     })
+}
+
+/// The keys that are meant, all of them without any argument.
+fn keys(
+    start: Option<OsString>,
+    end: Option<OsString>,
+    prefix: Option<OsString>,
+) -> (Bytes, Option<Bytes>) {
+    let bytes = |argument: OsString| Bytes::from(argument.into_encoded_bytes());
+    match prefix {
+        Some(prefix) => {
+            let prefix = bytes(prefix);
+            let end = after_prefix(&prefix);
+            (prefix, end)
+        }
+        None => (start.map(bytes).unwrap_or_default(), end.map(bytes)),
+    }
 }
 
 /// Standard input, up to just over the largest value: enough to say that it is too large.
@@ -241,7 +303,14 @@ fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
 
 async fn carry_out(client: &Client, work: Work) -> Result<Done, quorate::kv::ClientError> {
     Ok(match work {
-        Work::Put(key, value) => Done::Put(client.put(key, value).await?),
+        Work::Put(key, value, None) => Done::Put(client.put(key, value).await?),
+        Work::Put(key, value, Some(life)) => {
+            let lease = match life {
+                Life::Lease(lease) => lease,
+                Life::Ttl(ttl) => client.grant_lease(ttl).await?,
+            };
+            Done::Put(client.put_with_lease(key, value, lease).await?)
+        }
         Work::Get(key) => {
             let value = client.get(key.clone()).await?;
             Done::Get(key, value)
@@ -441,8 +510,23 @@ mod tests {
     fn arguments_become_operations() {
         let some = |text| Some(bytes(text));
         for (line, expected) in [
-            (&["put", "k", "v"][..], Work::Put(bytes("k"), bytes("v"))),
-            (&["put", "k", "-"], Work::Put(bytes("k"), bytes("in"))),
+            (
+                &["put", "k", "v"][..],
+                Work::Put(bytes("k"), bytes("v"), None),
+            ),
+            (&["put", "k", "-"], Work::Put(bytes("k"), bytes("in"), None)),
+            (
+                &["put", "k", "v", "--lease", "7"],
+                Work::Put(bytes("k"), bytes("v"), Some(Life::Lease(7))),
+            ),
+            (
+                &["put", "k", "v", "--ttl", "5s"],
+                Work::Put(
+                    bytes("k"),
+                    bytes("v"),
+                    Some(Life::Ttl(Duration::from_secs(5))),
+                ),
+            ),
             (&["get", "k", "--raw"], Work::Get(bytes("k"))),
             (&["del", "k", "--json"], Work::Delete(bytes("k"))),
             (
@@ -483,6 +567,9 @@ mod tests {
             &["range", "--limit", "0"],
             &["get", "k", "--raw", "--json"],
             &["put", "k"],
+            &["put", "k", "v", "--lease", "7", "--ttl", "5s"],
+            &["watch", "k", "--prefix", "a"],
+            &["txn", "--then", "incr k"],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
         }
@@ -494,7 +581,7 @@ mod tests {
     #[test]
     fn standard_input_is_bounded() {
         let largest = "x".repeat(VALUE_BYTES_MAX);
-        let Work::Put(_, value) = work_of(&["put", "k", "-"], &largest).unwrap() else {
+        let Work::Put(_, value, _) = work_of(&["put", "k", "-"], &largest).unwrap() else {
             panic!("put");
         };
         assert_eq!(value.len(), VALUE_BYTES_MAX);

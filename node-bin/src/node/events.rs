@@ -1,6 +1,6 @@
 //! Who is told of what happens to a node.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender};
 use quorate_consensus::Event;
@@ -21,29 +21,40 @@ impl Events {
     }
 }
 
-/// All who want to know.
-#[derive(Clone, Default)]
-pub(super) struct Subscribers(Arc<Mutex<Vec<Sender<Event>>>>);
+/// All who want to know; `None` once the node has stopped.
+#[derive(Clone)]
+pub(super) struct Subscribers(Arc<Mutex<Option<Vec<Sender<Event>>>>>);
+
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Some(Vec::new()))))
+    }
+}
 
 impl Subscribers {
+    /// One more, who is told of the end at once if it has come.
     pub(super) fn add(&self) -> Events {
         let (sender, receiver) = async_channel::bounded(EVENTS_MAX);
-        self.all(|all| all.push(sender));
+        if let Some(all) = &mut *self.all() {
+            all.push(sender);
+        }
         Events(receiver)
     }
 
     /// Forgets whoever has gone.
     pub(super) fn tell(&self, event: &Event) {
-        self.all(|all| all.retain(|subscriber| subscriber.force_send(event.clone()).is_ok()));
+        if let Some(all) = &mut *self.all() {
+            all.retain(|subscriber| subscriber.force_send(event.clone()).is_ok());
+        }
     }
 
     /// The node has stopped.
     pub(super) fn end(&self) {
-        self.all(Vec::clear);
+        *self.all() = None;
     }
 
-    fn all(&self, work: impl FnOnce(&mut Vec<Sender<Event>>)) {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    fn all(&self) -> MutexGuard<'_, Option<Vec<Sender<Event>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,9 +82,15 @@ mod tests {
             subscribers.tell(&event(seconds));
         }
         assert_eq!(block_on(late.next()), Some(event(10)));
-        subscribers.all(|all| assert_eq!(all.len(), 1));
+        assert_eq!(subscribers.all().as_ref().unwrap().len(), 1);
         subscribers.end();
         let rest = std::iter::from_fn(|| block_on(late.next()));
         assert_eq!(rest.count(), EVENTS_MAX - 1);
+        let mut after = subscribers.add();
+        assert_eq!(
+            block_on(after.next()),
+            None,
+            "who asks after the end as well"
+        );
     }
 }

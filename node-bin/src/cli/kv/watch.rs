@@ -1,0 +1,87 @@
+//! `quorate kv watch`: what happens to keys, as it happens.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::Args;
+use quorate::kv::{Change, Client};
+use serde_json::{Map, Value as Json};
+
+use super::{At, keys};
+use crate::cli::Failure;
+use crate::cli::connect::failure;
+use crate::cli::text::{field, printable_line};
+
+#[derive(Args, Debug)]
+pub(super) struct WatchArgs {
+    /// The one key, or the first of them when END is given; all keys without
+    key: Option<OsString>,
+    end: Option<OsString>,
+    /// Only keys that begin with this
+    #[arg(long, conflicts_with_all = ["key", "end"])]
+    prefix: Option<OsString>,
+    /// Begin after this revision instead of now
+    #[arg(long, value_name = "REVISION")]
+    after: Option<u64>,
+    /// End after this many changes
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    pub(super) at: At,
+}
+
+pub(super) async fn run(
+    client: &Client,
+    args: WatchArgs,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let one = args.end.is_none() && args.prefix.is_none();
+    let (start, mut end) = keys(args.key, args.end, args.prefix);
+    if one && !start.is_empty() {
+        end = Some([&start[..], &[0]].concat().into());
+    }
+    let mut watch = client.watch(start, end, args.after);
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    let revision = watch.begin().await.map_err(|error| failure(&error))?;
+    if !json {
+        // Not part of the data: whoever reads it knows that from now on nothing is missed.
+        let _ = writeln!(io::stderr(), "watching after revision {revision}");
+    }
+    while left > 0 {
+        let changes = watch.next().await.map_err(|error| failure(&error))?;
+        for change in changes
+            .iter()
+            .take(usize::try_from(left).unwrap_or(usize::MAX))
+        {
+            left -= 1;
+            match json {
+                true => writeln!(out, "{}", in_json(change)),
+                false => for_people(change, out),
+            }
+            .map_err(Failure::output)?;
+        }
+        out.flush().map_err(Failure::output)?;
+    }
+    Ok(())
+}
+
+fn for_people(change: &Change, out: &mut dyn Write) -> io::Result<()> {
+    let (revision, key) = (change.revision, printable_line(&change.key));
+    match &change.value {
+        Some(value) => writeln!(out, "{revision}\tput\t{key}\t{}", printable_line(value)),
+        None => writeln!(out, "{revision}\tdel\t{key}"),
+    }
+}
+
+fn in_json(change: &Change) -> Json {
+    let value = match &change.value {
+        Some(value) => field("value", value),
+        None => ("value".into(), Json::Null),
+    };
+    Json::Object(Map::from_iter([
+        ("revision".into(), change.revision.into()),
+        field("key", &change.key),
+        value,
+    ]))
+}
