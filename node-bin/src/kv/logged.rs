@@ -122,7 +122,7 @@ mod tests {
 
     /// It comes back from its encoding; cut short, prolonged or of another version, it is refused.
     #[test]
-    fn i2_decoding_is_strict() {
+    fn i2_decoding_of_entries_is_strict() {
         let encoded = logged().encode();
         assert_eq!(Logged::decode(&encoded), Ok(logged()));
         for length in 0..encoded.len() {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_lite::future;
 use quorate_consensus::{
-    LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ProposeError, ReadError,
-    Role, StateMachine, TransferError,
+    LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ORIGIN, ProposeError,
+    ReadError, Role, StateMachine, TransferError,
 };
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
@@ -53,6 +53,8 @@ impl KvService {
         if let Err(error) = validate_bounds(&watched.start, watched.end.as_ref()) {
             return refuse(reply, error.into());
         }
+        // Nothing happened before the first entry.
+        let after = after.max(ORIGIN.index.value());
         let until = node.now() + WATCH_WAIT_MAX;
         // Whoever may not wait is answered as well.
         let reply = Arc::new(Mutex::new(Some(reply)));

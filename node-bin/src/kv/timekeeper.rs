@@ -13,6 +13,10 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// when it stops leading is lost, and leases live that much longer.
 const TOLD_AT_LATEST: Duration = Duration::from_secs(5);
 
+/// Into how many parts the time until something ends is divided, each of them told as it has passed: so that a
+/// change of leader makes nothing live much longer, and whoever asks how long a lease will live learns it.
+const TOLD_PARTS: u32 = 4;
+
 /// The most that is told at once: a process that was stopped for longer lets leases live longer instead.
 const ELAPSED_MAX: Duration = Duration::from_secs(10);
 
@@ -48,7 +52,7 @@ impl Timekeeper {
             // Nothing can be told yet, but from now on time counts.
             *told = Some((known.term, now));
         }
-        let wait = due_in.map(|due| due.clamp(LOOK_INTERVAL, TOLD_AT_LATEST));
+        let wait = due_in.map(|due| (due / TOLD_PARTS).clamp(LOOK_INTERVAL, TOLD_AT_LATEST));
         wait.is_some_and(|wait| elapsed(*told, known, now) >= wait)
     }
 }
@@ -106,8 +110,9 @@ mod tests {
         let at = |seconds| begin + Duration::from_secs(seconds);
         let (soon, late) = (Some(Duration::from_secs(2)), Some(Duration::from_secs(600)));
         assert!(!keeper.has_to_tell(&leader, at(0), Some(Duration::ZERO)));
-        assert!(!keeper.has_to_tell(&leader, at(1), soon));
-        assert!(keeper.has_to_tell(&leader, at(2), soon));
+        let soon_after = |ms| begin + Duration::from_millis(ms);
+        assert!(!keeper.has_to_tell(&leader, soon_after(499), soon));
+        assert!(keeper.has_to_tell(&leader, soon_after(500), soon));
         assert!(!keeper.has_to_tell(&leader, at(4), late));
         assert!(keeper.has_to_tell(&leader, at(5), late));
         assert!(!keeper.has_to_tell(&leader, at(90), None));
