@@ -144,7 +144,7 @@ impl History {
             false => {
                 let mut keys: Vec<Bytes> = changes.iter().map(|it| it.key.clone()).collect();
                 keys.sort_unstable();
-                inner.take_watchers(|watcher| watcher.is_concerned(&keys))
+                inner.take_watchers(|it| it.after < applied && it.is_concerned(&keys))
             }
         };
         for change in changes {
@@ -290,5 +290,150 @@ impl fmt::Debug for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = self.end.as_ref().map(Size);
         write!(f, "Watched({:?}, {end:?})", Size(&self.start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    fn change(key: &str, revision: u64) -> Change {
+        Change {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: Some(Bytes::from(vec![7; 100])),
+            revision,
+        }
+    }
+
+    fn key(key: &str) -> Watched {
+        let start = Bytes::copy_from_slice(key.as_bytes());
+        let end = [key.as_bytes(), &[0]].concat();
+        Watched {
+            start,
+            end: Some(end.into()),
+        }
+    }
+
+    fn everything() -> Watched {
+        Watched {
+            start: Bytes::new(),
+            end: None,
+        }
+    }
+
+    fn ask(history: &History, watched: Watched, after: u64, until: Instant) -> Receiver<Seen> {
+        let (told, heard) = channel();
+        assert!(history.watch(watched, after, until, move |seen| {
+            let _ = told.send(seen);
+        }));
+        heard
+    }
+
+    fn revisions(seen: Seen) -> (Vec<u64>, u64) {
+        match seen {
+            Seen::Changes { changes, revision } => (
+                changes.iter().map(|change| change.revision).collect(),
+                revision,
+            ),
+            Seen::Gone { since } => panic!("gone up to {since}"),
+        }
+    }
+
+    /// Who asks for what has happened is answered at once, and who asks for what has not, when it does; others
+    /// are not woken.
+    #[test]
+    fn who_waits_is_told() {
+        let (history, now) = (History::new(1 << 20, 5), Instant::now());
+        history.tell(vec![change("a", 7), change("b", 9)], 10);
+        let heard = ask(&history, key("a"), 5, now);
+        assert_eq!(revisions(heard.recv().unwrap()), (vec![7], 10));
+        let (a, b) = (
+            ask(&history, key("a"), 10, now),
+            ask(&history, key("b"), 10, now + WATCH_WAIT_MAX),
+        );
+        history.tell(vec![change("b", 12)], 13);
+        assert!(a.try_recv().is_err(), "it is of no concern");
+        assert_eq!(revisions(b.recv().unwrap()), (vec![12], 13));
+        let late = ask(&history, key("b"), 99, now + WATCH_WAIT_MAX);
+        history.tick(now);
+        assert_eq!(revisions(a.recv().unwrap()), (vec![], 13), "its time is up");
+        assert!(late.try_recv().is_err());
+        history.tell(vec![change("b", 98)], 98);
+        assert!(
+            late.try_recv().is_err(),
+            "that is before what was asked for"
+        );
+        history.tell(vec![change("b", 100)], 100);
+        assert_eq!(revisions(late.recv().unwrap()), (vec![100], 100));
+    }
+
+    /// The oldest are forgotten, whole revisions at a time, and whoever asks for them is told so.
+    #[test]
+    fn the_past_is_bounded() {
+        let (history, now) = (History::new(1000, 1), Instant::now());
+        for revision in 2..50 {
+            history.tell(vec![change("a", revision), change("b", revision)], revision);
+        }
+        let gone = ask(&history, everything(), 1, now).recv().unwrap();
+        let Seen::Gone { since } = gone else {
+            panic!("{gone:?}");
+        };
+        let (seen, upto) = revisions(ask(&history, everything(), since, now).recv().unwrap());
+        assert_eq!(
+            (seen[..3].to_vec(), upto),
+            (vec![since + 1, since + 1, since + 2], 49)
+        );
+        assert!(
+            seen.len() * 200 > 500 && seen.len() * 200 <= 1200,
+            "{seen:?}"
+        );
+        let gone = ask(&history, everything(), since - 1, now).recv().unwrap();
+        assert_eq!(gone, Seen::Gone { since });
+        // A state that came from elsewhere has no past, and those who wait learn it.
+        let waits = ask(&history, everything(), 49, now);
+        history.begin_anew(80);
+        assert_eq!(waits.recv().unwrap(), Seen::Gone { since: 80 });
+    }
+
+    /// An answer is bounded, and ends between two revisions; the next one goes on there.
+    #[test]
+    fn answers_are_bounded_and_whole() {
+        let (history, now) = (History::new(64 << 20, 1), Instant::now());
+        for revision in 2..3_000 {
+            let changes = (0..5).map(|_| change("a", revision)).collect();
+            history.tell(changes, revision);
+        }
+        let (mut after, mut all, mut answers) = (1, Vec::new(), 0);
+        while after < 2_999 {
+            let heard = ask(&history, everything(), after, now);
+            let (seen, upto) = revisions(heard.recv().unwrap());
+            assert!(seen.len().is_multiple_of(5) && seen.last() == Some(&upto));
+            assert!(seen.len() * 100 <= RANGE_BYTES_MAX);
+            (after, answers) = (upto, answers + 1);
+            all.extend(seen);
+        }
+        assert_eq!(all.len(), 5 * 2_998);
+        assert!(all.is_sorted() && answers > 2, "{answers} answers");
+        // Who finds nothing among many is told how far that is true.
+        let heard = ask(&history, key("b"), 1, now);
+        let (none, upto) = revisions(heard.recv().unwrap());
+        assert!(none.is_empty() && upto > 1_000 && upto < 2_999, "{upto}");
+    }
+
+    /// Only so many wait.
+    #[test]
+    fn watchers_are_bounded() {
+        let (history, now) = (History::new(1 << 20, 1), Instant::now());
+        let all: Vec<_> = (0..WATCHERS_MAX)
+            .map(|_| ask(&history, everything(), 1, now))
+            .collect();
+        assert!(!history.watch(everything(), 1, now, |_| panic!("it may not wait")));
+        history.end();
+        assert!(
+            all.iter().all(|heard| heard.recv().is_err()),
+            "nobody is told"
+        );
     }
 }

@@ -360,8 +360,23 @@ pub const BUGS: &[Bug] = &[
     ),
     bug(
         "write-sent-again",
-        "the client sends a write again whose outcome is unknown",
+        "the client sends a write again without the name by which it would be applied once",
         level2(40),
+    ),
+    bug(
+        "command-applied-again",
+        "a command that is in the log twice under one name is applied twice",
+        level2(100),
+    ),
+    bug(
+        "leases-never-end",
+        "a lease that was not kept lives on",
+        test("tests", "once", "a_lease_outlives_leaders_and_ends"),
+    ),
+    bug(
+        "lease-takes-what-was-written-since",
+        "a lease that ends takes keys along that were written again since they were bound to it",
+        test("tests", "once", "a_lease_outlives_leaders_and_ends"),
     ),
     bug(
         "deadline-reported-as-failure",

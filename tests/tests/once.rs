@@ -1,0 +1,214 @@
+//! What clients are promised beyond single operations: once, in order, and for a while; while leaders are killed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_lite::future::{block_on, or, zip};
+use quorate::kv::{Change, Client, Compare, Condition, Step, StepOutcome, Transaction};
+use quorate_tests::cluster::Cluster;
+use quorate_tests::wait::until;
+
+/// Longer than all elections of a test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Kills the leader and starts it again, so many times, each time after some more writes.
+async fn kill_leaders(cluster: &mut Cluster, times: u64, written: &AtomicU64) {
+    for _ in 0..times {
+        let before = written.load(Ordering::Relaxed);
+        let more = || async { (written.load(Ordering::Relaxed) > before + 20).then_some(()) };
+        until("more writes", more).await;
+        let leader = cluster.leader().await;
+        cluster.kill(leader);
+        cluster.leader().await;
+        cluster.start_node(leader);
+    }
+}
+
+/// Puts and removes a key of its own, again and again. Removing finds the key, unless it was done before.
+async fn put_and_remove(
+    client: Client,
+    key: String,
+    written: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) {
+    while !over.load(Ordering::Relaxed) {
+        client.put(key.clone(), "here").await.unwrap();
+        let removed = client.delete(key.clone()).await.unwrap();
+        assert!(removed, "{key} was removed twice");
+        written.fetch_add(2, Ordering::Relaxed);
+    }
+}
+
+/// While leaders are killed, no write fails, and none is applied twice.
+#[test]
+fn h1_every_write_happens_once_while_leaders_are_killed() {
+    let mut cluster = Cluster::start(3);
+    let client = cluster.client(PATIENCE);
+    let (written, over) = (
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let writers: Vec<_> = (0..8)
+        .map(|number| {
+            let key = format!("key {number}");
+            let writer =
+                put_and_remove(client.clone(), key, Arc::clone(&written), Arc::clone(&over));
+            std::thread::spawn(|| block_on(writer))
+        })
+        .collect();
+    block_on(kill_leaders(&mut cluster, 4, &written));
+    over.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.join().expect("every write is acknowledged");
+    }
+    let left = block_on(client.range("", None, 10)).unwrap();
+    assert!(left.pairs.is_empty(), "{left:?}");
+}
+
+/// Follows all changes until that of `last`.
+async fn follow(client: &Client, last: &str) -> Vec<Change> {
+    let mut watch = client.watch("", None, Some(1));
+    let mut seen = Vec::new();
+    loop {
+        seen.extend(watch.next().await.unwrap());
+        if seen.last().is_some_and(|change| change.key == last) {
+            return seen;
+        }
+    }
+}
+
+/// A watch sees every change once and in order, although the node that is asked is killed meanwhile, and what a
+/// transaction does as a whole.
+#[test]
+fn a_watch_goes_on_after_a_change_of_leader() {
+    block_on(async {
+        let mut cluster = Cluster::start(3);
+        let (client, watcher) = (cluster.client(PATIENCE), cluster.client(PATIENCE));
+        let writes = async {
+            let mut expected: Vec<(String, u64)> = Vec::new();
+            for number in 0..60 {
+                let key = format!("key {number}");
+                let revision = client.put(key.clone(), "v").await.unwrap();
+                expected.push((key, revision));
+                if number % 20 == 10 {
+                    let leader = cluster.leader().await;
+                    cluster.kill(leader);
+                    cluster.leader().await;
+                    cluster.start_node(leader);
+                }
+            }
+            let step = |key: &'static str| Step::Put {
+                key: key.into(),
+                value: Bytes::new(),
+                lease: None,
+            };
+            let both = Transaction {
+                then: vec![step("y"), step("z")],
+                ..Transaction::default()
+            };
+            let revision = client.transact(both).await.unwrap().revision;
+            expected.extend(["y", "z"].map(|key| (key.into(), revision)));
+            expected
+        };
+        let (expected, seen) = zip(writes, follow(&watcher, "z")).await;
+        let told = |change: &Change| {
+            let key = String::from_utf8(change.key.to_vec()).unwrap();
+            (key, change.revision)
+        };
+        assert_eq!(seen.iter().map(told).collect::<Vec<_>>(), expected);
+        // From the middle, and at another node.
+        let (_, middle) = expected[30].clone();
+        for node in cluster.running() {
+            let mut watch = watcher.reading_at(node.id()).watch("", None, Some(middle));
+            match watch.next().await {
+                Ok(changes) => assert_eq!(told(&changes[0]), expected[31]),
+                // One that was started again has forgotten what its state had already.
+                Err(error) => assert!(error.to_string().contains("since revision"), "{error}"),
+            }
+        }
+    });
+}
+
+/// A key that is bound to a lease is there while the lease is kept, also by another leader, and goes when it is
+/// not; and whoever watches sees it go.
+#[test]
+fn a_lease_outlives_leaders_and_ends() {
+    block_on(async {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client(PATIENCE);
+        let lease = client.grant_lease(Duration::from_secs(1)).await.unwrap();
+        client.put_with_lease("lamp", "on", lease).await.unwrap();
+        client.put_with_lease("kept", "on", lease).await.unwrap();
+        let written = client.put("kept", "on").await.unwrap();
+        for _ in 0..2 {
+            let leader = cluster.leader().await;
+            cluster.kill(leader);
+            client.keep_lease(lease).await.unwrap();
+            cluster.start_node(leader);
+            assert!(client.get("lamp").await.unwrap().is_some());
+        }
+        let removed = removal(&client, written).await;
+        assert_eq!(removed.key, "lamp");
+        assert_eq!(client.get("lamp").await.unwrap(), None);
+        assert_eq!(client.lease(lease).await.unwrap(), None);
+        assert!(client.keep_lease(lease).await.is_err());
+        assert!(client.get("kept").await.unwrap().is_some());
+    });
+}
+
+/// The first removal after the revision `after`.
+async fn removal(client: &Client, after: u64) -> Change {
+    let mut watch = client.watch("", None, Some(after));
+    let seen = async {
+        loop {
+            let mut changes = watch.next().await.unwrap().into_iter();
+            if let Some(change) = changes.find(|change| change.value.is_none()) {
+                return change;
+            }
+        }
+    };
+    let too_long = async {
+        async_io::Timer::after(PATIENCE).await;
+        panic!("nothing was removed within {PATIENCE:?}");
+    };
+    or(seen, too_long).await
+}
+
+/// Two who want the same key: a transaction lets one of them have it, and tells the other who has.
+#[test]
+fn a_transaction_decides_between_two() {
+    block_on(async {
+        let cluster = Cluster::start(3);
+        let clients = [cluster.client(PATIENCE), cluster.client(PATIENCE)];
+        let take = |client: Client, name: &'static str| async move {
+            let transaction = Transaction {
+                compare: vec![Compare {
+                    key: "owner".into(),
+                    condition: Condition::Absent,
+                }],
+                then: vec![Step::Put {
+                    key: "owner".into(),
+                    value: name.into(),
+                    lease: None,
+                }],
+                otherwise: vec![Step::Get {
+                    key: "owner".into(),
+                }],
+            };
+            client.transact(transaction).await.unwrap()
+        };
+        let [one, two] = clients;
+        let (one, two) = zip(take(one, "one"), take(two, "two")).await;
+        assert_ne!(one.succeeded, two.succeeded);
+        let (name, loser) = match one.succeeded {
+            true => ("one", two),
+            false => ("two", one),
+        };
+        let [StepOutcome::Value(Some(owner))] = &loser.steps[..] else {
+            panic!("{loser:?}");
+        };
+        assert_eq!(owner.data, name);
+    });
+}
