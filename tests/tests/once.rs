@@ -34,8 +34,8 @@ async fn put_and_remove(
     over: Arc<AtomicBool>,
 ) {
     while !over.load(Ordering::Relaxed) {
-        client.put(key.clone(), "here").await.unwrap();
-        let removed = client.delete(key.clone()).await.unwrap();
+        client.put(key.clone(), "here").await.expect("a write");
+        let removed = client.delete(key.clone()).await.expect("a write");
         assert!(removed, "{key} was removed twice");
         written.fetch_add(2, Ordering::Relaxed);
     }
@@ -72,7 +72,7 @@ async fn follow(client: &Client, last: &str) -> Vec<Change> {
     let mut watch = client.watch("", None, Some(1));
     let mut seen = Vec::new();
     loop {
-        seen.extend(watch.next().await.unwrap());
+        seen.extend(watch.next().await.expect("it goes on"));
         if seen.last().is_some_and(|change| change.key == last) {
             return seen;
         }
@@ -163,7 +163,7 @@ async fn removal(client: &Client, after: u64) -> Change {
     let mut watch = client.watch("", None, Some(after));
     let seen = async {
         loop {
-            let mut changes = watch.next().await.unwrap().into_iter();
+            let mut changes = watch.next().await.expect("it goes on").into_iter();
             if let Some(change) = changes.find(|change| change.value.is_none()) {
                 return change;
             }
