@@ -137,6 +137,14 @@ pub enum Outcome {
 }
 
 impl Command {
+    /// How many bytes its key and values have, if they are likely to be most of it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value } => key.len() + value.len(),
+            _ => 0,
+        }
+    }
+
     /// Checks the sizes, as every member does before it applies the command.
     ///
     /// # Errors

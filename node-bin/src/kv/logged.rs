@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Command;
 use super::encoding::VERSION;
 use super::invalid::Invalid;
+use super::transaction::Transaction;
 
 /// How many commands of a session may be under way at a time: those of a busy service, and few enough that
 /// their answers do not amount to much.
@@ -14,6 +15,9 @@ pub const SLOTS_MAX: u16 = 4096;
 /// The version in front of what is written here; [`VERSION`] is that of a command alone, as logs had it
 /// before there were sessions.
 const LOGGED: u8 = 2;
+
+/// What an entry has besides keys and values, mostly: then memory for it is allocated once.
+const FORM_BYTES: usize = 48;
 
 /// Names one command of one client, so that it is applied once however often it is sent.
 ///
@@ -47,21 +51,25 @@ impl Logged {
     /// The encoding, with its version in front.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        postcard::to_extend(self, vec![LOGGED])
+        let values = self.command.as_ref().map_or(0, Command::bytes);
+        let mut encoded = Vec::with_capacity(values + FORM_BYTES);
+        encoded.push(LOGGED);
+        postcard::to_extend(self, encoded)
             .expect("these types have no form that postcard cannot write")
             .into()
     }
 
-    /// Decodes what [`encode`](Self::encode) returns, and a command alone. Sizes are not checked here.
+    /// Decodes what [`encode`](Self::encode) returns, and a command alone. Sizes are not checked here. Keys and
+    /// values of the most frequent commands are parts of `bytes`.
     ///
     /// # Errors
     ///
     /// [`Invalid::UnknownVersion`], or [`Invalid::Malformed`] for anything else that is wrong, bytes left
     /// over included.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+    pub fn decode(bytes: &Bytes) -> Result<Self, Invalid> {
         match bytes.split_first() {
-            Some((&LOGGED, body)) => match postcard::take_from_bytes(body) {
-                Ok((logged, [])) => Ok(logged),
+            Some((&LOGGED, body)) => match postcard::take_from_bytes::<InPlace<'_>>(body) {
+                Ok((logged, [])) => Ok(logged.owned(bytes)),
                 Ok(_) | Err(_) => Err(Invalid::Malformed),
             },
             Some((&VERSION, _)) => Ok(Command::decode(bytes)?.into()),
@@ -92,6 +100,80 @@ impl Tag {
     }
 }
 
+/// [`Logged`], with what is copied often left where it is: the state, and who watches, keep keys and values for a
+/// while, and would allocate memory for each.
+#[derive(Deserialize)]
+struct InPlace<'a> {
+    elapsed_ms: u32,
+    tag: Option<Tag>,
+    #[serde(borrow)]
+    command: Option<CommandInPlace<'a>>,
+}
+
+/// [`Command`], variant by variant.
+#[derive(Deserialize)]
+enum CommandInPlace<'a> {
+    Put {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        key: &'a [u8],
+    },
+    CompareAndSet {
+        key: &'a [u8],
+        #[serde(borrow)]
+        expected: Option<&'a [u8]>,
+        #[serde(borrow)]
+        value: Option<&'a [u8]>,
+    },
+    Transact(Transaction),
+    GrantLease {
+        ttl_ms: u64,
+    },
+    KeepLease {
+        lease: u64,
+    },
+    RevokeLease {
+        lease: u64,
+    },
+    OpenSession,
+}
+
+impl InPlace<'_> {
+    /// The same as parts of `bytes`, from which this was decoded.
+    fn owned(self, bytes: &Bytes) -> Logged {
+        use CommandInPlace as In;
+        let part = |part| bytes.slice_ref(part);
+        let command = self.command.map(|command| match command {
+            In::Put { key, value } => Command::Put {
+                key: part(key),
+                value: part(value),
+            },
+            In::Delete { key } => Command::Delete { key: part(key) },
+            In::CompareAndSet {
+                key,
+                expected,
+                value,
+            } => Command::CompareAndSet {
+                key: part(key),
+                expected: expected.map(part),
+                value: value.map(part),
+            },
+            In::Transact(transaction) => Command::Transact(transaction),
+            In::GrantLease { ttl_ms } => Command::GrantLease { ttl_ms },
+            In::KeepLease { lease } => Command::KeepLease { lease },
+            In::RevokeLease { lease } => Command::RevokeLease { lease },
+            In::OpenSession => Command::OpenSession,
+        });
+        Logged {
+            elapsed_ms: self.elapsed_ms,
+            tag: self.tag,
+            command,
+        }
+    }
+}
+
 impl From<Command> for Logged {
     fn from(command: Command) -> Self {
         Self {
@@ -107,6 +189,12 @@ mod tests {
     use super::*;
 
     fn logged() -> Logged {
+        logged_as(Command::Delete {
+            key: Bytes::from_static(b"k"),
+        })
+    }
+
+    fn logged_as(command: Command) -> Logged {
         Logged {
             elapsed_ms: 7,
             tag: Some(Tag {
@@ -114,9 +202,42 @@ mod tests {
                 slot: 3,
                 sequence: 9,
             }),
-            command: Some(Command::Delete {
-                key: Bytes::from_static(b"k"),
-            }),
+            command: Some(command),
+        }
+    }
+
+    /// What is decoded in place is what it is elsewhere, for every command there is.
+    #[test]
+    fn every_command_comes_back() {
+        let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+        let commands = [
+            Command::Put {
+                key: key.clone(),
+                value: value.clone(),
+            },
+            Command::Delete { key: key.clone() },
+            Command::CompareAndSet {
+                key: key.clone(),
+                expected: None,
+                value: Some(value.clone()),
+            },
+            Command::CompareAndSet {
+                key,
+                expected: Some(value),
+                value: None,
+            },
+            Command::Transact(Transaction::default()),
+            Command::GrantLease { ttl_ms: 5 },
+            Command::KeepLease { lease: 6 },
+            Command::RevokeLease { lease: 7 },
+            Command::OpenSession,
+        ];
+        for command in commands {
+            let logged = logged_as(command);
+            let encoded = logged.encode();
+            assert_eq!(Logged::decode(&encoded), Ok(logged.clone()));
+            let elsewhere: Logged = postcard::from_bytes(&encoded[1..]).unwrap();
+            assert_eq!(elsewhere, logged);
         }
     }
 
@@ -126,11 +247,14 @@ mod tests {
         let encoded = logged().encode();
         assert_eq!(Logged::decode(&encoded), Ok(logged()));
         for length in 0..encoded.len() {
-            assert_eq!(Logged::decode(&encoded[..length]), Err(Invalid::Malformed));
+            assert_eq!(
+                Logged::decode(&encoded.slice(..length)),
+                Err(Invalid::Malformed)
+            );
         }
-        let longer = [&encoded[..], &[0]].concat();
+        let longer = Bytes::from([&encoded[..], &[0]].concat());
         assert_eq!(Logged::decode(&longer), Err(Invalid::Malformed));
-        let other = [&[3], &encoded[1..]].concat();
+        let other = Bytes::from([&[3], &encoded[1..]].concat());
         let unknown = Invalid::UnknownVersion { version: 3 };
         assert_eq!(Logged::decode(&other), Err(unknown));
     }

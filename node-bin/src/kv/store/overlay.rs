@@ -7,6 +7,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use quorate_consensus::EntryId;
 
+use super::rows;
 use crate::kv::query::Value;
 
 /// What a key costs besides its bytes and those of its value, rounded up: 72 bytes in a tree that is
@@ -22,8 +23,11 @@ const ENTRY_OVERHEAD_BYTES: usize = 160;
 /// - between batches, the state at `since` with these effects is the state at `applied`.
 #[derive(Clone)]
 pub(super) struct Overlay {
-    /// `None` for a key that is absent, whatever lies below.
+    /// Users' keys; `None` for one that is absent, whatever lies below.
     slots: BTreeMap<Bytes, Option<Value>>,
+    /// What the store keeps for itself: few keys that are written with almost every command, and would be far
+    /// apart in memory among the others. They come before all of them.
+    own: BTreeMap<Bytes, Option<Value>>,
     bytes: usize,
     since: EntryId,
     applied: EntryId,
@@ -34,6 +38,7 @@ impl Overlay {
     pub(super) fn new(since: EntryId) -> Self {
         Self {
             slots: BTreeMap::new(),
+            own: BTreeMap::new(),
             bytes: 0,
             since,
             applied: since,
@@ -56,14 +61,22 @@ impl Overlay {
 
     /// What it says of `key`: nothing, that it is absent, or its value.
     pub(super) fn find(&self, key: &[u8]) -> Option<Option<&Value>> {
-        self.slots.get(key).map(Option::as_ref)
+        let place = match rows::is_own(key) {
+            true => &self.own,
+            false => &self.slots,
+        };
+        place.get(key).map(Option::as_ref)
     }
 
     /// Sets `key`, or removes it.
     pub(super) fn set(&mut self, key: Bytes, value: Option<Value>) {
         let value_bytes = |value: &Option<Value>| value.as_ref().map_or(0, |v| v.data.len());
         self.bytes += value_bytes(&value);
-        match self.slots.entry(key) {
+        let place = match rows::is_own(&key) {
+            true => &mut self.own,
+            false => &mut self.slots,
+        };
+        match place.entry(key) {
             btree_map::Entry::Vacant(slot) => {
                 self.bytes += slot.key().len() + ENTRY_OVERHEAD_BYTES;
                 slot.insert(value);
@@ -86,7 +99,8 @@ impl Overlay {
 
     /// All keys, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, Option<&Value>)> {
-        self.slots.iter().map(|(key, slot)| (key, slot.as_ref()))
+        let all = self.own.iter().chain(&self.slots);
+        all.map(|(key, slot)| (key, slot.as_ref()))
     }
 
     /// The keys from `start` on and before `end`, in order. The range must not be backwards.
@@ -96,9 +110,10 @@ impl Overlay {
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = (&Bytes, Option<&Value>)> {
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-        self.slots
-            .range::<[u8], _>((Bound::Included(start), end))
-            .map(|(key, slot)| (key, slot.as_ref()))
+        let bounds = (Bound::Included(start), end);
+        let own = self.own.range::<[u8], _>(bounds);
+        let all = own.chain(self.slots.range::<[u8], _>(bounds));
+        all.map(|(key, slot)| (key, slot.as_ref()))
     }
 }
 
@@ -107,6 +122,7 @@ impl fmt::Debug for Overlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             slots,
+            own,
             bytes,
             since,
             applied,
@@ -114,7 +130,7 @@ impl fmt::Debug for Overlay {
         write!(
             f,
             "{} keys, {bytes} bytes, after {since} up to {applied}",
-            slots.len()
+            slots.len() + own.len()
         )
     }
 }

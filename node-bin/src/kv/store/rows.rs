@@ -54,6 +54,11 @@ pub(super) fn user_key(row: &[u8]) -> Bytes {
     }
 }
 
+/// Whether a row is the store's own.
+pub(super) fn is_own(row: &[u8]) -> bool {
+    row.starts_with(&OWN)
+}
+
 fn own(kind: u8, parts: &[&[u8]]) -> Bytes {
     let mut row = [&OWN[..], &[kind]].concat();
     row.extend(parts.iter().copied().flatten());
