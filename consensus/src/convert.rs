@@ -238,6 +238,7 @@ pub(crate) fn message_to_pb(from: NodeId, to: NodeId, message: Message) -> PbMes
         Body::Transfer(_)
         | Body::Digest { .. }
         | Body::ReadIndex { .. }
+        | Body::LeadershipWanted { .. }
         | Body::ReadIndexAnswer { .. } => unreachable!("{:?} is not for `raft`", message.body),
     }
     pb

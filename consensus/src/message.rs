@@ -115,6 +115,11 @@ pub enum Body {
         /// As the state machine computed it.
         digest: u64,
     },
+    /// A voter that is preferred asks its leader to hand over.
+    LeadershipWanted {
+        /// How much it is preferred.
+        priority: u8,
+    },
 }
 
 /// How the content of a snapshot comes to a member, whatever term it is: it asks for each piece, when it has the one before.

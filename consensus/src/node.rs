@@ -3,6 +3,7 @@
 mod comparing;
 mod handover;
 mod membership;
+mod preference;
 mod proposing;
 mod reading;
 mod snapshots;
@@ -13,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use self::handover::Transfer;
 use self::membership::{Changing, Rounds};
+use self::preference::Preference;
 use crate::compaction::Compaction;
 use crate::comparison::Comparison;
 use crate::config::{Config, ELECTION_TICKS};
@@ -72,6 +74,7 @@ pub struct RaftNode {
     timeouts: Timeouts,
     seen: LeaderChange,
     transfer: Option<Transfer>,
+    preference: Preference,
     /// The change of the members that somebody here waits for.
     changing: Option<Changing>,
     rounds: Rounds,
@@ -161,6 +164,7 @@ impl RaftNode {
             read_round: 0,
             now: 0,
             transfer: None,
+            preference: Preference::default(),
             changing: None,
             rounds: Rounds::default(),
             over: false,
@@ -184,6 +188,7 @@ impl RaftNode {
         self.watch_snapshots();
         self.watch_comparison();
         self.watch_membership();
+        self.watch_preference();
         if self.now.is_multiple_of(EXPIRY_TICKS) {
             self.out
                 .failed_proposals
@@ -214,6 +219,9 @@ impl RaftNode {
             Body::Transfer(transfer) => self.handle_transfer(from, transfer),
             Body::Digest { at, digest } => self.comparison.heard(from, at, digest),
             Body::ReadIndex { context } => self.handle_read_index(from, context),
+            Body::LeadershipWanted { priority } => {
+                self.handle_leadership_wanted(from, term, priority);
+            }
             Body::ReadIndexAnswer { context, index } => {
                 self.handle_read_answer(from, term, context, index);
             }

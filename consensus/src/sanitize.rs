@@ -161,6 +161,7 @@ pub(crate) fn check(
         Body::RequestVote { transfer: true, .. } => check_voter(receiver, from),
         Body::RequestVote { .. } => Ok(()),
         Body::Vote { .. } => check_voter(receiver, from),
+        Body::LeadershipWanted { .. } => check_voter(receiver, from),
         Body::HeartbeatResponse { .. } | Body::Digest { .. } => Ok(()),
         // Contexts are one node's own, so that nobody has an answer meant for another.
         Body::ReadIndex { context } => match context.node == from.value() {
@@ -204,6 +205,7 @@ fn is_said_by_newer(body: &Body) -> bool {
         | Body::Vote { .. }
         | Body::HeartbeatResponse { .. }
         | Body::ReadIndex { .. }
+        | Body::LeadershipWanted { .. }
         | Body::Digest { .. } => false,
     }
 }

@@ -31,6 +31,9 @@ pub struct Params {
     pub apply_max_us: u64,
     /// Those who write and read.
     pub clients: Clients,
+    /// So many of the first voters are preferred as the leader, each more than the one before.
+    #[serde(default)]
+    pub preferred: u64,
 }
 
 /// Bounds in bytes, as in the node's configuration.
@@ -112,9 +115,11 @@ impl Params {
         let answer_max_us = 4 * network.delay_max_us + 2 * write_max_us + apply_max_us;
         // Who never waits for as long as an answer takes when all is well is never served.
         clients.patience_ms = clients.patience_ms.max(2 * answer_max_us / 1_000);
+        let preferred = *rng.pick(&[0, 0, 0, 1, 2]);
         Self {
             voters,
             learners,
+            preferred,
             chaos_ms: match level {
                 Level::Consensus => *rng.pick(&[20_000, 40_000, 60_000, 120_000]),
                 Level::Stack => *rng.pick(&[15_000, 20_000, 30_000, 40_000]),
@@ -128,6 +133,15 @@ impl Params {
             apply_max_us,
             clients,
             bounds,
+        }
+    }
+
+    /// How much `node` is preferred as the leader.
+    #[must_use]
+    pub fn priority(&self, node: u64) -> u8 {
+        match node <= self.preferred {
+            true => u8::try_from(node).unwrap_or(u8::MAX),
+            false => 0,
         }
     }
 

@@ -150,6 +150,7 @@ impl RaftHandle {
             | Body::Snapshot { .. }
             | Body::Digest { .. }
             | Body::ReadIndex { .. }
+            | Body::LeadershipWanted { .. }
             | Body::ReadIndexAnswer { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }

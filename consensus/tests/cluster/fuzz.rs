@@ -152,7 +152,10 @@ fn transfer(rng: &mut Rng, status: &Status) -> Transfer {
 
 fn random_message(rng: &mut Rng, status: &Status) -> Message {
     let message_term = term(rng, status.term);
-    let body = match rng.within(0..16) {
+    let body = match rng.within(0..17) {
+        16 => Body::LeadershipWanted {
+            priority: rng.within(0..3) as u8,
+        },
         14 => Body::ReadIndex {
             context: context(rng),
         },

@@ -128,3 +128,41 @@ fn a_lost_request_can_be_repeated() {
     assert_eq!(rig.leader(), Some(2));
     assert_eq!(rig.transfers()[1], (1, Ok(id(2))));
 }
+
+fn preferring(setup: Setup) -> Setup {
+    setup.config(|config| config.priority = if config.node == id(3) { 1 } else { 0 })
+}
+
+/// A voter that is preferred gets leadership once it has everything; not before, and from everyone but one that is
+/// preferred more.
+#[test]
+fn a_preferred_voter_leads() {
+    let mut rig = Rig::led_by(1, preferring(Setup::voters(3)));
+    rig.commit(1, "a");
+    rig.run_until(150, "n3 leads", |rig| rig.leads(3));
+    rig.commit(3, "b");
+    // Nobody asks it for leadership.
+    rig.ticks(400);
+    assert!(rig.leads(3));
+    // While it is away, somebody else leads; when it comes back, it catches up and leads again.
+    rig.isolate(3);
+    rig.run_until(150, "another leads", |rig| {
+        rig.leader().is_some_and(|leader| leader != 3)
+    });
+    let leader = rig.leader().expect("it leads");
+    for n in 0..20 {
+        rig.commit(leader, &format!("{n}"));
+    }
+    rig.heal();
+    rig.run_until(1_000, "n3 leads again", |rig| rig.leads(3));
+}
+
+/// A learner does not get it, however much it is preferred.
+#[test]
+fn a_preferred_learner_does_not_lead() {
+    let setup = Setup::voters(2).learners(1);
+    let mut rig = Rig::led_by(1, preferring(setup));
+    let term = rig.term(1);
+    rig.ticks(400);
+    assert!(rig.leads(1) && rig.term(1) == term);
+}

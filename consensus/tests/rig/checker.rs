@@ -105,7 +105,11 @@ impl Checker {
 
     /// The durability gate: what a message promises is on the sender's disk.
     fn message(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
-        if let Body::Transfer(_) | Body::Digest { .. } | Body::ReadIndex { .. } = message.body {
+        if let Body::Transfer(_)
+        | Body::Digest { .. }
+        | Body::LeadershipWanted { .. }
+        | Body::ReadIndex { .. } = message.body
+        {
             // It promises nothing, and nobody looks at its term.
             return;
         }

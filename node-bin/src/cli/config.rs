@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) heartbeat_interval: Option<Duration>,
     /// How many bytes of the log stay for members that were away.
     pub(crate) log_tail: Option<u64>,
+    /// How much the node is preferred as the leader.
+    pub(crate) priority: Option<u8>,
 }
 
 /// The same by flags. Texts, because they are read by the code that reads the file's.
@@ -86,6 +88,9 @@ pub(crate) struct Flags {
     /// How much of the log stays for members that were away, such as 64MiB (default); others get a snapshot
     #[arg(long, value_name = "SIZE")]
     pub(crate) log_tail: Option<String>,
+    /// 0 (default) to 255: who leads hands over to a node with more that has caught up
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) priority: Option<String>,
 }
 
 impl Flags {

@@ -74,6 +74,7 @@ async fn serve(
     raft.heartbeat_interval = settings
         .heartbeat_interval
         .unwrap_or(raft.heartbeat_interval);
+    raft.priority = settings.priority.unwrap_or(raft.priority);
     raft.log_tail_bytes = settings.log_tail.unwrap_or(raft.log_tail_bytes);
     raft.log_bytes_max = raft.log_bytes_max.max(raft.log_tail_bytes);
     let cluster = credentials.identity().cluster.clone();

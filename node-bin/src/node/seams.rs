@@ -31,6 +31,7 @@ impl quorate_quic_transport::Message for RaftMessage {
             | Body::Transfer(_)
             | Body::Digest { .. }
             | Body::ReadIndex { .. }
+            | Body::LeadershipWanted { .. }
             | Body::ReadIndexAnswer { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
@@ -55,6 +56,7 @@ pub(super) fn lane(body: &Body) -> Lane {
         Body::RequestVote { .. }
         | Body::Vote { .. }
         | Body::ReadIndex { .. }
+        | Body::LeadershipWanted { .. }
         | Body::ReadIndexAnswer { .. }
         | Body::Heartbeat { .. }
         | Body::HeartbeatResponse { .. }

@@ -197,6 +197,7 @@ impl Invariants {
             | Body::Transfer(_)
             | Body::Digest { .. }
             | Body::ReadIndex { .. }
+            | Body::LeadershipWanted { .. }
             | Body::RequestVote { .. }
             | Body::Vote { .. }
             | Body::HeartbeatResponse { .. } => {}
@@ -221,7 +222,11 @@ impl Invariants {
     /// The term and the vote that a message stands for are on the sender's disk, and the vote is its
     /// only one in that term.
     fn speaks_durably(&mut self, node: u64, to: u64, message: &Message, disk: &MemLog) {
-        if let Body::Transfer(_) | Body::Digest { .. } | Body::ReadIndex { .. } = message.body {
+        if let Body::Transfer(_)
+        | Body::Digest { .. }
+        | Body::LeadershipWanted { .. }
+        | Body::ReadIndex { .. } = message.body
+        {
             // It promises nothing, and nobody looks at its term.
             return;
         }

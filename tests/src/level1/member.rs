@@ -158,6 +158,7 @@ fn config(id: u64, life: u64, seed: u64, params: &Params) -> Config {
     config.seed = seed.wrapping_mul(1_000).wrapping_add(id * 100 + life);
     config.election_timeout = Duration::from_millis(params.election_timeout_ms);
     config.heartbeat_interval = Duration::from_millis(params.heartbeat_interval_ms);
+    config.priority = params.priority(id);
     config.command_bytes_max = params.bounds.command;
     config.uncommitted_bytes_max = params.bounds.uncommitted;
     config.message_bytes_max = params.bounds.message;

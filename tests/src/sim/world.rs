@@ -214,6 +214,7 @@ impl World {
         config.log_journal_bytes = 64 << 10;
         let raft = &mut config.raft;
         raft.seed = self.seed;
+        raft.priority = self.params.priority(node);
         raft.election_timeout = Duration::from_millis(self.params.election_timeout_ms);
         raft.heartbeat_interval = Duration::from_millis(self.params.heartbeat_interval_ms);
         // A key and the encoding come on top of the largest value.

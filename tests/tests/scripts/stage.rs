@@ -353,6 +353,7 @@ fn kind_of(message: &Message) -> &'static str {
         Body::TimeoutNow => "timeout-now",
         Body::Snapshot { .. } => "snapshot",
         Body::Transfer(_) => "transfer",
+        Body::LeadershipWanted { .. } => "leadership-wanted",
         Body::ReadIndex { .. } => "read-index",
         Body::ReadIndexAnswer { .. } => "read-answer",
         Body::Digest { .. } => "digest",
@@ -383,6 +384,7 @@ fn message_text(message: &Message) -> String {
         Body::HeartbeatResponse { read, .. } => format!("read={}", read.is_some()),
         Body::Snapshot { last, membership } => format!("up to {last} {membership}"),
         Body::ReadIndexAnswer { index, .. } => format!("up to {index}"),
+        Body::LeadershipWanted { priority } => format!("priority={priority}"),
         Body::TimeoutNow | Body::Transfer(_) | Body::ReadIndex { .. } | Body::Digest { .. } => {
             String::new()
         }

@@ -56,6 +56,11 @@ const KEYS: &[Key] = &[
     text("election-timeout", "a time, such as \"250ms\""),
     text("heartbeat-interval", "a time, such as \"50ms\""),
     text("log-tail", "a size, such as \"64MiB\""),
+    Key {
+        name: "priority",
+        integer: true,
+        expects: "a number from 0 to 255, such as 1",
+    },
 ];
 
 /// The shortest interval between heartbeats that the consensus crate allows.
@@ -202,6 +207,7 @@ impl Reading {
                 flags.heartbeat_interval.clone(),
             ),
             ("log-tail", "--log-tail", flags.log_tail.clone()),
+            ("priority", "--priority", flags.priority.clone()),
         ];
         for (key, flag, text) in given {
             if let Some(text) = text {
@@ -262,6 +268,10 @@ impl Reading {
             election_timeout,
             heartbeat_interval,
             log_tail: self.value("log-tail", size),
+            priority: self.value("priority", |text| {
+                text.parse()
+                    .map_err(|_| format!("`{text}` is not a number from 0 to 255"))
+            }),
         })
     }
 
