@@ -77,7 +77,7 @@ impl World {
                 disagreement = self.disagreement();
             }
         }
-        let agree = disagreement.is_none() && self.known_leader() == agreed_on;
+        let agree = disagreement.is_none() && self.still_leads(agreed_on);
         let detail = || disagreement.unwrap_or_else(|| "another leader".to_owned());
         self.invariants.require("agreement lasts", agree, detail);
     }
@@ -87,6 +87,15 @@ impl World {
         let first = self.members.iter().find(|member| !member.gone)?;
         let known = first.process.as_ref()?.handle.leader();
         Some((known.term, known.leader?))
+    }
+
+    /// Whether `before` leads still, or has handed over to a voter that is preferred to it.
+    fn still_leads(&self, before: Option<(Term, NodeId)>) -> bool {
+        let now = self.known_leader();
+        let priority = |leads: Option<(Term, NodeId)>| {
+            leads.map(|(_, node)| self.plan.params.priority(node.value()))
+        };
+        now == before || priority(now) > priority(before)
     }
 
     /// Whether a majority of the voters is left.
