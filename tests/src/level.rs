@@ -160,4 +160,8 @@ counts! {
     reads,
     /// Operations of clients whose answers were checked, whatever they were.
     operations,
+    /// Changes of keys that those who watch were told of.
+    changes,
+    /// Leases granted to clients.
+    leases,
 }

@@ -95,6 +95,12 @@ pub struct Clients {
     pub read_percent: u64,
     /// The longest value.
     pub value_bytes_max: u64,
+    /// More clients, who follow what happens to keys, at level 2.
+    #[serde(default)]
+    pub watchers: u64,
+    /// More clients, who hold leases, at level 2.
+    #[serde(default)]
+    pub holders: u64,
 }
 
 impl Params {
@@ -116,6 +122,10 @@ impl Params {
         // Who never waits for as long as an answer takes when all is well is never served.
         clients.patience_ms = clients.patience_ms.max(2 * answer_max_us / 1_000);
         let preferred = *rng.pick(&[0, 0, 0, 1, 2]);
+        if level == Level::Stack {
+            clients.watchers = u64::from(rng.chance(50));
+            clients.holders = u64::from(rng.chance(50));
+        }
         Self {
             voters,
             learners,
@@ -250,6 +260,14 @@ impl Clients {
             keys: rng.within(1..6),
             read_percent: *rng.pick(&[0, 20, 50, 80]),
             value_bytes_max: *rng.pick(&[8, 100, bounds.command.min(20_000)]),
+            watchers: 0,
+            holders: 0,
         }
+    }
+
+    /// All clients.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.count + self.watchers + self.holders
     }
 }

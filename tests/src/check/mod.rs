@@ -3,7 +3,8 @@
 //! Clients write what happens to them into a [`history`]. From it, [`check`] asks three questions that do
 //! not depend on each other: is there, for each key, an order that explains every answer ([`wgl`]); is
 //! everything that was acknowledged there at the end ([`durability`]); and, where the committed log is at
-//! hand, does every answer hold at the log index it names ([`witness`], asked separately).
+//! hand, does every answer hold at the log index it names ([`witness`], asked separately). [`replay`] finds anew what
+//! the log did to keys, for what those who watch were told.
 
 mod blind;
 pub mod calls;
@@ -14,6 +15,7 @@ pub mod kv;
 pub mod once;
 pub mod porcupine;
 mod register;
+pub mod replay;
 pub mod wgl;
 pub mod witness;
 

@@ -23,6 +23,10 @@ const EQUAL_WITHIN: Duration = Duration::from_secs(60);
 /// .. but they must get on: the largest message is there within this.
 const STILL_MAX: Duration = Duration::from_secs(10);
 
+/// How long those who watch may take to see what was applied when all was well: they ask for ten seconds, and
+/// may have asked a node that does not come back.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
+
 /// A run, and what is worth reading of it.
 pub struct Report {
     /// What came of it.
@@ -83,9 +87,7 @@ fn live(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Inje
     for node in 1..=nodes {
         world.restart(node);
     }
-    for client in 1..=params.clients.count {
-        workload.begin(world, plan.seed, client, &params.clients);
-    }
+    workload.begin(world, plan);
     suffer(
         world,
         injector,
@@ -95,7 +97,7 @@ fn live(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Inje
     injector.end_all(world, nodes);
     recover(world, plan, workload, injector);
     if world.failure().is_none() {
-        judge(world, workload, injector, nodes);
+        judge(world, plan, workload, injector);
     }
 }
 
@@ -120,7 +122,7 @@ fn recover(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut I
     let recovery_max = Duration::from_millis(plan.params.recovery_max_ms);
     let mut deadline = world.now() + recovery_max;
     workload.finish();
-    let clients = plan.params.clients.count;
+    let clients = plan.params.clients.count + plan.params.clients.holders;
     let nodes = plan.params.nodes();
     let well = |world: &World| is_well(world, nodes) && workload.finished() == clients;
     while world.now() < deadline && !well(world) && world.failure().is_none() {
@@ -147,7 +149,8 @@ fn recover(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut I
 
 /// Final judgement: the states are equal, the disks hold what they should, and what clients were told
 /// was true.
-fn judge(world: &mut World, workload: &Workload, injector: &mut Injector, nodes: u64) {
+fn judge(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Injector) {
+    let nodes = plan.params.nodes();
     let from = world.statuses().iter().map(|status| status.applied).max();
     world.book.with(|book| book.compare_all = true);
     let last = world.client(1, Duration::from_secs(5));
@@ -160,6 +163,14 @@ fn judge(world: &mut World, workload: &Workload, injector: &mut Injector, nodes:
         book.must(equal, "all apply the same", || {
             let statuses: Vec<String> = statuses.iter().map(ToString::to_string).collect();
             format!("a last write is not applied everywhere, and nothing moves: {statuses:?}")
+        });
+    });
+    let (seen_by, to) = (world.now() + SEEN_WITHIN, from.unwrap_or_default().value());
+    let watchers = plan.params.clients.watchers;
+    let seen = world.run_until(seen_by, |_| workload.have_seen(watchers, to));
+    world.book.with(|book| {
+        book.must(seen, "watches get on", || {
+            format!("not up to revision {to}")
         });
     });
     world.check_disks();
@@ -224,6 +235,8 @@ fn count(world: &World, workload: &Workload, faults: Counts) -> Counts {
         acknowledged: workload.acknowledged(),
         reads: workload.reads(),
         operations: workload.operations(),
+        changes: workload.changes(),
+        leases: workload.leases(),
         ..faults
     }
 }

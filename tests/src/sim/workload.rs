@@ -1,4 +1,7 @@
-//! Clients that write and read, and write down what they are told.
+//! Clients that write and read, follow what happens, and hold leases; and write down what they are told.
+
+mod holder;
+mod watcher;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,6 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::kv::{Client, Logged};
 
+use self::holder::Holder;
+use self::watcher::{Noted, Watcher};
 use super::runtime::Process;
 use super::world::World;
 use crate::check;
@@ -14,8 +19,10 @@ use crate::check::calls::calls;
 use crate::check::history::{History, Kind, Operation, RecordedClient, Recorder};
 use crate::check::kv::Keyspace;
 use crate::check::once;
+use crate::check::replay::{self, Told};
 use crate::check::witness::{self, CommittedLog};
 use crate::params::Clients;
+use crate::plan::{Fault, Plan};
 use crate::rng::Rng;
 
 /// Of a hundred operations, how many are followed by a write that nobody checks: it makes the log and
@@ -31,6 +38,7 @@ pub(super) struct Workload {
     recorder: Recorder,
     keyspace: Keyspace,
     tally: Arc<Tally>,
+    noted: Noted,
 }
 
 #[derive(Default)]
@@ -39,8 +47,15 @@ struct Tally {
     acknowledged: AtomicU64,
     reads: AtomicU64,
     operations: AtomicU64,
+    leases: AtomicU64,
     finish: AtomicBool,
     finished: AtomicU64,
+}
+
+impl Tally {
+    fn is_to_finish(&self) -> bool {
+        self.finish.load(Ordering::Relaxed)
+    }
 }
 
 impl Workload {
@@ -49,11 +64,29 @@ impl Workload {
             recorder: Recorder::default(),
             keyspace: Keyspace::new("h"),
             tally: Arc::default(),
+            noted: Noted::default(),
         }
     }
 
-    /// Lets client `number` work.
-    pub(super) fn begin(&self, world: &World, seed: u64, number: u64, clients: &Clients) {
+    /// Lets all clients work.
+    pub(super) fn begin(&self, world: &World, plan: &Plan) {
+        let clients = &plan.params.clients;
+        let mut number = 0;
+        for _ in 0..clients.count {
+            number += 1;
+            self.begin_worker(world, plan.seed, number, clients);
+        }
+        for _ in 0..clients.watchers {
+            number += 1;
+            self.begin_watcher(world, plan.seed, number, clients);
+        }
+        for _ in 0..clients.holders {
+            number += 1;
+            self.begin_holder(world, plan, number);
+        }
+    }
+
+    fn begin_worker(&self, world: &World, seed: u64, number: u64, clients: &Clients) {
         let process = world.client_process(number);
         let worker = Worker {
             client: world.client(number, Duration::from_millis(clients.patience_ms)),
@@ -67,7 +100,36 @@ impl Workload {
         world.spawn_on(process.host, worker.run());
     }
 
-    /// Every client is to come to an end: with a write and a read that succeed.
+    fn begin_watcher(&self, world: &World, seed: u64, number: u64, clients: &Clients) {
+        let process = world.client_process(number);
+        let watcher = Watcher {
+            client: world.client(number, Duration::from_millis(clients.patience_ms)),
+            process: Arc::clone(&process),
+            tally: Arc::clone(&self.tally),
+            noted: self.noted.clone(),
+            rng: Rng::stream(seed ^ number.rotate_left(40), "watcher"),
+        };
+        world.spawn_on(process.host, watcher.run());
+    }
+
+    fn begin_holder(&self, world: &World, plan: &Plan, number: u64) {
+        let process = world.client_process(number);
+        let patience = Duration::from_millis(plan.params.clients.patience_ms);
+        let mut faults = plan.faults.iter();
+        let bends_time =
+            |fault: &Fault| matches!(fault, Fault::ClockJump { .. } | Fault::ClockRate { .. });
+        let holder = Holder {
+            client: world.client(number, patience),
+            process: Arc::clone(&process),
+            tally: Arc::clone(&self.tally),
+            book: world.book.clone(),
+            rng: Rng::stream(plan.seed ^ number.rotate_left(40), "holder"),
+            clocks_are_right: !faults.any(|planned| bends_time(&planned.fault)),
+        };
+        world.spawn_on(process.host, holder.run());
+    }
+
+    /// Every client is to come to an end: with a write and a read that succeed, or without leases.
     pub(super) fn finish(&self) {
         self.tally.finish.store(true, Ordering::Relaxed);
     }
@@ -75,6 +137,26 @@ impl Workload {
     /// How many clients have come to an end.
     pub(super) fn finished(&self) -> u64 {
         self.tally.finished.load(Ordering::Relaxed)
+    }
+
+    /// How many leases were granted.
+    pub(super) fn leases(&self) -> u64 {
+        self.tally.leases.load(Ordering::Relaxed)
+    }
+
+    /// Of how many changes watchers were told.
+    pub(super) fn changes(&self) -> u64 {
+        self.noted
+            .with(|noted| noted.iter().map(|told| told.changes.len() as u64).sum())
+    }
+
+    /// Whether `watchers` of them have seen everything up to `revision`.
+    pub(super) fn have_seen(&self, watchers: u64, revision: u64) -> bool {
+        let there = |noted: &mut Vec<_>| {
+            let there = noted.iter().filter(|told: &&Told| told.upto >= revision);
+            there.count() as u64 >= watchers
+        };
+        self.noted.with(there)
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
@@ -97,22 +179,25 @@ impl Workload {
     /// Which promise was broken, and how.
     pub(super) fn judge(&self, world: &World) -> Result<(), (&'static str, String)> {
         let history = self.recorder.take();
-        let applied = self.applied(world);
-        judge(&history, &applied)
+        let log: Vec<(u64, Logged)> = world.book.with(|book| {
+            let commands = book.commands().iter();
+            let logged = |(index, data): (&quorate::LogIndex, &Bytes)| {
+                Some((index.value(), Logged::decode(data).ok()?))
+            };
+            commands.filter_map(logged).collect()
+        });
+        judge(&history, &self.applied(&log))?;
+        let changes = replay::changes(&log);
+        let hold = |told: &Told| replay::hold_against(&changes, told).map_err(|it| ("watches", it));
+        self.noted.with(|noted| noted.iter().try_for_each(hold))
     }
 
-    fn applied(&self, world: &World) -> CommittedLog {
-        world.book.with(|book| {
-            let commands = book.commands().iter();
-            let logged: Vec<(u64, Logged)> = commands
-                .filter_map(|(index, data)| Some((index.value(), Logged::decode(data).ok()?)))
-                .collect();
-            let log = logged.iter().map(|(index, logged)| (*index, logged));
-            let effective = once::effective(log).into_iter();
-            let operations = effective
-                .filter_map(|(index, command)| Some((index, self.keyspace.operation(command)?)));
-            operations.collect()
-        })
+    fn applied(&self, log: &[(u64, Logged)]) -> CommittedLog {
+        let log = log.iter().map(|(index, logged)| (*index, logged));
+        let effective = once::effective(log).into_iter();
+        let operations = effective
+            .filter_map(|(index, command)| Some((index, self.keyspace.operation(command)?)));
+        operations.collect()
     }
 }
 
@@ -139,7 +224,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) {
-        while !self.tally.finish.load(Ordering::Relaxed) {
+        while !self.tally.is_to_finish() {
             let think = self.rng.within(0..self.clients.think_max_ms * 1_000 + 1);
             self.process.sleep(Duration::from_micros(think)).await;
             let operation = self.draw();

@@ -28,7 +28,7 @@ use crate::rng::Rng;
 /// The largest cluster.
 pub const NODES_MAX: u64 = 9;
 /// The most clients.
-pub const CLIENTS_MAX: u64 = 8;
+pub const CLIENTS_MAX: u64 = 10;
 
 /// Where the tasks of the world itself run: on a host that never fails.
 const OUTSIDE: HostId = HostId(0);
@@ -112,7 +112,7 @@ impl World {
             engine.add_host(node_host(node), params.write_max_us);
             disks.insert(node, Disk::new(seed, node));
         }
-        for client in 1..=params.clients.count {
+        for client in 1..=params.clients.all() {
             engine.add_host(client_host(client), 0);
         }
         Self {
@@ -452,7 +452,7 @@ impl World {
         for node in 1..=self.params.nodes() {
             self.kill(node, true);
         }
-        for client in 1..=self.params.clients.count {
+        for client in 1..=self.params.clients.all() {
             self.network.close(client_host(client));
             self.engine.kill(client_host(client));
         }

@@ -42,6 +42,8 @@ pub(crate) fn params(voters: u64) -> Params {
         keys: 2,
         read_percent: 50,
         value_bytes_max: 100,
+        watchers: 1,
+        holders: 1,
     };
     params
 }
