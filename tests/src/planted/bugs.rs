@@ -379,6 +379,16 @@ pub const BUGS: &[Bug] = &[
         test("tests", "once", "a_lease_outlives_leaders_and_ends"),
     ),
     bug(
+        "time-runs-ahead",
+        "the time that leases live by passes twice as fast as it does",
+        level2(100),
+    ),
+    bug(
+        "watch-gap-not-told",
+        "whoever watches is not told that changes are missing",
+        level2(100),
+    ),
+    bug(
         "deadline-reported-as-failure",
         "a write without an answer in time is reported to have done nothing",
         level2(40),

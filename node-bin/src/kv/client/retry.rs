@@ -52,7 +52,8 @@ impl Trouble {
     pub(super) fn is_ambiguous(&self) -> bool {
         match self {
             Self::NotSent | Self::Unsendable => false,
-            Self::Lost | Self::Deadline | Self::Superseded | Self::Nonsense => true,
+            Self::Deadline => !planted::is("deadline-reported-as-failure"),
+            Self::Lost | Self::Superseded | Self::Nonsense => true,
             Self::Refused(refusal) => {
                 matches!(refusal, Refusal::OutcomeUnknown | Refusal::TimedOut)
             }
