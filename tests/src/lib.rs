@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod check;
 pub mod cluster;
 pub mod corpus;
+pub mod crowd;
 pub mod evidence;
 pub mod level;
 pub mod level1;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use quorate_tests::case::Case;
 use quorate_tests::chaos::{self, ChaosOptions, Runtime};
+use quorate_tests::crowd::{self, Crowd};
 use quorate_tests::evidence::{self, Evidence, ProcessRun};
 use quorate_tests::level::Level;
 use quorate_tests::report::{Failed, commit};
@@ -71,6 +72,18 @@ enum Command {
     },
     /// Run real processes behind a bad network, and check what their clients see.
     Chaos(ChaosArguments),
+    /// Connect many clients to a cluster of real processes, let some of them write, and print what that takes.
+    Crowd {
+        /// How many connect.
+        #[arg(long, default_value_t = 10_000)]
+        clients: u64,
+        /// How many of them write.
+        #[arg(long, default_value_t = 200)]
+        active: u64,
+        /// For how long they write.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Make docs/testing.md of the ledgers in tests/evidence.
     Evidence,
     /// Run the cases that come in on the standard input. For the commands above.
@@ -172,6 +185,19 @@ fn main() -> ExitCode {
         Command::Mutants { names, jobs } => run_mutants(&names, jobs),
         Command::Check { file } => Ok(run_check(&file)),
         Command::Chaos(arguments) => run_chaos(&arguments),
+        Command::Crowd {
+            clients,
+            active,
+            seconds,
+        } => {
+            let measured = crowd::measure(Crowd {
+                clients,
+                active,
+                seconds,
+            });
+            println!("{measured}");
+            Ok(true)
+        }
         Command::Evidence => write_evidence(),
         Command::Worker => worker::serve().map(|()| true),
     };

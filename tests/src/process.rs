@@ -180,15 +180,16 @@ pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// How many nodes found a cluster.
+/// How many nodes found a cluster, unless more are asked for.
 const FOUNDERS: u64 = 3;
 
-/// Three nodes as processes, a CA, and a client's and an admin's certificate, all in one folder.
+/// Nodes as processes, a CA, and a client's and an admin's certificate, all in one folder.
 ///
 /// Dropping it kills the nodes and removes the folder.
 pub struct Cluster {
     folder: tempfile::TempDir,
     ca: Ca,
+    founders: u64,
     addresses: BTreeMap<u64, SocketAddr>,
     running: BTreeMap<u64, Child>,
 }
@@ -203,8 +204,15 @@ impl Cluster {
     /// As [`new`](Self::new), with so many nodes more that are no members yet.
     #[must_use]
     pub fn with_newcomers(count: u64) -> Self {
-        let nodes = FOUNDERS + count;
+        Self::founded_by(FOUNDERS, count)
+    }
+
+    /// So many founders, and `newcomers` that are no members yet.
+    #[must_use]
+    pub fn founded_by(founders: u64, newcomers: u64) -> Self {
+        let nodes = founders + newcomers;
         let cluster = Self {
+            founders,
             folder: tempfile::tempdir().expect("a temporary folder"),
             ca: ca(CLUSTER),
             addresses: free_addresses(nodes),
@@ -270,7 +278,7 @@ impl Cluster {
             format!("--data-dir={}", self.text(&format!("data{node}"))),
             format!("--listen={}", self.addresses[&node]),
         ];
-        for (peer, address) in self.addresses.range(..=FOUNDERS) {
+        for (peer, address) in self.addresses.range(..=self.founders) {
             if *peer != node {
                 args.push(format!("--peer={peer}={address}"));
             }
@@ -343,6 +351,17 @@ impl Cluster {
             .arg(child.id().to_string())
             .status();
         assert!(sent.expect("kill runs").success());
+    }
+
+    /// The most memory that `node` has had at a time, in MiB: what Linux calls the high water mark of its
+    /// resident set. `None` where the system does not say, or when it does not run.
+    #[must_use]
+    pub fn memory_mib(&self, node: u64) -> Option<u64> {
+        let child = self.running.get(&node)?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib / 1024)
     }
 
     /// Runs a client command with the certificate in the folder `cert`.

@@ -103,6 +103,7 @@ impl fmt::Display for ChaosReport {
             lost,
             duplicated,
             late,
+            crowded_out: _,
         } = self.traffic;
         write!(
             f,

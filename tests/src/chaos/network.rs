@@ -10,7 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smol::{Async, LocalExecutor, Timer};
 
@@ -41,6 +41,8 @@ pub struct Rule {
     pub late_permille: u64,
     /// For how long at most.
     pub late_max: Duration,
+    /// How many bytes a second get through; as many as there are if this is none.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// When no fault touches it: as a network is, not as one wishes it.
@@ -50,7 +52,11 @@ pub const USUAL: Rule = Rule {
     duplicate_permille: 2,
     late_permille: 10,
     late_max: Duration::from_millis(3),
+    bytes_per_second: None,
 };
+
+/// How long packets wait before a narrow link before it loses the next ones, as a router's buffer does.
+const QUEUE_MAX: Duration = Duration::from_millis(200);
 
 /// What became of all packets.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -63,8 +69,10 @@ pub struct Traffic {
     pub lost: u64,
     /// Sent on twice.
     pub duplicated: u64,
-    /// Held back.
+    /// Held back by chance.
     pub late: u64,
+    /// Lost because the link was full.
+    pub crowded_out: u64,
 }
 
 /// The network. Dropping it ends it.
@@ -82,6 +90,8 @@ struct State {
     rng: Rng,
     traffic: Traffic,
     held: usize,
+    /// When a narrow link will have carried what waits for it.
+    busy_until: BTreeMap<(u64, u64), Instant>,
 }
 
 impl Network {
@@ -96,6 +106,7 @@ impl Network {
             rng: Rng::stream(seed, "network"),
             traffic: Traffic::default(),
             held: 0,
+            busy_until: BTreeMap::new(),
         })));
         let mut doors = BTreeMap::new();
         let mut sockets = Vec::new();
@@ -163,7 +174,7 @@ impl Rules {
     }
 
     /// After which times a packet is sent on; not at all when it is lost.
-    fn fate(&self, from: u64, to: u64) -> Vec<Duration> {
+    fn fate(&self, (from, to): Pair, bytes: usize) -> Vec<Duration> {
         let mut state = self.state();
         let rule = state.rules.get(&(from, to)).copied().unwrap_or(USUAL);
         state.traffic.sent += 1;
@@ -177,7 +188,11 @@ impl Rules {
         }
         let copies = 1 + usize::from(state.rng.permille(rule.duplicate_permille));
         state.traffic.duplicated += copies as u64 - 1;
-        (0..copies).map(|_| state.delay(&rule)).collect()
+        let sent = (0..copies).filter_map(|_| {
+            let queued = state.queue(&rule, (from, to), bytes)?;
+            Some(queued + state.delay(&rule))
+        });
+        sent.collect()
     }
 
     /// Whether one more packet may be held back.
@@ -190,6 +205,22 @@ impl Rules {
 }
 
 impl State {
+    /// How long a packet takes through a narrow link; `None` when it is full.
+    fn queue(&mut self, rule: &Rule, pair: Pair, bytes: usize) -> Option<Duration> {
+        let Some(rate) = rule.bytes_per_second else {
+            return Some(Duration::ZERO);
+        };
+        let now = Instant::now();
+        let busy_until = self.busy_until.entry(pair).or_insert(now);
+        let starts = (*busy_until).max(now);
+        if starts - now > QUEUE_MAX {
+            self.traffic.crowded_out += 1;
+            return None;
+        }
+        *busy_until = starts + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        Some(*busy_until - now)
+    }
+
     fn delay(&mut self, rule: &Rule) -> Duration {
         if rule.late_max.is_zero() || !self.rng.permille(rule.late_permille) {
             return Duration::ZERO;
@@ -245,8 +276,7 @@ impl Door {
             let Some(towards) = self.towards(dialler) else {
                 continue;
             };
-            let (from, to) = self.pair;
-            for delay in self.rules.fate(from, to) {
+            for delay in self.rules.fate(self.pair, length) {
                 let (socket, node) = (Rc::clone(&towards), self.node);
                 self.pass(socket, node, &packet[..length], delay);
             }
@@ -300,7 +330,7 @@ impl Back {
                 continue;
             };
             let (dialled_from, dialled_to) = self.pair;
-            for delay in self.rules.fate(dialled_to, dialled_from) {
+            for delay in self.rules.fate((dialled_to, dialled_from), length) {
                 let socket = Rc::clone(&self.socket);
                 let packet = &packet[..length];
                 pass(

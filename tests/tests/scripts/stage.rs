@@ -55,7 +55,7 @@ fn nodes(list: &str) -> Vec<u64> {
 }
 
 impl Stage {
-    /// `cluster voters=3 learners=1 small comparing`
+    /// `cluster voters=3 learners=1 small comparing`, or `preferred=2`
     pub(crate) fn open(step: &str) -> (Self, String) {
         let mut words = step.split_whitespace();
         assert_eq!(
@@ -64,10 +64,12 @@ impl Stage {
             "a script begins with a cluster"
         );
         let (mut voters, mut learners, mut small, mut comparing) = (1, 0, false, false);
+        let mut preferred = None;
         for word in words {
             match word.split_once('=') {
                 Some(("voters", count)) => voters = count.parse().unwrap(),
                 Some(("learners", count)) => learners = count.parse().unwrap(),
+                Some(("preferred", node)) => preferred = Some(id(node.parse().unwrap())),
                 _ if word == "small" => small = true,
                 _ if word == "comparing" => comparing = true,
                 _ => panic!("`{word}` is nothing that a cluster has"),
@@ -76,6 +78,11 @@ impl Stage {
         let mut setup = Setup::voters(voters).learners(learners);
         if small {
             setup = setup.small();
+        }
+        if preferred.is_some() {
+            setup = setup.config(move |config| {
+                config.priority = u8::from(Some(config.node) == preferred);
+            });
         }
         if comparing {
             setup = setup.config(|config| config.compare_interval = Duration::from_secs(1));
@@ -336,6 +343,7 @@ const KINDS: &[&str] = &[
     "timeout-now",
     "snapshot",
     "transfer",
+    "leadership-wanted",
     "read-index",
     "read-answer",
     "digest",
