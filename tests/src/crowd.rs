@@ -123,8 +123,8 @@ async fn connect(cluster: &Cluster, io: &IoThread, count: u64) -> Vec<Client> {
         config.request_timeout = CONNECTED_WITHIN;
         Client::connect(config, Arc::clone(&io.runtime())).expect("a client")
     };
-    let executor = LocalExecutor::new();
     let (todo, numbers) = smol::channel::unbounded();
+    let executor = LocalExecutor::new();
     for number in 0..count {
         todo.try_send(number).expect("it is unbounded");
     }

@@ -13,6 +13,9 @@ use super::invalid::Invalid;
 /// The version in front of every encoding.
 pub(super) const VERSION: u8 = 1;
 
+/// Room for most answers to writes: then memory for them is allocated once.
+pub(super) const SHORT_BYTES: usize = 24;
+
 macro_rules! codec {
     ($($name:ident),*) => {$(
         impl $name {
@@ -37,9 +40,14 @@ macro_rules! codec {
 }
 
 pub(super) fn encode(message: &impl Serialize) -> Bytes {
-    postcard::to_extend(message, vec![VERSION])
+    encode_behind(Vec::with_capacity(SHORT_BYTES), message).into()
+}
+
+/// Puts the encoding behind what is there.
+pub(super) fn encode_behind(mut bytes: Vec<u8>, message: &impl Serialize) -> Vec<u8> {
+    bytes.push(VERSION);
+    postcard::to_extend(message, bytes)
         .expect("these types have no form that postcard cannot write")
-        .into()
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {

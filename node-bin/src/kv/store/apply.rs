@@ -12,6 +12,7 @@ use super::rows;
 use super::timed::{Ending, Row, Timed};
 use super::view::Below;
 use crate::kv::command::{Command, Outcome};
+use crate::kv::encoding::{SHORT_BYTES, encode_behind};
 use crate::kv::history::Change;
 use crate::kv::invalid::Invalid;
 use crate::kv::logged::{Logged, Tag};
@@ -98,7 +99,7 @@ impl Applying<'_> {
             return Ok(Outcome::SessionExpired.encode());
         }
         let row = rows::slot(tag);
-        if let Some(kept) = self.below.find(self.active, &row)? {
+        if let Some(kept) = self.below.find_own(self.active, &row)? {
             let kept = Kept::decode(&kept.data)?;
             if tag.sequence == kept.sequence && !planted::is("command-applied-again") {
                 return Ok(kept.answer);
@@ -107,13 +108,9 @@ impl Applying<'_> {
                 return Ok(Outcome::Superseded.encode());
             }
         }
-        let answer = self.carry_out(command, revision)?.encode();
-        let kept = Kept {
-            sequence: tag.sequence,
-            answer: answer.clone(),
-        };
-        let data = kept.encode();
-        self.write((row, Some(Value { data, revision })));
+        let outcome = self.carry_out(command, revision)?;
+        let (data, answer) = Kept::encode(tag.sequence, &outcome);
+        self.active.set_own(&row, Some(Value { data, revision }));
         if let Some(row) = self.timed.use_session(tag.session, revision) {
             self.write(row);
         }
@@ -334,7 +331,7 @@ impl Applying<'_> {
     }
 
     fn write(&mut self, (row, value): Row) {
-        self.active.set(row, value);
+        self.active.set_own(&row, value);
     }
 }
 
@@ -345,10 +342,14 @@ struct Kept {
 }
 
 impl Kept {
-    fn encode(&self) -> Bytes {
-        [&self.sequence.to_le_bytes()[..], &self.answer]
-            .concat()
-            .into()
+    /// The content, and the part of it that is the encoded outcome.
+    fn encode(sequence: u64, outcome: &Outcome) -> (Bytes, Bytes) {
+        let sequence = sequence.to_le_bytes();
+        let mut content = Vec::with_capacity(sequence.len() + SHORT_BYTES);
+        content.extend_from_slice(&sequence);
+        let content = Bytes::from(encode_behind(content, outcome));
+        let answer = content.slice(sequence.len()..);
+        (content, answer)
     }
 
     fn decode(data: &Bytes) -> Result<Self, StoreFault> {

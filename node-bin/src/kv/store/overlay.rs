@@ -7,13 +7,40 @@ use std::ops::Bound;
 use bytes::Bytes;
 use quorate_consensus::EntryId;
 
-use super::rows;
 use crate::kv::query::Value;
 
-/// What a key costs besides its bytes and those of its value, rounded up: 72 bytes in a tree that is
+/// What a key costs besides its bytes and those of its value, rounded up: 88 bytes in a tree that is
 /// two thirds full, and two allocations. Counting it keeps a million tiny keys from passing as
 /// nothing.
-const ENTRY_OVERHEAD_BYTES: usize = 160;
+const ENTRY_OVERHEAD_BYTES: usize = 184;
+
+/// A user's key, its first bytes in the tree itself: most keys differ there, and then a search need not
+/// follow a pointer, into memory that nobody has looked at for long, at every step.
+///
+/// Invariant: `head` is the first bytes of `row` as a number, with zeros behind a short one, so that where two
+/// differ, they are in the order of the keys.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Headed {
+    head: [u64; 2],
+    row: Bytes,
+}
+
+impl Headed {
+    fn new(row: Bytes) -> Self {
+        let mut first = [[0; 8]; 2];
+        for (byte, first) in row.iter().zip(first.as_flattened_mut()) {
+            *first = *byte;
+        }
+        Self {
+            head: first.map(u64::from_be_bytes),
+            row,
+        }
+    }
+
+    fn bound(bound: Bound<&[u8]>) -> Bound<Self> {
+        bound.map(|row| Self::new(Bytes::copy_from_slice(row)))
+    }
+}
 
 /// The effects of the entries after `since` up to `applied`: the last state of every key they
 /// touched.
@@ -24,7 +51,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 160;
 #[derive(Clone)]
 pub(super) struct Overlay {
     /// Users' keys; `None` for one that is absent, whatever lies below.
-    slots: BTreeMap<Bytes, Option<Value>>,
+    slots: BTreeMap<Headed, Option<Value>>,
     /// What the store keeps for itself: few keys that are written with almost every command, and would be far
     /// apart in memory among the others. They come before all of them.
     own: BTreeMap<Bytes, Option<Value>>,
@@ -59,32 +86,43 @@ impl Overlay {
         self.bytes
     }
 
-    /// What it says of `key`: nothing, that it is absent, or its value.
-    pub(super) fn find(&self, key: &[u8]) -> Option<Option<&Value>> {
-        let place = match rows::is_own(key) {
-            true => &self.own,
-            false => &self.slots,
-        };
-        place.get(key).map(Option::as_ref)
+    /// What it says of the row of a user's key: nothing, that it is absent, or its value.
+    pub(super) fn find(&self, row: &Bytes) -> Option<Option<&Value>> {
+        self.slots
+            .get(&Headed::new(row.clone()))
+            .map(Option::as_ref)
     }
 
-    /// Sets `key`, or removes it.
-    pub(super) fn set(&mut self, key: Bytes, value: Option<Value>) {
-        let value_bytes = |value: &Option<Value>| value.as_ref().map_or(0, |v| v.data.len());
+    /// The same of a row of the store's own.
+    pub(super) fn find_own(&self, row: &[u8]) -> Option<Option<&Value>> {
+        self.own.get(row).map(Option::as_ref)
+    }
+
+    /// Sets the row of a user's key, or removes it.
+    pub(super) fn set(&mut self, row: Bytes, value: Option<Value>) {
         self.bytes += value_bytes(&value);
-        let place = match rows::is_own(&key) {
-            true => &mut self.own,
-            false => &mut self.slots,
-        };
-        match place.entry(key) {
+        let row_bytes = row.len();
+        match self.slots.entry(Headed::new(row)) {
             btree_map::Entry::Vacant(slot) => {
-                self.bytes += slot.key().len() + ENTRY_OVERHEAD_BYTES;
+                self.bytes += row_bytes + ENTRY_OVERHEAD_BYTES;
                 slot.insert(value);
             }
             btree_map::Entry::Occupied(mut slot) => {
                 self.bytes -= value_bytes(&slot.insert(value));
             }
         }
+    }
+
+    /// Sets a row of the store's own, or removes it.
+    pub(super) fn set_own(&mut self, row: &[u8], value: Option<Value>) {
+        self.bytes += value_bytes(&value);
+        if let Some(known) = self.own.get_mut(row) {
+            self.bytes -= value_bytes(known);
+            *known = value;
+            return;
+        }
+        self.bytes += row.len() + ENTRY_OVERHEAD_BYTES;
+        self.own.insert(Bytes::copy_from_slice(row), value);
     }
 
     /// All effects up to `last` are in.
@@ -99,8 +137,9 @@ impl Overlay {
 
     /// All keys, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, Option<&Value>)> {
-        let all = self.own.iter().chain(&self.slots);
-        all.map(|(key, slot)| (key, slot.as_ref()))
+        let slots = self.slots.iter().map(|(key, slot)| (&key.row, slot));
+        let all = self.own.iter().chain(slots);
+        all.map(|(row, slot)| (row, slot.as_ref()))
     }
 
     /// The keys from `start` on and before `end`, in order. The range must not be backwards.
@@ -112,9 +151,15 @@ impl Overlay {
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let bounds = (Bound::Included(start), end);
         let own = self.own.range::<[u8], _>(bounds);
-        let all = own.chain(self.slots.range::<[u8], _>(bounds));
-        all.map(|(key, slot)| (key, slot.as_ref()))
+        let bounds = (Headed::bound(bounds.0), Headed::bound(bounds.1));
+        let slots = self.slots.range(bounds);
+        let all = own.chain(slots.map(|(key, slot)| (&key.row, slot)));
+        all.map(|(row, slot)| (row, slot.as_ref()))
     }
+}
+
+fn value_bytes(value: &Option<Value>) -> usize {
+    value.as_ref().map_or(0, |value| value.data.len())
 }
 
 /// Keys and values are the user's secrets: sizes only.
@@ -162,6 +207,33 @@ mod tests {
         ] {
             overlay.set(Bytes::from(key), bytes.and_then(value));
             assert_eq!(overlay.bytes(), sum, "{key} {bytes:?}");
+        }
+    }
+
+    /// Keys are in their order, whether they differ in their first bytes, behind those, or in length only.
+    #[test]
+    fn keys_are_in_their_order() {
+        let long = |end: &str| format!("a key that is longer than its head{end}");
+        let mut keys: Vec<Bytes> = ["a", "a\0", "a\0\0", "a\u{1}", "b", "ab", "sixteen bytes !!"]
+            .map(String::from)
+            .into_iter()
+            .chain(["", "\0", "1", "12"].map(long))
+            .chain(["sixteen bytes !!\0".into(), "sixteen bytes !\0".into()])
+            .map(Bytes::from)
+            .collect();
+        let mut overlay = Overlay::new(ORIGIN);
+        for key in &keys {
+            overlay.set(key.clone(), None);
+        }
+        keys.sort_unstable();
+        let found: Vec<&Bytes> = overlay.iter().map(|(key, _)| key).collect();
+        assert_eq!(found, keys.iter().collect::<Vec<_>>());
+        for (first, start) in keys.iter().enumerate() {
+            assert_eq!(overlay.find(start), Some(None));
+            for (end, before) in keys.iter().enumerate().skip(first) {
+                let range = overlay.range(start, Some(before)).map(|(key, _)| key);
+                assert!(range.eq(&keys[first..end]), "{start:?} to {before:?}");
+            }
         }
     }
 

@@ -23,6 +23,9 @@ const OWN: [u8; 2] = [0, 0];
 /// Behind the zero byte with which a user's key begins.
 const USERS: u8 = 1;
 
+/// Whose it is, its kind, session, slot.
+const SLOT_ROW_BYTES: usize = OWN.len() + 1 + 8 + 2;
+
 const CLOCK: u8 = b'c';
 const SESSION: u8 = b's';
 const SLOT: u8 = b't';
@@ -54,14 +57,14 @@ pub(super) fn user_key(row: &[u8]) -> Bytes {
     }
 }
 
-/// Whether a row is the store's own.
-pub(super) fn is_own(row: &[u8]) -> bool {
-    row.starts_with(&OWN)
-}
-
 fn own(kind: u8, parts: &[&[u8]]) -> Bytes {
-    let mut row = [&OWN[..], &[kind]].concat();
-    row.extend(parts.iter().copied().flatten());
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let mut row = Vec::with_capacity(OWN.len() + 1 + bytes);
+    row.extend_from_slice(&OWN);
+    row.push(kind);
+    for part in parts {
+        row.extend_from_slice(part);
+    }
     row.into()
 }
 
@@ -75,8 +78,14 @@ pub(super) fn session(session: u64) -> Bytes {
 }
 
 /// The last command in a slot, and its answer.
-pub(super) fn slot(tag: &Tag) -> Bytes {
-    own(SLOT, &[&tag.session.to_be_bytes(), &tag.slot.to_be_bytes()])
+pub(super) fn slot(tag: &Tag) -> [u8; SLOT_ROW_BYTES] {
+    let mut row = [0; SLOT_ROW_BYTES];
+    let (prefix, slot) = row.split_at_mut(SLOT_ROW_BYTES - 2);
+    let (kind, session) = prefix.split_at_mut(OWN.len() + 1);
+    kind[OWN.len()] = SLOT;
+    session.copy_from_slice(&tag.session.to_be_bytes());
+    slot.copy_from_slice(&tag.slot.to_be_bytes());
+    row
 }
 
 /// In front of all slots of a session.
@@ -152,6 +161,22 @@ mod tests {
                 own < bound(&[])[..],
                 "no range of a user's begins before it"
             );
+        }
+    }
+
+    /// A slot's row lies among those of its session.
+    #[test]
+    fn slots_belong_to_sessions() {
+        let tag = |session, slot| Tag {
+            session,
+            slot,
+            sequence: 1,
+        };
+        for (session, number) in [(0, 0), (7, 255), (u64::MAX, u16::MAX)] {
+            let row = slot(&tag(session, number));
+            let expected = own(SLOT, &[&session.to_be_bytes(), &number.to_be_bytes()]);
+            assert_eq!(row[..], expected);
+            assert!(row.starts_with(&slots(session)));
         }
     }
 

@@ -66,7 +66,7 @@ impl Timed {
     /// As it stands in the rows of a table.
     pub(super) fn load(below: &Below<'_>, nothing: &Overlay) -> Result<Self, StoreFault> {
         let mut timed = Self::default();
-        if let Some(value) = below.find(nothing, &rows::clock())? {
+        if let Some(value) = below.find_own(nothing, &rows::clock())? {
             (timed.now, timed.at) = (decode(&value.data)?, value.revision);
         }
         let mut fault = None;

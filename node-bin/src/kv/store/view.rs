@@ -20,15 +20,32 @@ pub(super) struct Below<'a> {
 }
 
 impl Below<'_> {
-    /// What stands under `key`, seen from `active`.
-    pub(super) fn find(&self, active: &Overlay, key: &[u8]) -> Result<Option<Value>, StoreFault> {
-        let frozen = || self.frozen.and_then(|frozen| frozen.find(key));
-        if let Some(value) = active.find(key).or_else(frozen) {
-            return Ok(value.cloned());
+    /// What stands under the row of a user's key, seen from `active`.
+    pub(super) fn find(&self, active: &Overlay, row: &Bytes) -> Result<Option<Value>, StoreFault> {
+        let frozen = || self.frozen.and_then(|frozen| frozen.find(row));
+        match active.find(row).or_else(frozen) {
+            Some(value) => Ok(value.cloned()),
+            None => self.find_in_table(row),
         }
-        match self.table.get(key)? {
+    }
+
+    /// What stands under a row of the store's own, seen from `active`.
+    pub(super) fn find_own(
+        &self,
+        active: &Overlay,
+        row: &[u8],
+    ) -> Result<Option<Value>, StoreFault> {
+        let frozen = || self.frozen.and_then(|frozen| frozen.find_own(row));
+        match active.find_own(row).or_else(frozen) {
+            Some(value) => Ok(value.cloned()),
+            None => self.find_in_table(row),
+        }
+    }
+
+    fn find_in_table(&self, row: &[u8]) -> Result<Option<Value>, StoreFault> {
+        match self.table.get(row)? {
             Some(record) => {
-                let record = Record::decode(self.seal, key, record.value())?;
+                let record = Record::decode(self.seal, row, record.value())?;
                 Ok(Some(record.to_value()))
             }
             None => Ok(None),

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 
@@ -13,8 +14,10 @@ enum Way {
     Broken,
 }
 
-/// Stands between the flusher and the file. A store whose gate is held must not be dropped: it would
-/// wait for it.
+/// Longer than any test holds a gate: one that fails drops its store, which waits for it.
+const HELD_MAX: Duration = Duration::from_secs(20);
+
+/// Stands between the flusher and the file.
 pub(super) struct Gate(Arc<(Mutex<Way>, Condvar)>);
 
 impl Gate {
@@ -30,9 +33,11 @@ impl Gate {
             |mut write| {
                 Box::new(move |overlay| {
                     let (way, changed) = &*seen;
-                    let way = changed
-                        .wait_while(way.lock().unwrap(), |way| *way == Way::Held)
+                    let held = |way: &mut Way| *way == Way::Held;
+                    let (way, waited) = changed
+                        .wait_timeout_while(way.lock().unwrap(), HELD_MAX, held)
                         .unwrap();
+                    assert!(!waited.timed_out(), "nobody lets the gate go");
                     if *way == Way::Broken {
                         return Err(StorageError::Io(io::Error::other("no space")).into());
                     }
@@ -155,7 +160,7 @@ fn memory_is_bounded_by_waiting_for_the_disk() {
     store.checkpoint().unwrap();
     apply(&mut store, 3, &put(b"large", &[0; 9_000]));
     store.checkpoint().unwrap();
-    assert_eq!(store.active.bytes(), 9_165, "left out");
+    assert_eq!(store.active.bytes(), 9_189, "left out");
     apply(&mut store, 4, &put(b"larger", &[0; 9_000]));
     assert!(store.is_full());
     assert_eq!(store.flusher.frozen().unwrap().applied(), id(2));
@@ -165,7 +170,7 @@ fn memory_is_bounded_by_waiting_for_the_disk() {
         scope.spawn(|| gate.release());
         apply(&mut store, 5, &put(b"last", b"v"));
     });
-    assert_eq!(store.active.bytes(), 165, "the last one only");
+    assert_eq!(store.active.bytes(), 189, "the last one only");
     store.wait().unwrap();
     let copy = path.with_extension("copy");
     fs::copy(&path, &copy).unwrap();
