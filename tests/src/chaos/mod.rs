@@ -103,7 +103,7 @@ impl fmt::Display for ChaosReport {
             lost,
             duplicated,
             late,
-            crowded_out: _,
+            crowded: _,
         } = self.traffic;
         write!(
             f,

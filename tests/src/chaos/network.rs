@@ -71,8 +71,8 @@ pub struct Traffic {
     pub duplicated: u64,
     /// Held back by chance.
     pub late: u64,
-    /// Lost because the link was full.
-    pub crowded_out: u64,
+    /// Had to wait for a narrow link, or were lost before it.
+    pub crowded: u64,
 }
 
 /// The network. Dropping it ends it.
@@ -213,8 +213,9 @@ impl State {
         let now = Instant::now();
         let busy_until = self.busy_until.entry(pair).or_insert(now);
         let starts = (*busy_until).max(now);
-        if starts - now > QUEUE_MAX {
-            self.traffic.crowded_out += 1;
+        let wait = starts - now;
+        self.traffic.crowded += u64::from(!wait.is_zero());
+        if wait > QUEUE_MAX {
             return None;
         }
         *busy_until = starts + Duration::from_secs_f64(bytes as f64 / rate as f64);
