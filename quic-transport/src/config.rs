@@ -100,10 +100,17 @@ impl Limits {
 /// Timing of connections. The defaults are for one site (round trips of a few milliseconds).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
-    /// Silence after which a connection counts as dead. Default 5 s. Too small: a pause of the
-    /// machine costs a reconnect. Too large: messages vanish into a dead connection for longer.
+    /// Silence after which a connection that we dialled counts as dead, at both ends. Default 5 s. Too small:
+    /// a pause of the machine costs a reconnect. Too large: messages vanish into a dead connection for
+    /// longer.
     pub idle_timeout: Duration,
-    /// A ping is sent after this much silence; at most a third of `idle_timeout`. Default 1 s.
+    /// The same for one that we accepted, where whoever dialled allows so much: of two ends, the more
+    /// impatient one counts (RFC 9000 section 10.1). Default 30 s. Larger: who is gone without a word holds
+    /// its place among the connections for longer. Smaller: clients, of which there may be many, have to
+    /// ping more often.
+    pub accepted_idle_timeout: Duration,
+    /// A ping is sent after this much silence on a connection that we dialled; at most a third of
+    /// `idle_timeout`. Default 1 s.
     pub keep_alive: Duration,
     /// A handshake, hello included, may take this long. Default 3 s.
     pub handshake_timeout: Duration,
@@ -127,6 +134,7 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             idle_timeout: Duration::from_secs(5),
+            accepted_idle_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(3),
             initial_rtt: Duration::from_millis(20),
@@ -312,6 +320,7 @@ impl Config {
         let timings = &self.timings;
         for (name, value) in [
             ("idle_timeout", timings.idle_timeout),
+            ("accepted_idle_timeout", timings.accepted_idle_timeout),
             ("keep_alive", timings.keep_alive),
             ("handshake_timeout", timings.handshake_timeout),
             ("initial_rtt", timings.initial_rtt),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{
-    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, TransportConfig,
+    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, Side, TransportConfig,
     VarInt,
 };
 use ring::{hkdf, hmac};
@@ -28,14 +28,20 @@ const BIDI_STREAMS_MAX: u32 = 1;
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
 
-pub(crate) fn transport_config(timings: &Timings) -> Arc<TransportConfig> {
+/// For connections that we dial, or that we accept. Whoever dials decides when silence means the end, within
+/// what the other end allows (RFC 9000 section 10.1), and breaks it: one end is enough.
+pub(crate) fn transport_config(timings: &Timings, side: Side) -> Arc<TransportConfig> {
+    let (idle_timeout, keep_alive) = match side {
+        Side::Client => (timings.idle_timeout, Some(timings.keep_alive)),
+        Side::Server => (timings.accepted_idle_timeout, None),
+    };
     let mut ack_frequency = AckFrequencyConfig::default();
     ack_frequency.max_ack_delay(Some(timings.ack_delay_max));
-    let idle = u64::try_from(timings.idle_timeout.as_millis()).unwrap_or(u64::MAX);
+    let idle = u64::try_from(idle_timeout.as_millis()).unwrap_or(u64::MAX);
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(VarInt::from_u64(idle).ok().map(Into::into))
-        .keep_alive_interval(Some(timings.keep_alive))
+        .keep_alive_interval(keep_alive)
         .initial_rtt(timings.initial_rtt)
         .ack_frequency_config(Some(ack_frequency))
         .stream_receive_window(STREAM_WINDOW_BYTES.into())

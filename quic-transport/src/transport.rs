@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_channel::{Receiver, Sender};
-use quinn::{AsyncUdpSocket, Endpoint, Runtime};
+use quinn::{AsyncUdpSocket, Endpoint, Runtime, Side};
 use quorate_certs::{Credentials, Identity, Role};
 use tracing::{debug, info, warn};
 
@@ -128,12 +128,13 @@ impl Transport {
         let (socket, socket_free) = Watched::new(socket);
         let local_addr = socket.local_addr().map_err(failed)?;
         let rng = Arc::new(Rng::new(config.seed));
-        let transport = quic::transport_config(&config.timings);
+        let [dialled, accepted] =
+            [Side::Client, Side::Server].map(|side| quic::transport_config(&config.timings, side));
         let (crypto, _) =
             tls::server(&credentials, &config.environment).map_err(|err| BindError::Tls { err })?;
         let accepts = config.accept && credentials.identity().role() == Role::Node;
         // Handshakes bring their own copy with their own verifier; this one lets them begin.
-        let server = accepts.then(|| quic::server_config(&config, crypto, Arc::clone(&transport)));
+        let server = accepts.then(|| quic::server_config(&config, crypto, accepted));
         let endpoint = Endpoint::new_with_abstract_socket(
             quic::endpoint_config(&config, &rng),
             server,
@@ -148,7 +149,7 @@ impl Transport {
             runtime,
             rng,
             sender,
-            transport,
+            dialled,
             endpoint.clone(),
             local_addr,
         );

@@ -11,7 +11,7 @@ use quinn::Runtime;
 use quorate_certs::{Identity, Subject};
 use quorate_consensus::{MEMBERS_MAX, NodeId};
 use quorate_quic_transport::{
-    CloseCode, Config, HandshakeError, Peer, PeerState, PeerStatus, Transport,
+    CloseCode, Config, HandshakeError, Peer, PeerState, PeerStatus, Timings, Transport,
 };
 
 use super::ClientConfig;
@@ -19,6 +19,13 @@ use super::error::ConnectError;
 use super::keeper::{self, Job};
 use super::routing::Routing;
 use super::sessions::Sessions;
+
+/// After how long without a word a connection counts as dead. There may be thousands of clients that have nothing
+/// to say, and who asks something of a dead node learns it from the others, who tell of the next leader.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an idle client says that it is there: routers forget a silent UDP flow after 30 s or more (RFC 9308,
+/// section 3.2).
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// What the clones of one client share.
 pub(super) struct Shared {
@@ -58,6 +65,11 @@ impl Shared {
             Config {
                 listen: local,
                 accept: false,
+                timings: Timings {
+                    idle_timeout: IDLE_TIMEOUT,
+                    keep_alive: KEEP_ALIVE,
+                    ..Timings::default()
+                },
                 ..Config::new_in(Arc::clone(&environment), local)
             },
             credentials,
