@@ -195,7 +195,7 @@ fn defaults_that_send_one_by_one() {
         .sent
         .iter()
         .filter_map(|(_, _, message)| match &message.body {
-            quorate_consensus::Body::Append { entries, .. } => Some(entries.len()),
+            Body::Append { entries, .. } => Some(entries.len()),
             _ => None,
         });
     assert_eq!(largest.max(), Some(10));
