@@ -6,5 +6,5 @@
 #   scripts/hostile.sh [TIMES]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-QUORATE_TIMES=${1:-20} cargo test --release --locked -p quorate-consensus --test cluster -- --nocapture i7_ \
+QUORATE_TIMES=${1:-20} cargo test --release --locked -p quorate-consensus --test cluster -- --nocapture fuzz::i7_ \
     | grep -E '[0-9]+ heard|^test result'

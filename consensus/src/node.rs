@@ -464,7 +464,7 @@ impl RaftNode {
             Body::Append { entries, .. } if !entries.is_empty() && self.must_wait_for_room() => {
                 Err(Refused::Busy)
             }
-            Body::TimeoutNow if self.is_restoring() => Err(Refused::Busy),
+            Body::TimeoutNow if !self.may_campaign() => Err(Refused::Busy),
             // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
             Body::Vote { granted: true, .. }
                 if self.seen.role != Role::Leader && !self.log_is_durable() =>

@@ -94,6 +94,7 @@
 //! | 3.9 | `request_snapshot`, `adjust_max_inflight_msgs` | out of reach: neither is called |
 //! | 3.10 | a transfer ends without a word | `leadership::a_transfer_ends_without_a_word` |
 //! | 3.10 | changes that are not applied stop elections | `leadership::a_change_that_is_not_applied` |
+//! | - | a single voter is told to lead before its log is durable | `leadership::a_single_voter_is_told_to_lead_before_its_log_is_durable` |
 //! | 3.10 | bursts of ticks | `leadership::a_burst_of_ticks` |
 //! | 3.10 | ... at a leader | `cluster/elections::c10_a_burst_of_ticks_at_the_leader_is_survived` |
 //! | 3.10 | pre-vote is the same everywhere | built so: it has no switch |
