@@ -340,6 +340,13 @@ impl Config {
                 timings.keep_alive, timings.idle_timeout
             ));
         }
+        if timings.accepted_idle_timeout < timings.idle_timeout {
+            mistakes.push(format!(
+                "timings.accepted_idle_timeout ({:?}) is below idle_timeout ({:?}); raise it, or pings that are \
+                 meant for that come too late",
+                timings.accepted_idle_timeout, timings.idle_timeout
+            ));
+        }
         if timings.backoff_max < timings.backoff_min {
             mistakes.push(format!(
                 "timings.backoff_max ({:?}) is below backoff_min ({:?}); swap them",
@@ -401,8 +408,9 @@ mod tests {
         config.service.clear();
         config.limits.handshakes_max = 0;
         config.timings.keep_alive = Duration::from_secs(4);
+        config.timings.accepted_idle_timeout = Duration::from_secs(4);
         let mistakes = config.validate().unwrap_err().mistakes;
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
     }
 
     #[test]

@@ -271,6 +271,12 @@ impl Cluster {
     /// The arguments that start `node` as it should be.
     #[must_use]
     pub fn start_args(&self, node: u64) -> Vec<String> {
+        self.start_args_reaching(node, |peer| self.addresses[&peer])
+    }
+
+    /// The same, where `node` reaches the founders at the addresses that `reach` says.
+    #[must_use]
+    pub fn start_args_reaching(&self, node: u64, reach: impl Fn(u64) -> SocketAddr) -> Vec<String> {
         let mut args = vec![
             "start".into(),
             "--until-stdin-closes".into(),
@@ -278,10 +284,8 @@ impl Cluster {
             format!("--data-dir={}", self.text(&format!("data{node}"))),
             format!("--listen={}", self.addresses[&node]),
         ];
-        for (peer, address) in self.addresses.range(..=self.founders) {
-            if *peer != node {
-                args.push(format!("--peer={peer}={address}"));
-            }
+        for peer in (1..=self.founders).filter(|peer| *peer != node) {
+            args.push(format!("--peer={peer}={}", reach(peer)));
         }
         args
     }

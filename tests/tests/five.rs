@@ -82,11 +82,8 @@ struct Stage {
 
 impl Stage {
     fn start(&mut self, node: u64, also: &str) {
-        let mut args = self.cluster.start_args(node);
-        args.retain(|arg| !arg.starts_with("--peer="));
-        for peer in (1..=5).filter(|peer| *peer != node) {
-            args.push(format!("--peer={peer}={}", self.network.door(node, peer)));
-        }
+        let door = |peer| self.network.door(node, peer);
+        let mut args = self.cluster.start_args_reaching(node, door);
         args.push(also.to_owned());
         self.cluster.start_with(node, &args);
     }

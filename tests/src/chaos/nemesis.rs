@@ -48,11 +48,8 @@ pub(super) struct Nemesis {
 impl Nemesis {
     /// Starts `node`, whose peers are behind the network.
     pub(super) fn start(&mut self, node: u64) {
-        let mut args = self.cluster.start_args(node);
-        args.retain(|arg| !arg.starts_with("--peer="));
-        for peer in (1..=NODES).filter(|peer| *peer != node) {
-            args.push(format!("--peer={peer}={}", self.network.door(node, peer)));
-        }
+        let door = |peer| self.network.door(node, peer);
+        let mut args = self.cluster.start_args_reaching(node, door);
         args.push(format!("--runtime={}", self.runtime));
         // In the end every operation is held against the logs, which have to be whole for that.
         let tail = self.log_tail.as_deref().unwrap_or("1024GiB");
