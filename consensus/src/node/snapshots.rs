@@ -48,9 +48,9 @@ impl RaftNode {
             );
             self.out.release_snapshot = true;
         }
-        self.giving.taken(useful, self.now);
-        let offer = useful.map(|last| (last, self.memberships.at(last.index)));
-        self.raw.mut_store().offer_snapshot(offer);
+        let snapshot = useful.map(|last| (last, self.memberships.at(last.index).clone()));
+        self.giving.taken(snapshot, self.now);
+        self.raw.mut_store().offer_snapshot(self.giving.offer());
         self.settle();
     }
 
@@ -284,10 +284,10 @@ impl RaftNode {
             self.raw.report_snapshot(member.value(), failure);
         }
         for member in due.offers {
-            let Some(last) = self.giving.held() else {
+            let Some((last, membership)) = self.giving.offer() else {
                 continue;
             };
-            let membership = self.memberships.at(last.index).clone();
+            let membership = membership.clone();
             let offer = Message {
                 term: self.seen.term,
                 body: Body::Snapshot { last, membership },

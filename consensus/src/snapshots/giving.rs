@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{ChunkWanted, STALLED_TICKS};
 use crate::config::{Config, ELECTION_TICKS};
+use crate::membership::Membership;
 use crate::types::{EntryId, NodeId};
 
 /// For how many ticks a snapshot that nobody asks for is kept: long enough for the next member that comes
@@ -38,6 +39,8 @@ pub(crate) struct Giving {
 #[derive(Debug)]
 struct Held {
     last: EntryId,
+    /// The members after `last`, which the log may have forgotten since.
+    membership: Membership,
     used: u64,
 }
 
@@ -77,13 +80,21 @@ impl Giving {
         self.held.as_ref().map(|held| held.last)
     }
 
+    /// What a member is told of it.
+    pub(crate) fn offer(&self) -> Option<(EntryId, &Membership)> {
+        let held = self.held.as_ref()?;
+        Some((held.last, &held.membership))
+    }
+
     /// A member needs a snapshot. Returns whether the state machine is to be asked for one.
     pub(crate) fn is_wanted(&mut self, now: u64) -> bool {
         self.ask_from.take_if(|from| *from <= now).is_some()
     }
 
-    /// The state machine has given a snapshot; or it has none, and is left alone for a while.
-    pub(crate) fn taken(&mut self, last: Option<EntryId>, now: u64) {
+    /// The state machine has given a snapshot, with these members; or it has none, and is left alone for a
+    /// while.
+    pub(crate) fn taken(&mut self, snapshot: Option<(EntryId, Membership)>, now: u64) {
+        let last = snapshot.as_ref().map(|(last, _)| *last);
         let newer = last.is_some() && last != self.held();
         self.ask_from = Some(match newer {
             true => now,
@@ -95,7 +106,11 @@ impl Giving {
         }
         self.waiting.clear();
         self.reading = None;
-        self.held = last.map(|last| Held { last, used: now });
+        self.held = snapshot.map(|(last, membership)| Held {
+            last,
+            membership,
+            used: now,
+        });
     }
 
     /// `raft` has told `to` of the snapshot and waits until it has it.
@@ -216,7 +231,8 @@ mod tests {
             giving.is_wanted(0) && !giving.is_wanted(9),
             "asked for once"
         );
-        giving.taken(Some(last(9)), 0);
+        let membership = Membership::new([id(1), id(2), id(3)], []).unwrap();
+        giving.taken(Some((last(9), membership)), 0);
         giving
     }
 

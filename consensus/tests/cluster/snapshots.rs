@@ -1,8 +1,8 @@
 //! Compaction, and snapshots for members that need what was compacted.
 
-use quorate_consensus::{Body, LogIndex, Transfer};
+use quorate_consensus::{Body, LogIndex, MembershipChange, Transfer};
 
-use crate::rig::{Fate, Rig, Setup};
+use crate::rig::{Fate, Rig, Setup, id};
 
 fn small() -> Setup {
     Setup::voters(3).small()
@@ -267,4 +267,31 @@ fn lost_pieces_are_asked_for_again() {
     let asked: Vec<u64> = asked.collect();
     assert!(asked.is_sorted(), "it never begins anew: {asked:?}");
     assert!(asked.windows(2).any(|pair| pair[0] == pair[1]), "{asked:?}");
+}
+
+/// An offer that is repeated names the members of the snapshot, also when the log has gone beyond a change
+/// of members since: others would be refused, and the member get nothing before the transfer has stalled.
+#[test]
+fn a_repeated_offer_names_the_members_of_its_snapshot() {
+    let mut rig = Rig::led_by(1, Setup::voters(4).small());
+    away(&mut rig, 3);
+    write(&mut rig, 1, 0, 60);
+    rig.net.rule = Some(Box::new(|_, to, message| {
+        match to == 3 && matches!(message.body, Body::Snapshot { .. }) {
+            true => Fate::Drop,
+            false => Fate::Deliver,
+        }
+    }));
+    rig.restart(3);
+    rig.run_until(200, "an offer is lost", |rig| offers(rig, 3) > 0);
+    let learner = MembershipChange::Set {
+        voters: [id(1), id(2), id(3)].into(),
+        learners: [id(4)].into(),
+        addresses: [].into(),
+    };
+    rig.change(1, &learner).unwrap();
+    write(&mut rig, 1, 60, 200);
+    assert!(base(&rig, 1) > rig.status(1).membership.index());
+    rig.net.rule = None;
+    rig.run_until(400, "all agree", Rig::agrees);
 }
