@@ -192,10 +192,10 @@ pub enum Corruption {
         /// Its key.
         row: &'static str,
     },
-    /// An entry does not pass its checksum, or was written for another place.
-    #[error("entry {index} does not match its checksum")]
+    /// A row of entries does not pass its checksum, or was written for another place.
+    #[error("the row of entry {index} does not match its checksum")]
     EntryChecksum {
-        /// Where it stands.
+        /// The first entry of the row.
         index: LogIndex,
     },
     /// A record of some other table does not pass its checksum, or was written for another key.
@@ -204,10 +204,10 @@ pub enum Corruption {
         /// The table. The key is not named, because it is the user's data.
         table: &'static str,
     },
-    /// An entry passes its checksum, but its kind or length is unknown.
-    #[error("entry {index} has impossible content")]
+    /// A row of entries passes its checksum, but a kind or length in it is unknown.
+    #[error("the row of entry {index} has impossible content")]
     EntryContent {
-        /// Where it stands.
+        /// The first entry of the row.
         index: LogIndex,
     },
     /// An entry is missing.

@@ -31,11 +31,13 @@
 mod backend;
 mod check;
 mod draft;
+mod entry_row;
 mod error;
 mod file;
 mod files;
 mod identity;
 mod journal;
+mod log_table;
 mod peers;
 mod planted;
 mod recover;

@@ -1,12 +1,13 @@
 //! Reads and checks a whole log file before any of it is believed.
 
-use quorate_consensus::{HardState, LogIndex, ORIGIN, Recovered};
-use redb::{ReadTransaction, ReadableTable};
+use quorate_consensus::{HardState, ORIGIN, Recovered};
+use redb::ReadTransaction;
 
 use crate::error::{Corruption, StoreFault};
+use crate::log_table::each_row;
 use crate::schema::{
-    BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, META_TABLE, Seal, decode_entry_id,
-    decode_hard_state, read_membership, read_origin,
+    BASE, BOOT, HARD_STATE, META_TABLE, Seal, decode_entry_id, decode_hard_state, read_membership,
+    read_origin,
 };
 use crate::shape::LogShape;
 
@@ -40,14 +41,14 @@ pub(crate) fn recover(
 
     let mut shape = LogShape::new(base);
     let mut bytes = 0;
-    for row in transaction.open_table(LOG_TABLE)?.iter()? {
-        let (index, row) = row?;
-        let index = LogIndex::new(index.value());
-        let row = EntryRow::decode(seal, index, row.value())?;
-        shape.push(row.id)?;
-        bytes += row.bytes();
-        memberships.extend(row.membership());
-    }
+    each_row(transaction, seal, |row| {
+        for entry in row.entries() {
+            shape.push(entry.id)?;
+            bytes += entry.bytes();
+            memberships.extend(entry.membership());
+        }
+        Ok(())
+    })?;
     check_hard_state(&hard_state, &shape)?;
 
     let recovered = Recovered {

@@ -1,41 +1,21 @@
-//! The bytes of every row. `docs/disk.md` says the same in words, for a second implementation.
+//! The bytes of every single row. `docs/disk.md` says the same in words, for a second implementation.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
 use quorate_consensus::{
-    ENTRY_OVERHEAD_BYTES, Entry, EntryId, HardState, LogIndex, MEMBERS_MAX, Membership, NodeId,
-    ORIGIN, Payload, Term,
+    EntryId, HardState, LogIndex, MEMBERS_MAX, Membership, NodeId, ORIGIN, Term,
 };
 use redb::{ReadableTable, TableDefinition};
 
 use crate::error::{Corruption, StoreFault};
 use crate::identity::StoreIdentity;
-use crate::planted;
 
 /// The table of single rows, keyed by name. Every file of a node has it.
 pub const META_TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
-
-/// The entries, keyed by index.
-pub(crate) const LOG_TABLE: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
 
 pub(crate) const BASE: &str = "base";
 pub(crate) const BOOT: &str = "boot";
 pub(crate) const ORIGIN_ROW: &str = "origin";
 pub(crate) const HARD_STATE: &str = "hard_state";
 pub(crate) const MEMBERSHIP: &str = "membership";
-
-/// Checksum, term, kind.
-const ENTRY_HEADER_BYTES: usize = 4 + 8 + 1;
-const KIND_EMPTY: u8 = 0;
-const KIND_COMMAND: u8 = 1;
-const KIND_COMPARE: u8 = 2;
-const KIND_DIGEST: u8 = 3;
-const KIND_MEMBERSHIP: u8 = 4;
-
-/// The only Raft group there is. In every entry's checksum, so that a file with more groups cannot
-/// be mixed up with one that has this group alone.
-const GROUP: u32 = 0;
 
 /// Checksums that only hold in one file: a row that is valid elsewhere fails here.
 ///
@@ -104,126 +84,6 @@ impl Seal {
             return Err(Corruption::RowChecksum { row: name }.into());
         }
         Ok(body.to_vec())
-    }
-
-    fn entry_checksum(&self, index: LogIndex, rest: &[&[u8]; 3]) -> u32 {
-        let [term, kind, payload] = rest;
-        self.checksum(&[
-            b"e",
-            &GROUP.to_le_bytes(),
-            &index.value().to_le_bytes(),
-            term,
-            kind,
-            payload,
-        ])
-    }
-}
-
-/// How many bytes the row of `entry` has.
-pub(crate) fn entry_row_bytes(entry: &Entry) -> usize {
-    ENTRY_HEADER_BYTES
-        + usize::try_from(entry.bytes() - ENTRY_OVERHEAD_BYTES).expect("it is in memory")
-}
-
-/// Writes the row of `entry` into `row`, which has exactly [`entry_row_bytes`].
-pub(crate) fn encode_entry(seal: &Seal, entry: &Entry, row: &mut [u8]) {
-    let term = entry.id.term.value().to_le_bytes();
-    let (kind, payload) = kind_and_payload(entry);
-    let payload = &payload[..];
-    let checksum = seal.entry_checksum(entry.id.index, &[&term, &[kind], payload]);
-    row[..4].copy_from_slice(&checksum.to_le_bytes());
-    row[4..12].copy_from_slice(&term);
-    row[12] = kind;
-    row[ENTRY_HEADER_BYTES..].copy_from_slice(payload);
-}
-
-fn kind_and_payload(entry: &Entry) -> (u8, Cow<'_, [u8]>) {
-    match &entry.payload {
-        Payload::Empty => (KIND_EMPTY, Cow::default()),
-        Payload::Command(command) => (KIND_COMMAND, Cow::Borrowed(command)),
-        Payload::Compare => (KIND_COMPARE, Cow::default()),
-        Payload::Digest { at, digest } => {
-            let mut payload = encode_entry_id(*at);
-            payload.extend_from_slice(&digest.to_le_bytes());
-            (KIND_DIGEST, Cow::Owned(payload))
-        }
-        Payload::Membership(membership) => (KIND_MEMBERSHIP, Cow::Owned(membership.encode())),
-    }
-}
-
-fn decode_payload(kind: u8, payload: &[u8]) -> Option<Payload> {
-    match (kind, payload.is_empty()) {
-        (KIND_EMPTY, true) => Some(Payload::Empty),
-        (KIND_COMMAND, false) => Some(Payload::Command(Bytes::copy_from_slice(payload))),
-        (KIND_COMPARE, true) => Some(Payload::Compare),
-        (KIND_DIGEST, _) => {
-            let (at, digest) = payload.split_first_chunk::<16>()?;
-            let digest = u64::from_le_bytes(digest.try_into().ok()?);
-            let at = decode_entry_id(*at);
-            Some(Payload::Digest { at, digest })
-        }
-        (KIND_MEMBERSHIP, _) => {
-            let membership = Membership::decode(payload)?;
-            Some(Payload::Membership(Box::new(membership)))
-        }
-        _ => None,
-    }
-}
-
-/// An entry's row, checked but not yet copied.
-pub(crate) struct EntryRow<'a> {
-    pub(crate) id: EntryId,
-    kind: u8,
-    payload: &'a [u8],
-}
-
-impl<'a> EntryRow<'a> {
-    /// Checks the row found under `index`.
-    pub(crate) fn decode(seal: &Seal, index: LogIndex, row: &'a [u8]) -> Result<Self, Corruption> {
-        let content = Corruption::EntryContent { index };
-        let Some((header, payload)) = row.split_first_chunk::<ENTRY_HEADER_BYTES>() else {
-            return Err(content);
-        };
-        let [checksum @ .., _, _, _, _, _, _, _, _, _] = *header;
-        let [_, _, _, _, term @ .., kind] = *header;
-        if seal.entry_checksum(index, &[&term, &[kind], payload]) != u32::from_le_bytes(checksum)
-            && !planted::is("row-checksum-skipped")
-        {
-            return Err(Corruption::EntryChecksum { index });
-        }
-        let valid = match kind {
-            // Not copied before somebody wants it.
-            KIND_COMMAND => !payload.is_empty(),
-            _ => decode_payload(kind, payload).is_some(),
-        };
-        if !valid {
-            return Err(content);
-        }
-        Ok(Self {
-            id: EntryId::new(Term::new(u64::from_le_bytes(term)), index),
-            kind,
-            payload,
-        })
-    }
-
-    /// What the entry counts for in byte bounds; see [`Entry::bytes`].
-    pub(crate) fn bytes(&self) -> u64 {
-        ENTRY_OVERHEAD_BYTES + self.payload.len() as u64
-    }
-
-    /// The members that it names, if it is about them.
-    pub(crate) fn membership(&self) -> Option<Membership> {
-        let members = Some(self.payload).filter(|_| self.kind == KIND_MEMBERSHIP);
-        members.and_then(Membership::decode)
-    }
-
-    /// The entry, with a copy of its payload.
-    pub(crate) fn to_entry(&self) -> Entry {
-        let payload = decode_payload(self.kind, self.payload);
-        Entry {
-            id: self.id,
-            payload: payload.expect("checked when the row was decoded"),
-        }
     }
 }
 
@@ -323,124 +183,6 @@ fn decode_founders(body: &[u8]) -> Option<Membership> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn seal() -> Seal {
-        let node = NodeId::new(1).unwrap();
-        Seal::new(
-            &StoreIdentity {
-                cluster: "c".into(),
-                node,
-            },
-            7,
-        )
-    }
-
-    fn members() -> Membership {
-        Membership::new([NodeId::new(1).unwrap()], []).unwrap()
-    }
-
-    fn row(entry: &Entry) -> Vec<u8> {
-        let mut row = vec![0; entry_row_bytes(entry)];
-        encode_entry(&seal(), entry, &mut row);
-        row
-    }
-
-    /// An entry comes back from its row, and from no other place, owner or file.
-    #[test]
-    fn a_row_is_valid_only_where_it_was_written() {
-        let id = EntryId::new(Term::new(3), LogIndex::new(9));
-        for entry in [
-            Entry::empty(id),
-            Entry::command(id, Bytes::from_static(b"put")),
-            Entry {
-                id,
-                payload: Payload::Compare,
-            },
-            Entry {
-                id,
-                payload: Payload::Digest {
-                    at: id,
-                    digest: u64::MAX,
-                },
-            },
-            Entry {
-                id,
-                payload: Payload::Membership(Box::new(members())),
-            },
-        ] {
-            let row = row(&entry);
-            let decoded = EntryRow::decode(&seal(), id.index, &row).unwrap();
-            assert_eq!(decoded.to_entry(), entry);
-            assert!(EntryRow::decode(&seal(), id.index.next(), &row).is_err());
-            let node = NodeId::new(1).unwrap();
-            for (cluster, node, store) in [
-                ("d", node, 7),
-                ("c", NodeId::new(2).unwrap(), 7),
-                ("c", node, 8),
-            ] {
-                let other = Seal::new(
-                    &StoreIdentity {
-                        cluster: cluster.into(),
-                        node,
-                    },
-                    store,
-                );
-                assert!(EntryRow::decode(&other, id.index, &row).is_err());
-            }
-        }
-    }
-
-    /// Every flipped bit and every cut of a row is found.
-    #[test]
-    fn a_damaged_row_is_refused() {
-        let id = EntryId::new(Term::new(3), LogIndex::new(9));
-        let row = row(&Entry::command(id, Bytes::from_static(b"some command")));
-        for bit in 0..row.len() * 8 {
-            let mut damaged = row.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                EntryRow::decode(&seal(), id.index, &damaged).is_err(),
-                "bit {bit}"
-            );
-        }
-        for length in 0..row.len() {
-            assert!(
-                EntryRow::decode(&seal(), id.index, &row[..length]).is_err(),
-                "cut {length}"
-            );
-        }
-    }
-
-    /// A kind from the future, an empty command and an empty entry with a payload are refused even
-    /// under a right checksum.
-    #[test]
-    fn an_impossible_row_is_refused() {
-        let index = LogIndex::new(2);
-        let term = 1u64.to_le_bytes();
-        for (kind, payload, good) in [
-            (0u8, &b""[..], true),
-            (1, b"x", true),
-            (0, b"x", false),
-            (1, b"", false),
-            (2, b"", true),
-            (2, b"x", false),
-            (3, &[1; 24], true),
-            (3, &[1; 23], false),
-            (3, &[1; 25], false),
-            (4, b"x", false),
-            (4, &members().encode(), true),
-            (5, b"x", false),
-            (255, b"", false),
-        ] {
-            let checksum = seal().entry_checksum(index, &[&term, &[kind], payload]);
-            let row = [&checksum.to_le_bytes(), &term[..], &[kind], payload].concat();
-            assert_eq!(
-                EntryRow::decode(&seal(), index, &row).is_ok(),
-                good,
-                "{kind}"
-            );
-        }
-    }
 
     /// What the members of an older file are, and what they cannot be.
     #[test]

@@ -1,5 +1,6 @@
 //! The durable log of one node.
 
+use std::mem;
 use std::path::Path;
 
 use quorate_consensus::{
@@ -13,18 +14,20 @@ use crate::file::{self, OpenedDatabase};
 use crate::files::{Files, OsFiles};
 use crate::identity::{FileKind, IDENTITY, IdentityRow, StoreIdentity};
 use crate::journal::Journal;
+use crate::log_table::{self, LogTable};
 use crate::planted;
 use crate::recover::{Contents, recover};
 use crate::schema::{
-    BASE, BOOT, EntryRow, HARD_STATE, LOG_TABLE, MEMBERSHIP, META_TABLE, ORIGIN_ROW, Seal,
-    encode_entry, encode_entry_id, encode_hard_state, entry_row_bytes, origin_of,
+    BASE, BOOT, HARD_STATE, MEMBERSHIP, META_TABLE, ORIGIN_ROW, Seal, encode_entry_id,
+    encode_hard_state, origin_of,
 };
 use crate::shape::LogShape;
 use crate::storage::Storage;
 
-/// The format of the log file that this version writes. It reads 2 and 3 as well and upgrades them: in 2
-/// nothing was ever compacted, and in 3 states were not compared and members never changed.
-pub const FORMAT: u32 = 4;
+/// The format of the log file that this version writes. It reads 2 to 4 as well and upgrades them: in 2
+/// nothing was ever compacted, up to 3 states were not compared and members never changed, and up to 4
+/// every entry had a row of its own.
+pub const FORMAT: u32 = 5;
 
 /// How large each half of the journal of a new log is unless told otherwise: some hundred commits of
 /// a busy node. While one half fills up, all that the other half says becomes durable in its place.
@@ -104,8 +107,14 @@ pub struct Store {
 struct Removes {
     /// Everything up to this one, which becomes the base.
     base: Option<EntryId>,
-    /// Whether entries at its end.
-    suffix: bool,
+    /// Everything after this one.
+    suffix: Option<EntryId>,
+}
+
+impl Removes {
+    fn any(&self) -> bool {
+        self.base.is_some() || self.suffix.is_some()
+    }
 }
 
 impl Store {
@@ -288,7 +297,7 @@ impl Store {
     /// Checks `write` against the log before it, takes it over into the outline, and says what it removes.
     fn take_over(&mut self, write: &LogWrite) -> Removes {
         let base = self.take_over_cut(write);
-        let mut cuts = false;
+        let mut suffix = None;
         if let Some(first) = write.entries.first() {
             let (first, last) = (first.id.index, self.shape.last().index);
             assert!(
@@ -296,9 +305,9 @@ impl Store {
                 "entry {first} is committed (commit {}) and must not be replaced",
                 self.hard_state.commit
             );
-            cuts = first <= last;
-            if cuts {
+            if first <= last {
                 self.shape.truncate_from(first);
+                suffix = Some(self.shape.last());
             }
         }
         for entry in &write.entries {
@@ -314,7 +323,7 @@ impl Store {
             }
         }
         self.take_over_hard_state(write.hard_state);
-        Removes { base, suffix: cuts }
+        Removes { base, suffix }
     }
 
     /// The new base, if the log gets one. A compaction that was done before does nothing.
@@ -373,14 +382,23 @@ impl Store {
     fn commit(&self, batch: &[LogWrite], removes: &[Removes]) -> Result<(), StoreFault> {
         let transaction = file::begin_durable(&self.database)?;
         {
-            let mut log = transaction.open_table(LOG_TABLE)?;
+            let mut log = LogTable::open(&transaction, self.seal)?;
             let mut meta = transaction.open_table(META_TABLE)?;
+            // Not added yet: entries of several writes share rows.
+            let mut added: Vec<&Entry> = Vec::new();
             for (write, removes) in batch.iter().zip(removes) {
+                if removes.any() {
+                    log.add(&mem::take(&mut added))?;
+                }
                 if let (Some(cut), Some(base)) = (&write.cut, removes.base) {
                     write_cut(&mut log, &mut meta, &self.seal, cut, base)?;
                 }
-                write_entries(&mut log, &self.seal, &write.entries, removes.suffix)?;
+                if let Some(last) = removes.suffix {
+                    log.remove_after(last)?;
+                }
+                added.extend(&write.entries);
             }
+            log.add(&added)?;
             let row = self
                 .seal
                 .close_row(HARD_STATE, encode_hard_state(&self.hard_state));
@@ -390,51 +408,6 @@ impl Store {
         let hold = self.journal.hold();
         transaction.commit()?;
         hold.release()
-    }
-
-    fn read_checked(
-        &self,
-        first: LogIndex,
-        last: LogIndex,
-        bytes_max: u64,
-    ) -> Result<Vec<Entry>, StoreFault> {
-        let log = self.database.begin_read()?.open_table(LOG_TABLE)?;
-        let mut entries = Vec::new();
-        let (mut expected, mut bytes) = (first, 0);
-        for row in log.range(first.value()..=last.value())? {
-            let (index, row) = row?;
-            let index = LogIndex::new(index.value());
-            if index != expected {
-                let found = index;
-                return Err(Corruption::Gap { expected, found }.into());
-            }
-            let row = EntryRow::decode(&self.seal, index, row.value())?;
-            self.check_term(&row)?;
-            bytes += row.bytes();
-            if bytes > bytes_max && !entries.is_empty() {
-                return Ok(entries);
-            }
-            entries.push(row.to_entry());
-            expected = expected.next();
-        }
-        if expected <= last {
-            return Err(Corruption::EntryMissing { index: expected }.into());
-        }
-        Ok(entries)
-    }
-
-    /// An older version of a row is valid in its place; only its term gives it away.
-    fn check_term(&self, row: &EntryRow<'_>) -> Result<(), Corruption> {
-        let index = row.id.index;
-        match self.shape.term_at(index) {
-            Some(expected) if expected == row.id.term => Ok(()),
-            Some(expected) => Err(Corruption::StaleEntry {
-                index,
-                expected,
-                found: row.id.term,
-            }),
-            None => Err(Corruption::EntryMissing { index }),
-        }
     }
 }
 
@@ -478,7 +451,15 @@ impl LogStore for Store {
         if self.stopped {
             return Err(StoreFault::Stopped.into());
         }
-        Ok(self.read_checked(first, last, bytes_max)?)
+        let transaction = self.database.begin_read().map_err(StoreFault::from)?;
+        let range = (first, last);
+        Ok(log_table::read(
+            &transaction,
+            &self.seal,
+            &self.shape,
+            range,
+            bytes_max,
+        )?)
     }
 }
 
@@ -498,7 +479,7 @@ fn fill_founding(
     ] {
         meta.insert(name, seal.close_row(name, body).as_slice())?;
     }
-    transaction.open_table(LOG_TABLE)?;
+    LogTable::open(transaction, *seal)?;
     Ok(())
 }
 
@@ -538,15 +519,15 @@ fn count_start(
 /// Removes the rows up to `base`, or all of them, and says in the same transaction where the log begins
 /// now.
 fn write_cut(
-    log: &mut Table<'_, u64, &'static [u8]>,
+    log: &mut LogTable<'_>,
     meta: &mut Table<'_, &'static str, &'static [u8]>,
     seal: &Seal,
     cut: &Cut,
     base: EntryId,
 ) -> Result<(), StoreFault> {
     match cut {
-        Cut::Compact { index, .. } => log.retain_in(..=index.value(), |_, _| false)?,
-        Cut::Restore { .. } => log.retain(|_, _| false)?,
+        Cut::Compact { .. } => log.remove_to(base)?,
+        Cut::Restore { .. } => log.clear()?,
     }
     let (Cut::Compact { membership, .. } | Cut::Restore { membership, .. }) = cut;
     if !planted::is("members-at-base-not-saved") {
@@ -560,25 +541,6 @@ fn write_cut(
     if !planted::is("base-not-saved") {
         let row = seal.close_row(BASE, encode_entry_id(base));
         meta.insert(BASE, row.as_slice())?;
-    }
-    Ok(())
-}
-
-fn write_entries(
-    log: &mut Table<'_, u64, &'static [u8]>,
-    seal: &Seal,
-    entries: &[Entry],
-    cuts: bool,
-) -> Result<(), StoreFault> {
-    let Some(first) = entries.first() else {
-        return Ok(());
-    };
-    if cuts && !planted::is("log-not-cut") {
-        log.retain_in(first.id.index.value().., |_, _| false)?;
-    }
-    for entry in entries {
-        let mut row = log.insert_reserve(entry.id.index.value(), entry_row_bytes(entry))?;
-        encode_entry(seal, entry, row.as_mut());
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ fn fixture(format: u32, end: &str) -> PathBuf {
 }
 
 /// Entries, a suffix that was replaced, a vote, and enough to go round the journal; from format 3 on, a
-/// compaction, and from format 4 on, entries of every kind.
+/// compaction, from format 4 on, entries of every kind, and in format 5 rows that are divided.
 fn script(format: u32) -> Vec<Vec<LogWrite>> {
     let vote = LogWrite {
         cut: None,
@@ -41,6 +41,9 @@ fn script(format: u32) -> Vec<Vec<LogWrite>> {
     }
     if format > 3 {
         script.push(vec![every_kind()]);
+    }
+    if format > 4 {
+        script.push(vec![write(7, 214..=240, 210), write(8, 230..=250, 213)]);
     }
     script
 }
@@ -129,6 +132,9 @@ fn upgraded(format: u32) {
         assert_eq!(State::of(&opened).unwrap(), expected, "operation {fail_at}");
         let base = opened.recovered.base().index.value() + 10;
         let next = opened.recovered.last.value() + 1;
+        let entries = write(7, next..=next + 9, 200);
+        opened.store.append(&[entries.clone(), entries]).unwrap();
+        let next = next + 5;
         let compacted = LogWrite {
             cut: Some(compact_to(base)),
             ..write(7, next..=next, 200)

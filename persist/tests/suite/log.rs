@@ -10,7 +10,10 @@ use quorate_consensus::{
 use quorate_persist::{Opened, Options, Store};
 use tempfile::TempDir;
 
-use crate::{State, changed, entry, hard_state, identity, index, membership, small, write};
+use crate::disk::Rng;
+use crate::{
+    State, changed, compact_to, entry, hard_state, identity, index, membership, small, write,
+};
 
 fn new_store() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -223,4 +226,72 @@ fn f11_members_go_with_their_entries() {
     assert_eq!(members(&path), [membership(), changed(4)]);
     append(&path, compacted(index(6), changed(4)));
     assert_eq!(members(&path), [changed(4)]);
+}
+
+/// Rows of several entries are divided wherever the log is cut, at either end or in one batch at both, and
+/// what stays is what a plain list of entries keeps.
+#[test]
+fn rows_are_divided_where_the_log_is_cut() {
+    for seed in 0..20 {
+        let mut rng = Rng::new(seed);
+        let (_directory, path) = new_store();
+        let mut expected = State::founding();
+        let mut opened = open(&path);
+        for step in 0..40_u64 {
+            let batch: Vec<LogWrite> = (0..1 + rng.below(3))
+                .map(|write| {
+                    let write = drawn_write(&mut rng, &expected, 3 * step + write as u64);
+                    expected.apply(std::slice::from_ref(&write));
+                    write
+                })
+                .collect();
+            opened.store.append(&batch).unwrap();
+            if rng.below(8) == 0 {
+                drop(opened);
+                opened = open(&path);
+                assert_eq!(State::of(&opened).unwrap(), expected, "seed {seed}");
+            }
+            let (first, last) = (expected.base.index.next(), expected.last());
+            let from =
+                first.value() + rng.below((last.value() + 1 - first.value()) as usize) as u64;
+            if from <= last.value() {
+                let read = opened.store.read(index(from), last, u64::MAX).unwrap();
+                let wanted = expected
+                    .entries
+                    .iter()
+                    .filter(|e| e.id.index >= index(from));
+                assert!(read.iter().eq(wanted), "seed {seed}");
+            }
+        }
+    }
+}
+
+/// Entries of 1 to 1,500 bytes at or before the end of the log of `state`, now and then with a compaction.
+fn drawn_write(rng: &mut Rng, state: &State, number: u64) -> LogWrite {
+    let (base, last) = (state.base.index.value(), state.last().value());
+    let commit = state.hard_state.commit.value();
+    let commit = commit + rng.below((last + 1 - commit) as usize / 2 + 1) as u64;
+    let commit = commit.min(last);
+    let first = commit + 1 + rng.below((last + 1 - commit) as usize) as u64;
+    let first = match rng.below(2) {
+        0 => first,
+        _ => last + 1,
+    };
+    let rises = first <= last || rng.below(6) == 0;
+    let term = match rises {
+        true => number + 2,
+        false => state.hard_state.term.value(),
+    };
+    let entries = (first..first + rng.below(30) as u64).map(|at| {
+        let id = EntryId::new(Term::new(term), index(at));
+        Entry::command(id, vec![at as u8; 1 + rng.below(1_500)].into())
+    });
+    let entries: Vec<Entry> = entries.collect();
+    let compacted = base + rng.below((commit + 1 - base) as usize) as u64;
+    let cut = (compacted > base && rng.below(3) == 0).then(|| compact_to(compacted));
+    LogWrite {
+        cut,
+        entries,
+        hard_state: hard_state(term, None, commit),
+    }
 }

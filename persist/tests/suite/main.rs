@@ -112,6 +112,11 @@ impl State {
         }
     }
 
+    fn last(&self) -> LogIndex {
+        let last = self.entries.last().map_or(self.base, |entry| entry.id);
+        last.index
+    }
+
     fn apply(&mut self, batch: &[LogWrite]) {
         for write in batch {
             match &write.cut {

@@ -111,6 +111,11 @@ pub const BUGS: &[Bug] = &[
         level2(400),
     ),
     bug(
+        "shared-row-not-kept",
+        "where the log is cut inside of a row of several entries, those that stay are lost",
+        level2(40),
+    ),
+    bug(
         "starts-not-counted",
         "a start does not raise the boot counter",
         level2(40),
