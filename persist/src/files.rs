@@ -133,12 +133,12 @@ impl Files for OsFiles {
             .create_new(true)
             .mode(0o600)
             .open(path)?;
-        Ok(Box::new(OsFile::new(file)?))
+        Ok(Box::new(OsFile::new(file, path)?))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Box::new(OsFile::new(file)?))
+        Ok(Box::new(OsFile::new(file, path)?))
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

@@ -45,6 +45,7 @@ mod schema;
 mod shape;
 mod storage;
 mod store;
+mod through;
 mod unchanged;
 
 pub use check::{CheckedLog, check_log};

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
+use std::path::Path;
 
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
-use self::through::write_through;
+use crate::through::Through;
 
 /// A file, as [`StorageBackend`], that can also make a part of itself durable.
 pub trait Storage: StorageBackend {
@@ -29,21 +30,22 @@ pub(crate) struct OsFile {
     /// Carries out what redb asks for, with its locks.
     backend: FileBackend,
     /// The same file.
-    file: File,
+    through: Through,
 }
 
 impl OsFile {
-    pub(crate) fn new(file: File) -> Result<Self, DatabaseError> {
+    /// `file`, which was opened at `path`.
+    pub(crate) fn new(file: File, path: &Path) -> Result<Self, DatabaseError> {
         Ok(Self {
             backend: FileBackend::new(file.try_clone()?)?,
-            file,
+            through: Through::new(file, path),
         })
     }
 }
 
 impl Storage for OsFile {
     fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        write_through(&self.file, offset, data)
+        self.through.write(offset, data)
     }
 }
 
@@ -98,41 +100,5 @@ impl StorageBackend for OsFile {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.backend.query_lock_range(start, end)
-    }
-}
-
-/// One call for writing and syncing these bytes alone, where other parts of the file may be dirty.
-#[cfg(target_os = "linux")]
-mod through {
-    use std::fs::File;
-    use std::io::{self, IoSlice};
-
-    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
-
-    pub(super) fn write_through(file: &File, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
-        while !data.is_empty() {
-            let written = match pwritev2(file, &[IoSlice::new(data)], offset, ReadWriteFlags::DSYNC)
-            {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => written,
-                Err(Errno::INTR) => 0,
-                Err(error) => return Err(error.into()),
-            };
-            data = &data[written..];
-            offset += written as u64;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod through {
-    use std::fs::File;
-    use std::io;
-    use std::os::unix::fs::FileExt;
-
-    pub(super) fn write_through(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
-        file.write_all_at(data, offset)?;
-        file.sync_data()
     }
 }

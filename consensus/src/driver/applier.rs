@@ -112,6 +112,8 @@ impl Applier {
         while let Some(job) = next {
             match job {
                 ApplierJob::Apply(entries) => {
+                    work.commands.reserve(entries.len());
+                    work.done.reserve(entries.len());
                     for (entry, done) in entries {
                         let (at, compare) = (entry.id, entry.payload == Payload::Compare);
                         work.add(entry, done);
