@@ -1,6 +1,7 @@
 //! The frame: the unit every lane carries. `docs/wire.md` describes the bytes.
 
 use bytes::{Buf, Bytes, BytesMut};
+use postcard::ser_flavors::Size;
 use serde::Serialize;
 
 use crate::planted;
@@ -13,6 +14,7 @@ const LENGTH_BYTES: usize = 4;
 const HEADER_BYTES: usize = 1 + 1 + 2 + 1 + 8;
 /// The call id that every shape but `Message` has.
 const CALL_BYTES: usize = 8;
+const FIXED_BYTES_MAX: usize = LENGTH_BYTES + HEADER_BYTES + CALL_BYTES;
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,11 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     frame_bytes_max: usize,
 ) -> Result<Vec<u8>, EncodeError> {
     let (shape, call) = header.shape.parts();
-    let mut out = Vec::with_capacity(64);
+    let bytes_max = frame_bytes_max.saturating_add(LENGTH_BYTES);
+    // Looking twice is less than allocating, and copying, again and again.
+    let size = postcard::serialize_with_flavor(body, Size::default());
+    let size = FIXED_BYTES_MAX.saturating_add(size.map_err(|_| EncodeError::Unencodable)?);
+    let mut out = Vec::with_capacity(size.min(bytes_max));
     out.extend_from_slice(&[0; LENGTH_BYTES]);
     out.push(FRAME_VERSION);
     out.push(shape);
@@ -72,10 +78,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     if let Some(call) = call {
         out.extend_from_slice(&call.to_le_bytes());
     }
-    let bounded = Bounded {
-        out,
-        bytes_max: frame_bytes_max.saturating_add(LENGTH_BYTES),
-    };
+    let bounded = Bounded { out, bytes_max };
     let mut out = postcard::serialize_with_flavor(body, bounded).map_err(|err| match err {
         postcard::Error::SerializeBufferFull => EncodeError::TooLarge,
         _ => EncodeError::Unencodable,

@@ -262,7 +262,7 @@ impl LaneQueue {
     }
 
     fn take_batch(&mut self) -> Vec<Vec<u8>> {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(self.frames.len().min(BATCH_MESSAGES_MAX));
         let mut bytes = 0;
         while batch.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
             let Some(queued) = self.frames.pop_front() else {
@@ -281,10 +281,12 @@ fn coalesce(batch: Vec<Vec<u8>>) -> Vec<Bytes> {
     if batch.len() == 1 {
         return batch.into_iter().map(Bytes::from).collect();
     }
+    let is_small = |frame: &Vec<u8>| frame.len() < COALESCE_BELOW_BYTES;
+    let together = batch.iter().filter(|frame| is_small(frame));
     let mut chunks = Vec::new();
-    let mut small = BytesMut::new();
+    let mut small = BytesMut::with_capacity(together.map(Vec::len).sum());
     for frame in batch {
-        if frame.len() < COALESCE_BELOW_BYTES {
+        if is_small(&frame) {
             small.extend_from_slice(&frame);
         } else {
             if !small.is_empty() {

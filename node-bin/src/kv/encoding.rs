@@ -5,6 +5,7 @@
 //! know it.
 
 use bytes::Bytes;
+use postcard::ser_flavors::Size;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -40,7 +41,9 @@ macro_rules! codec {
 }
 
 pub(super) fn encode(message: &impl Serialize) -> Bytes {
-    encode_behind(Vec::with_capacity(SHORT_BYTES), message).into()
+    // Looking twice is less than allocating twice.
+    let body = postcard::serialize_with_flavor(message, Size::default()).unwrap_or(SHORT_BYTES);
+    encode_behind(Vec::with_capacity(1 + body), message).into()
 }
 
 /// Puts the encoding behind what is there.
