@@ -165,9 +165,11 @@ fn judge(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Inj
             format!("a last write is not applied everywhere, and nothing moves: {statuses:?}")
         });
     });
-    let (seen_by, to) = (world.now() + SEEN_WITHIN, from.unwrap_or_default().value());
+    let to = from.unwrap_or_default().value();
     let watchers = plan.params.clients.watchers;
-    let seen = world.run_until(seen_by, |_| workload.have_seen(watchers, to));
+    let seen = wait_up(world, injector, nodes, SEEN_WITHIN, |_| {
+        workload.have_seen(watchers, to)
+    });
     world.book.with(|book| {
         book.must(seen, "watches get on", || {
             format!("not up to revision {to}")
@@ -179,8 +181,7 @@ fn judge(world: &mut World, plan: &Plan, workload: &Workload, injector: &mut Inj
     }
 }
 
-/// Waits until all have applied the same, `from` and what came after it; false when they get no further. A
-/// disk that was to fail may do so only now: its node is started again.
+/// Waits until all have applied the same, `from` and what came after it; false when they get no further.
 fn become_equal(world: &mut World, injector: &mut Injector, nodes: u64, from: LogIndex) -> bool {
     let end = world.now() + EQUAL_WITHIN;
     let lasts = |world: &World| {
@@ -192,16 +193,33 @@ fn become_equal(world: &mut World, injector: &mut Injector, nodes: u64, from: Lo
     };
     while world.now() < end {
         let before = lasts(world);
-        let deadline = world.now() + STILL_MAX;
-        while world.now() < deadline {
-            injector.start_free(world, nodes);
-            let step = world.now() + TEND_EVERY;
-            if world.run_until(step, |world| world.states_compared(from)) {
-                return true;
-            }
+        if wait_up(world, injector, nodes, STILL_MAX, |world| {
+            world.states_compared(from)
+        }) {
+            return true;
         }
         if lasts(world) == before {
             return false;
+        }
+    }
+    false
+}
+
+/// Waits until `done`, at most for `patience`; false when it was not. A disk that was to fail may do so only
+/// now: its node is started again.
+fn wait_up(
+    world: &mut World,
+    injector: &mut Injector,
+    nodes: u64,
+    patience: Duration,
+    done: impl Fn(&World) -> bool,
+) -> bool {
+    let deadline = world.now() + patience;
+    while world.now() < deadline {
+        injector.start_free(world, nodes);
+        let step = world.now() + TEND_EVERY;
+        if world.run_until(step, &done) {
+            return true;
         }
     }
     false
