@@ -1,7 +1,7 @@
 //! The bytes of a row of entries: one entry, or several in a row. `docs/disk.md` says the same in words.
 //!
-//! A row costs redb a search, and a page holds few: entries that are written together share rows of about
-//! a page, which takes a third of the time of a row for each and half of the file.
+//! A row costs redb a search, and pages that are filled in order stay half empty: so entries that are written
+//! together share rows of about a page. docs/disk.md says what that was measured to save.
 
 use std::borrow::Cow;
 

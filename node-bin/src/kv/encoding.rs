@@ -17,6 +17,9 @@ pub(super) const VERSION: u8 = 1;
 /// Room for most answers to writes: then memory for them is allocated once.
 pub(super) const SHORT_BYTES: usize = 24;
 
+/// Why encoding never fails.
+const WRITABLE: &str = "these types have no form that postcard cannot write";
+
 macro_rules! codec {
     ($($name:ident),*) => {$(
         impl $name {
@@ -42,15 +45,14 @@ macro_rules! codec {
 
 pub(super) fn encode(message: &impl Serialize) -> Bytes {
     // Looking twice is less than allocating twice.
-    let body = postcard::serialize_with_flavor(message, Size::default()).unwrap_or(SHORT_BYTES);
+    let body = postcard::serialize_with_flavor(message, Size::default()).expect(WRITABLE);
     encode_behind(Vec::with_capacity(1 + body), message).into()
 }
 
 /// Puts the encoding behind what is there.
 pub(super) fn encode_behind(mut bytes: Vec<u8>, message: &impl Serialize) -> Vec<u8> {
     bytes.push(VERSION);
-    postcard::to_extend(message, bytes)
-        .expect("these types have no form that postcard cannot write")
+    postcard::to_extend(message, bytes).expect(WRITABLE)
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
