@@ -1,7 +1,7 @@
 //! The bytes of a row of entries: one entry, or several in a row. `docs/disk.md` says the same in words.
 //!
 //! A row costs redb a search, and pages that are filled in order stay half empty: so entries that are written
-//! together share rows of about a page. docs/disk.md says what that was measured to save.
+//! together share rows of one to four pages. docs/disk.md says what that was measured to save.
 
 use std::borrow::Cow;
 
@@ -27,9 +27,15 @@ const KIND_SEVERAL: u8 = 5;
 /// Kind and length, before the payload of each of several entries.
 const PART_HEADER_BYTES: usize = 1 + 4;
 
-/// The longest row that entries share: with it, its key and what redb adds, a page of 4 KiB is full.
-/// One byte more would take a second page.
-pub(crate) const SHARED_ROW_BYTES_MAX: usize = 4096 - 16;
+/// The rows that entries share, the longest first: with one of these, its key and what redb adds, one, two or four
+/// pages of 4 KiB are full. One byte more would take twice as many.
+///
+/// A longer one is one search less and one page less to keep account of; but where the log is cut inside of
+/// one, what stays of it is written again.
+const SHARED_ROW_BYTES: [usize; 3] = [4 * 4096 - 16, 2 * 4096 - 16, 4096 - 16];
+
+/// The longest of them.
+pub(crate) const SHARED_ROW_BYTES_MAX: usize = SHARED_ROW_BYTES[0];
 
 /// The only Raft group there is. In every row's checksum, so that a file with more groups cannot
 /// be mixed up with one that has this group alone.
@@ -45,18 +51,31 @@ fn payload_bytes(entry: &Entry) -> usize {
     usize::try_from(entry.bytes() - ENTRY_OVERHEAD_BYTES).expect("it is in memory")
 }
 
-/// How many of `entries`, from the first on, go into one row: of one term, and at most
-/// [`SHARED_ROW_BYTES_MAX`] together, but at least one.
+/// How many of `entries`, from the first on, go into one row: of one term, and as many as fill the longest of
+/// [`SHARED_ROW_BYTES`] that they can fill, but at least one.
 pub(crate) fn share(entries: &[&Entry]) -> usize {
     let Some(first) = entries.first() else {
         return 0;
     };
     let mut bytes = HEADER_BYTES;
-    let fits = entries.iter().take_while(|entry| {
+    let mut counts = SHARED_ROW_BYTES.map(|_| 0);
+    for entry in entries
+        .iter()
+        .take_while(|entry| entry.id.term == first.id.term)
+    {
         bytes += PART_HEADER_BYTES + payload_bytes(entry);
-        entry.id.term == first.id.term && bytes <= SHARED_ROW_BYTES_MAX
-    });
-    fits.count().max(1)
+        for (count, bytes_max) in counts.iter_mut().zip(SHARED_ROW_BYTES) {
+            *count += usize::from(bytes <= bytes_max);
+        }
+        if bytes > SHARED_ROW_BYTES_MAX {
+            break;
+        }
+    }
+    let filled = SHARED_ROW_BYTES
+        .iter()
+        .position(|bytes_max| bytes > *bytes_max);
+    let shortest = counts.len() - 1;
+    counts[filled.unwrap_or(shortest)].max(1)
 }
 
 /// How many bytes the row of `entries` has.
@@ -427,23 +446,47 @@ mod tests {
         assert!(!is_read(2, &too_long));
     }
 
-    /// Entries share a row as long as it fits a page and the term stays.
+    fn command(term: u64, index: u64, bytes: usize) -> Entry {
+        let id = EntryId::new(Term::new(term), LogIndex::new(index));
+        Entry::command(id, vec![7; bytes].into())
+    }
+
+    fn shared(entries: &[Entry]) -> usize {
+        share(&entries.iter().collect::<Vec<_>>())
+    }
+
+    /// Entries share a row as long as it fits the longest and the term stays.
     #[test]
-    fn entries_share_a_row_up_to_a_page() {
-        let command = |term: u64, index: u64, bytes: usize| {
-            let id = EntryId::new(Term::new(term), LogIndex::new(index));
-            Entry::command(id, vec![7; bytes].into())
-        };
-        let shared = |entries: &[Entry]| share(&entries.iter().collect::<Vec<_>>());
+    fn entries_share_a_row_up_to_the_longest() {
         assert_eq!(shared(&[]), 0);
         assert_eq!(shared(&[command(1, 2, 1), command(1, 3, 1)]), 2);
         assert_eq!(shared(&[command(1, 2, 1), command(2, 3, 1)]), 1);
         assert_eq!(shared(&[command(1, 2, 100_000), command(1, 3, 1)]), 1);
         let half = (SHARED_ROW_BYTES_MAX - HEADER_BYTES) / 2 - PART_HEADER_BYTES;
         let rest = SHARED_ROW_BYTES_MAX - HEADER_BYTES - 2 * PART_HEADER_BYTES - half;
-        let two = [command(1, 2, half), command(1, 3, rest)];
-        assert_eq!(shared(&two), 2);
-        assert_eq!(row(&two).len(), SHARED_ROW_BYTES_MAX);
+        let full = [command(1, 2, half), command(1, 3, rest), command(1, 4, 1)];
+        assert_eq!(shared(&full), 2);
+        assert_eq!(row(&full[..2]).len(), SHARED_ROW_BYTES_MAX);
         assert_eq!(shared(&[command(1, 2, half), command(1, 3, rest + 1)]), 1);
+    }
+
+    /// Rows are nearly full: all but the last of them, and those before an entry that is long itself.
+    #[test]
+    fn rows_fill_their_pages() {
+        for total in 1..=130 {
+            let entries: Vec<Entry> = (0..total).map(|at| command(1, 2 + at, 280)).collect();
+            let (mut rest, mut rows) = (&entries[..], Vec::new());
+            while !rest.is_empty() {
+                let (row_entries, behind) = rest.split_at(shared(rest));
+                rows.push(row(row_entries).len());
+                rest = behind;
+            }
+            let last = rows.pop().unwrap();
+            assert!(last <= SHARED_ROW_BYTES[2], "{total}: {last}");
+            for bytes in rows {
+                let fills = SHARED_ROW_BYTES.map(|max| bytes <= max && bytes + 285 > max);
+                assert!(fills.contains(&true), "{total}: {bytes}");
+            }
+        }
     }
 }
