@@ -219,9 +219,12 @@ impl Drop for ReactorTimer {
     }
 }
 
-/// Who waits for a socket. Readiness comes as an edge: only after the socket has said "would block".
+/// Who waits for a socket. Readiness comes as an edge: with every packet, whether or not those before it were
+/// received.
 #[derive(Debug, Default)]
 struct Readiness {
+    /// The last time all was received that was there, and nothing has been heard since.
+    drained: AtomicBool,
     /// The last send would have blocked, and nothing has been heard since.
     blocked: AtomicBool,
     reader: Mutex<Option<Waker>>,
@@ -230,8 +233,11 @@ struct Readiness {
 
 impl Readiness {
     fn changed(&self, readable: bool, writable: bool) {
-        if readable && let Some(reader) = lock(&self.reader).take() {
-            reader.wake();
+        if readable {
+            self.drained.store(false, Ordering::Release);
+            if let Some(reader) = lock(&self.reader).take() {
+                reader.wake();
+            }
         }
         if writable {
             self.blocked.store(false, Ordering::Release);
@@ -302,11 +308,19 @@ impl AsyncUdpSocket for Socket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        if let Some(received) = try_recv(&self.state, &self.socket, buffers, meta) {
+        let readiness = &self.readiness;
+        // quinn asks until there is nothing more, and whenever a connection has something to say: every second
+        // system call would be for nothing.
+        if !readiness.drained.load(Ordering::Acquire)
+            && let Some(received) = try_recv(&self.state, &self.socket, buffers, meta)
+        {
+            // The system fills as many buffers as it has packets for. One that comes later is another edge,
+            // which is dispatched after this, on this same thread.
+            let drained = matches!(&received, Ok(count) if *count < buffers.len());
+            readiness.drained.store(drained, Ordering::Release);
             return Poll::Ready(received);
         }
-        // An edge that comes before this is dispatched after it, on this same thread.
-        *lock(&self.readiness.reader) = Some(context.waker().clone());
+        *lock(&readiness.reader) = Some(context.waker().clone());
         Poll::Pending
     }
 
