@@ -44,13 +44,13 @@ pub struct Config {
     pub message_bytes_max: u64,
     /// How many bytes of the newest entries stay in memory. Older ones are read from the store.
     ///
-    /// Default 16 MiB. When more than this is not yet durable and applied, new entries are refused.
+    /// Default 8 MiB. When more than this is not yet durable and applied, new entries are refused.
     pub log_view_bytes_max: u64,
     /// How many reads may wait for a majority before further ones are refused. Default 100,000.
     pub reads_max: usize,
     /// After how many applied bytes the state machine is asked to begin to make itself durable.
     ///
-    /// Default 24 MiB. Too small: what changes often is written often; the key-value store, with 100,000 keys of
+    /// Default 32 MiB. Too small: what changes often is written often; the key-value store, with 100,000 keys of
     /// 256 bytes, took a quarter of all CPU for that at 8 MiB, and a seventh of its throughput. Too large: more
     /// memory, more to write at once, and more to apply again after a crash.
     pub checkpoint_bytes: u64,
@@ -118,9 +118,9 @@ impl Config {
             command_bytes_max: 1 << 20,
             uncommitted_bytes_max: 4 << 20,
             message_bytes_max: 256 << 10,
-            log_view_bytes_max: 16 << 20,
+            log_view_bytes_max: 8 << 20,
             reads_max: 100_000,
-            checkpoint_bytes: 24 << 20,
+            checkpoint_bytes: 32 << 20,
             checkpoint_interval: Duration::from_secs(5),
             log_tail_bytes: 64 << 20,
             log_bytes_max: 1 << 30,

@@ -49,8 +49,9 @@ use super::query::{Answer, Pair, Query, RANGE_BYTES_MAX};
 pub const KV_CACHE_BYTES_DEFAULT: usize = 16 << 20;
 
 /// How much may have been applied and not yet be on its way to the disk, unless told otherwise:
-/// twice the default of [`Config::checkpoint_bytes`](quorate_consensus::Config::checkpoint_bytes),
-/// so that a flush may take as long as the load between two checkpoints before anyone waits.
+/// half as much again as the default of
+/// [`Config::checkpoint_bytes`](quorate_consensus::Config::checkpoint_bytes), so that a flush may take as long
+/// as the load between two checkpoints before anyone waits, unless nearly every write is to another small key.
 pub const KV_OVERLAY_BYTES_DEFAULT: usize = 48 << 20;
 
 /// In format 1 there were users' keys only, as they are.

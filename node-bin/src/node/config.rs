@@ -26,7 +26,7 @@ pub struct NodeConfig {
     pub join: bool,
     /// Timing and bounds of consensus; `node` and `boot` in it are set by the node itself.
     pub raft: Config,
-    /// How much of the log's file redb may keep in memory. Default 8 MiB: the newest entries are kept
+    /// How much of the log's file redb may keep in memory. Default 2 MiB: the newest entries are kept
     /// apart, so that only members far behind make the file read.
     pub log_cache_bytes: usize,
     /// How large each half of the journal in a new log is; see
