@@ -329,7 +329,10 @@ fn run_check(file: &std::path::Path) -> bool {
 
 fn write_evidence() -> io::Result<bool> {
     let evidence = Evidence::load()?;
-    std::fs::write(evidence::page_path(), evidence.page())?;
+    let page = evidence::page_path();
+    std::fs::write(&page, evidence.page())?;
+    // Of the checkout that this executable was built in, which need not be the one it runs in.
+    println!("{} is written", page.display());
     Ok(evidence.open().is_empty())
 }
 
