@@ -36,6 +36,10 @@ use crate::signal::lock;
 /// Events taken from the system at once; there are as many as sockets, which are few.
 const EVENTS_MAX: usize = 64;
 
+/// Whether a receive fills as many buffers as there are packets for, so that one left over means that there was no
+/// more. quinn takes one packet at a time on some systems, however many buffers it has.
+const FILLS_BUFFERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 /// The token of wake-ups from other threads; sockets count up from one.
 const WAKE: Token = Token(0);
 
@@ -314,9 +318,8 @@ impl AsyncUdpSocket for Socket {
         if !readiness.drained.load(Ordering::Acquire)
             && let Some(received) = try_recv(&self.state, &self.socket, buffers, meta)
         {
-            // The system fills as many buffers as it has packets for. One that comes later is another edge,
-            // which is dispatched after this, on this same thread.
-            let drained = matches!(&received, Ok(count) if *count < buffers.len());
+            // One that comes later is another edge, which is dispatched after this, on this same thread.
+            let drained = FILLS_BUFFERS && matches!(&received, Ok(count) if *count < buffers.len());
             readiness.drained.store(drained, Ordering::Release);
             return Poll::Ready(received);
         }
