@@ -1,7 +1,7 @@
 //! A cluster of real nodes in this process: real sockets, real files, real certificates.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate_quic_transport::runtime::IoThread;
 use tempfile::TempDir;
 
+use crate::ports::Ports;
 use crate::wait::until;
 
 /// Nodes 1 to n, their certificates, files and addresses.
@@ -19,6 +20,8 @@ pub struct Cluster {
     ca: Ca,
     directory: TempDir,
     addresses: BTreeMap<NodeId, SocketAddr>,
+    /// Behind the addresses: nodes end here and start again.
+    _ports: Ports,
     nodes: BTreeMap<NodeId, Node>,
     client_thread: IoThread,
     configure: fn(&mut NodeConfig),
@@ -54,13 +57,12 @@ impl Cluster {
     pub fn start_as(size: u64, configure: fn(&mut NodeConfig)) -> Self {
         let name = ClusterName::new("test").expect("a valid name");
         let ca = Ca::generate(&name, &CaOptions::default()).expect("a CA in memory");
+        let ports = Ports::claim(size as usize);
         let mut cluster = Self {
             ca,
             directory: TempDir::new().expect("a temporary folder"),
-            addresses: (1..=size)
-                .map(id)
-                .zip(free_addresses(size as usize))
-                .collect(),
+            addresses: (1..).map(id).zip(ports.addresses()).collect(),
+            _ports: ports,
             nodes: BTreeMap::new(),
             client_thread: IoThread::spawn("client").expect("a thread"),
             configure,
@@ -206,16 +208,4 @@ impl Cluster {
         })
         .await
     }
-}
-
-/// Addresses that were free a moment ago.
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    // All are held together, so that they differ.
-    let sockets: Vec<UdpSocket> = (0..count)
-        .map(|_| UdpSocket::bind("127.0.0.1:0").expect("a free port on the loopback"))
-        .collect();
-    sockets
-        .iter()
-        .map(|socket| socket.local_addr().expect("a bound address"))
-        .collect()
 }

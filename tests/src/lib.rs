@@ -14,6 +14,7 @@ pub mod log;
 pub mod params;
 pub mod plan;
 pub mod planted;
+pub mod ports;
 pub mod process;
 pub mod raw;
 pub mod report;

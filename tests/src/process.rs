@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -16,6 +16,8 @@ use quorate::NodeId;
 use quorate::kv::{Client, ClientConfig};
 use quorate_certs::{Ca, CaOptions, ClusterName, Credentials, IssueOptions, Issued, Subject};
 use quorate_quic_transport::quinn::Runtime;
+
+use crate::ports::Ports;
 
 /// How long anything here may take. Everything takes well under a second on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -191,6 +193,8 @@ pub struct Cluster {
     ca: Ca,
     founders: u64,
     addresses: BTreeMap<u64, SocketAddr>,
+    /// Behind the addresses: nodes end here and start again.
+    _ports: Ports,
     running: BTreeMap<u64, Child>,
 }
 
@@ -211,11 +215,13 @@ impl Cluster {
     #[must_use]
     pub fn founded_by(founders: u64, newcomers: u64) -> Self {
         let nodes = founders + newcomers;
+        let ports = Ports::claim(nodes as usize);
         let cluster = Self {
             founders,
             folder: tempfile::tempdir().expect("a temporary folder"),
             ca: ca(CLUSTER),
-            addresses: free_addresses(nodes),
+            addresses: (1..).zip(ports.addresses()).collect(),
+            _ports: ports,
             running: BTreeMap::new(),
         };
         for node in 1..=nodes {
@@ -470,15 +476,4 @@ pub fn ca(cluster: &str) -> Ca {
 #[must_use]
 pub fn issue(ca: &Ca, subject: &Subject) -> Issued {
     ca.issue(subject, &IssueOptions::default()).expect("issued")
-}
-
-/// Free UDP ports. All are held at once, so that they differ.
-fn free_addresses(count: u64) -> BTreeMap<u64, SocketAddr> {
-    let mut held = Vec::new();
-    for node in 1..=count {
-        held.push((node, UdpSocket::bind("127.0.0.1:0").expect("a free port")));
-    }
-    held.iter()
-        .map(|(node, socket)| (*node, socket.local_addr().expect("a bound socket")))
-        .collect()
 }

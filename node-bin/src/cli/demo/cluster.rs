@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,10 @@ use super::POLL_INTERVAL;
 use crate::cli::{Failure, exit};
 
 const NODES: u64 = 3;
+
+/// Where ports are looked for: below those that systems hand out (Linux from 32,768), since otherwise any socket
+/// that anyone opens may get the port of the node that is killed and restarted, or of one that `--keep` keeps.
+const PORTS: Range<u16> = 28_100..32_700;
 
 /// How much of a node's log is quoted when it does not start.
 const LOG_LINES_SHOWN: usize = 5;
@@ -225,17 +231,22 @@ impl Drop for Running {
 
 /// A free UDP port for each node. All are held at once, so that they differ.
 fn free_addresses() -> std::io::Result<BTreeMap<NodeId, SocketAddr>> {
+    // Two demonstrations at a time do not both try the same ones first.
+    let first = PORTS.start + (RandomState::new().hash_one(()) % PORTS.len() as u64) as u16;
     let mut held = Vec::new();
-    let mut addresses = BTreeMap::new();
-    for id in 1..=NODES {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        addresses.insert(
-            NodeId::new(id).expect("counted from one"),
-            socket.local_addr()?,
-        );
-        held.push(socket);
+    let mut unusable = None;
+    for port in (first..PORTS.end).chain(PORTS.start..first) {
+        match UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(socket) => held.push(socket),
+            Err(error) => unusable = Some(error),
+        }
+        if held.len() == NODES as usize {
+            let nodes = (1..).filter_map(NodeId::new);
+            let addresses = held.iter().map(UdpSocket::local_addr);
+            return nodes.zip(addresses).map(|(id, at)| Ok((id, at?))).collect();
+        }
     }
-    Ok(addresses)
+    Err(unusable.expect("there are more ports than nodes"))
 }
 
 #[cfg(test)]
