@@ -1,43 +1,70 @@
-//! A backend that need not be known by its type.
+//! The backend of a file without a journal.
 
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redb::{BackendError, StorageBackend};
 
 use crate::storage::Storage;
 
-/// redb takes backends by type, and [`Files`](crate::Files) gives any.
-#[derive(Debug)]
-pub(crate) struct AnyBackend(pub(crate) Box<dyn Storage>);
+/// How much may have been written and not be synced: some milliseconds of a disk's time. With all that a
+/// checkpoint writes left to its end, the disk is given tens of MiB at once, and every commit of the log waits
+/// behind them (256 clients on one slow disk: p99 of 68 instead of 40 ms). Too small: more syncs than writes.
+const UNSYNCED_BYTES_MAX: usize = 1 << 20;
 
-impl StorageBackend for AnyBackend {
+/// Any storage, since redb takes backends by type; synced while it is written, and not only when redb asks.
+///
+/// A page that becomes durable early is harmless: until the header names it, nothing does.
+#[derive(Debug)]
+pub(crate) struct Paced {
+    storage: Box<dyn Storage>,
+    /// Written since the last sync, or a little less where threads write at the same time.
+    unsynced: AtomicUsize,
+}
+
+impl Paced {
+    pub(crate) fn new(storage: Box<dyn Storage>) -> Self {
+        Self {
+            storage,
+            unsynced: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl StorageBackend for Paced {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.storage.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.storage.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.storage.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.storage.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.storage.write(offset, data)?;
+        let before = self.unsynced.fetch_add(data.len(), Ordering::Relaxed);
+        if before.saturating_add(data.len()) >= UNSYNCED_BYTES_MAX {
+            self.sync_data()?;
+        }
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.storage.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.storage.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(
@@ -45,22 +72,108 @@ impl StorageBackend for AnyBackend {
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.storage.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.storage.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.storage.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.storage.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.storage.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Counts what is not synced, and fails the sync number `fails`.
+    #[derive(Debug, Default)]
+    struct Disk {
+        unsynced: usize,
+        most: usize,
+        syncs: usize,
+        fails: Option<usize>,
+    }
+
+    #[derive(Debug)]
+    struct OnDisk(Arc<Mutex<Disk>>);
+
+    impl Storage for OnDisk {}
+
+    impl StorageBackend for OnDisk {
+        fn len(&self) -> io::Result<u64> {
+            Ok(1 << 30)
+        }
+
+        fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            let mut disk = self.0.lock().unwrap();
+            disk.syncs += 1;
+            if disk.fails == Some(disk.syncs) {
+                return Err(io::Error::other("no"));
+            }
+            disk.unsynced = 0;
+            Ok(())
+        }
+
+        fn write(&self, _: u64, data: &[u8]) -> io::Result<()> {
+            let mut disk = self.0.lock().unwrap();
+            disk.unsynced += data.len();
+            disk.most = disk.most.max(disk.unsynced);
+            Ok(())
+        }
+    }
+
+    fn paced(disk: &Arc<Mutex<Disk>>) -> Paced {
+        Paced::new(Box::new(OnDisk(Arc::clone(disk))))
+    }
+
+    #[test]
+    fn what_is_written_is_synced_before_it_is_much() {
+        let disk = Arc::new(Mutex::new(Disk::default()));
+        let paced = paced(&disk);
+        let page = [0; 4096];
+        for written in 1..=4 * UNSYNCED_BYTES_MAX / page.len() {
+            paced.write(0, &page).unwrap();
+            let syncs = written * page.len() / UNSYNCED_BYTES_MAX;
+            assert_eq!(disk.lock().unwrap().syncs, syncs);
+        }
+        // A sync that was asked for counts as well.
+        paced.write(0, &vec![0; UNSYNCED_BYTES_MAX - 1]).unwrap();
+        paced.sync_data().unwrap();
+        paced.write(0, &page).unwrap();
+        let disk = disk.lock().unwrap();
+        assert_eq!((disk.syncs, disk.most), (5, UNSYNCED_BYTES_MAX));
+    }
+
+    /// After a sync that failed nobody knows what is on the disk: whoever writes has to hear of it.
+    #[test]
+    fn a_sync_that_fails_fails_the_write() {
+        let disk = Arc::new(Mutex::new(Disk {
+            fails: Some(1),
+            ..Disk::default()
+        }));
+        let paced = paced(&disk);
+        paced.write(0, &vec![0; UNSYNCED_BYTES_MAX - 1]).unwrap();
+        paced.write(0, &[0]).unwrap_err();
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use redb::{Database, WriteTransaction};
 
-use crate::backend::AnyBackend;
+use crate::backend::Paced;
 use crate::error::CreateError;
 use crate::file::{self, OpenedDatabase};
 use crate::files::Files;
@@ -46,7 +46,7 @@ impl DatabaseDraft {
         let temporary = file::fresh_name(&*files, path).map_err(io)?;
         file::make_under(&*files, &temporary, path, |storage| {
             let id = file::random_id(&*files).map_err(io)?;
-            file::create_database_on(AnyBackend(storage), path, kind, identity, id, fill)
+            file::create_database_on(Paced::new(storage), path, kind, identity, id, fill)
         })?;
         let opened = file::open_database(&*files, &temporary, kind, identity, cache_bytes);
         let opened = opened.map_err(|error| io(io::Error::other(error)))?;

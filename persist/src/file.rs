@@ -9,7 +9,7 @@ use redb::{
     WriteTransaction,
 };
 
-use crate::backend::AnyBackend;
+use crate::backend::Paced;
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
 use crate::files::Files;
 use crate::identity::{CLUSTER_BYTES_MAX, FileKind, IDENTITY, IdentityRow, StoreIdentity};
@@ -55,7 +55,7 @@ pub fn create_database(
     fill: impl FnOnce(&WriteTransaction, &Seal) -> Result<(), redb::Error>,
 ) -> Result<u128, CreateError> {
     publish_database(files, path, |storage, id| {
-        create_database_on(AnyBackend(storage), path, kind, identity, id, fill)
+        create_database_on(Paced::new(storage), path, kind, identity, id, fill)
     })
 }
 
@@ -207,7 +207,7 @@ pub fn open_database(
     cache_bytes: usize,
 ) -> Result<OpenedDatabase, OpenError> {
     let storage = open_storage(files, path)?;
-    open_database_on(AnyBackend(storage), path, kind, identity, cache_bytes)
+    open_database_on(Paced::new(storage), path, kind, identity, cache_bytes)
 }
 
 /// Opens the file at `path`, whose name is durable when this returns.
