@@ -46,13 +46,13 @@ use super::query::{Answer, Pair, Query, RANGE_BYTES_MAX};
 
 /// What redb keeps of the state in memory unless told otherwise: enough for the hot part of a small
 /// machine's data, whatever the size of the file. What was written last is in memory anyway. Twice as much
-/// answers a sixth more reads of 100,000 keys of 256 bytes, and brings a busy node above 100 MiB.
+/// answers a fifth more reads of 100,000 keys of 256 bytes, and brings a busy node above 100 MiB.
 pub const KV_CACHE_BYTES_DEFAULT: usize = 8 << 20;
 
 /// How much may have been applied and not yet be on its way to the disk, unless told otherwise:
-/// twice the default of
-/// [`Config::checkpoint_bytes`](quorate_consensus::Config::checkpoint_bytes), so that a flush may take as long
-/// as the load between two checkpoints before anyone waits, unless nearly every write is to another small key.
+/// twice the default of [`Config::checkpoint_bytes`](quorate_consensus::Config::checkpoint_bytes), so that a
+/// flush may take as long as the load between two checkpoints before anyone waits, unless nearly every write is
+/// to another small key.
 pub const KV_OVERLAY_BYTES_DEFAULT: usize = 48 << 20;
 
 /// In format 1 there were users' keys only, as they are.
