@@ -137,7 +137,7 @@ pub const BUGS: &[Bug] = &[
     ),
     bug(
         "pair-missing-in-snapshot",
-        "a snapshot lacks one of the pairs of a piece",
+        "a piece of a snapshot lacks all pairs but its first",
         level2(100),
     ),
     bug(

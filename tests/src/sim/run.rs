@@ -205,8 +205,8 @@ fn become_equal(world: &mut World, injector: &mut Injector, nodes: u64, from: Lo
     false
 }
 
-/// Waits until `done`, at most for `patience`; false when it was not. A disk that was to fail may do so only
-/// now: its node is started again.
+/// Waits until `done`, at most for `patience`; false when it was not, or when a promise was broken: then time
+/// does not pass any more. A disk that was to fail may do so only now: its node is started again.
 fn wait_up(
     world: &mut World,
     injector: &mut Injector,
@@ -215,7 +215,7 @@ fn wait_up(
     done: impl Fn(&World) -> bool,
 ) -> bool {
     let deadline = world.now() + patience;
-    while world.now() < deadline {
+    while world.now() < deadline && world.failure().is_none() {
         injector.start_free(world, nodes);
         let step = world.now() + TEND_EVERY;
         if world.run_until(step, &done) {
