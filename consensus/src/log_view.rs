@@ -161,7 +161,7 @@ impl LogView {
         self.window.clear();
         self.window_bytes = 0;
         self.window_first = base.index.value() + 1;
-        self.fetches.get_mut().wanted.clear();
+        self.forget_wanted();
         self.snapshot = None;
     }
 
@@ -270,6 +270,16 @@ impl LogView {
     /// Drops what [`LogView::offer_fetched`] brought.
     pub(crate) fn forget_fetched(&mut self) {
         self.fetches.get_mut().arrived = Vec::new();
+    }
+
+    /// Reads that were not asked for yet will not be answered either.
+    fn forget_wanted(&mut self) {
+        let Fetches {
+            wanted, in_flight, ..
+        } = self.fetches.get_mut();
+        for wanted in wanted.drain(..) {
+            in_flight.retain(|&first| first != wanted.first);
+        }
     }
 
     fn push(&mut self, entry: PbEntry) {

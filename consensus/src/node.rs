@@ -354,6 +354,11 @@ impl RaftNode {
         }
     }
 
+    /// Who leads, as far as this node knows.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.seen.leader
+    }
+
     /// The configuration the node runs with.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -482,7 +487,8 @@ impl RaftNode {
     }
 
     fn may_win(&self) -> bool {
-        !self.membership().is_single_voter() || self.log_is_durable()
+        let alone = self.membership().is_single_voter(self.config.node);
+        !alone || self.log_is_durable()
     }
 
     /// Whether new entries have to wait until older ones are durable and applied, and can be forgotten.
@@ -576,6 +582,7 @@ impl RaftNode {
         }
         self.reads.begin_anew();
         if leads(self.seen) && !(leads(before) && before.term == term) {
+            self.fail_transfer();
             self.comparison.leader_changed();
             self.inherited_bytes = self.raw.store().bytes_after(status.commit);
             let unknown = self.proposals.leads_again(status.last.index, term);

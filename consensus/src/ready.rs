@@ -19,6 +19,8 @@ use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 pub struct Ready {
     /// Send these now. Loss is allowed.
     pub messages: Vec<(NodeId, Message)>,
+    /// Read these older entries from the store and bring them back. Before `append`, which may remove them.
+    pub fetches: Vec<Fetch>,
     /// Make this durable, after all earlier ones, and bring the ticket back.
     pub append: Option<Append>,
     /// Replace the state by the snapshot up to this entry, which the sink has finished, before anything
@@ -28,8 +30,6 @@ pub struct Ready {
     pub committed: Vec<Committed>,
     /// Answer these from the state machine once it has applied `committed` and all before it.
     pub reads: Vec<ReadToken>,
-    /// Read these older entries from the store and bring them back.
-    pub fetches: Vec<Fetch>,
     /// Do this with the sink of snapshots, in order, and report each.
     pub take: Vec<Take>,
     /// Ask the state machine for a snapshot, keep it for `chunks`, and say up to where it goes.

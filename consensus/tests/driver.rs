@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_lite::future::block_on;
+use futures_lite::future::{self, block_on};
 use quorate_consensus::{
-    Batch, Clock, Config, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite, Membership, Message,
-    NodeId, ORIGIN, Parts, ProposeError, RaftHandle, RaftNode, ReadError, Recovered, Running,
-    StateMachine, StateMachineError, StoreError, Transport, Undelivered, assemble,
+    Batch, Body, Clock, Config, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite, Membership,
+    Message, NodeId, ORIGIN, Parts, ProposeError, READS_BYTES_MAX, RaftHandle, RaftNode, ReadError,
+    Recovered, Running, StateMachine, StateMachineError, StoreError, Term, Transport, Undelivered,
+    assemble,
 };
 
 struct Nowhere;
@@ -305,4 +306,124 @@ fn the_inbox_is_bounded_and_nobody_waits_for_ever() {
         count,
         "everyone has an answer"
     );
+}
+
+/// A driver that panics, or whose executor drops it, answers whoever waits in its inbox.
+#[test]
+fn nobody_waits_for_a_driver_that_is_dropped() {
+    let Running { handle, driver, .. } =
+        assembled(&Arc::new(Mutex::new(Disk::Works)), DISK_HANG_TIMEOUT);
+    let (sender, outcomes) = mpsc::channel();
+    handle.propose_then("x".into(), move |outcome| sender.send(outcome).unwrap());
+    let (sender, answers) = mpsc::channel();
+    handle.query_then("x".into(), move |answer| sender.send(answer).unwrap());
+    drop(driver);
+    let outcome = outcomes.try_recv().expect("it is answered");
+    assert!(matches!(outcome, Err(ProposeError::OutcomeUnknown { .. })));
+    assert_eq!(answers.try_recv(), Ok(Err(ReadError::Stopped)));
+}
+
+/// Reads are bounded for as long as they wait, wherever that is: here for a state machine that does not come to
+/// them. Others are refused, and answered once there is room again.
+#[test]
+fn reads_that_wait_for_the_state_machine_are_bounded() {
+    let Running {
+        handle,
+        driver,
+        writer,
+        applier,
+        ..
+    } = assembled(&Arc::new(Mutex::new(Disk::Works)), DISK_HANG_TIMEOUT);
+    let driver = thread::spawn(|| block_on(driver.run()));
+    let writer = thread::spawn(|| block_on(writer.run()));
+    let half = Bytes::from(vec![0; usize::try_from(READS_BYTES_MAX / 2).unwrap()]);
+    let mut first = [0, 1].map(|_| Box::pin(handle.query_stale(half.clone())));
+    for answer in &mut first {
+        assert_eq!(block_on(future::poll_once(answer)), None);
+    }
+    let refused = block_on(handle.query_stale("one more".into()));
+    assert_eq!(refused, Err(ReadError::Overloaded));
+    let applier = thread::spawn(|| block_on(applier.run()));
+    for answer in first {
+        block_on(answer).unwrap();
+    }
+    block_on(handle.query_stale("one more".into())).unwrap();
+    handle.stop();
+    driver.join().unwrap().unwrap();
+    writer.join().unwrap();
+    applier.join().unwrap();
+}
+
+/// Stands still until it is told otherwise.
+#[derive(Clone)]
+struct HandClock(Arc<Mutex<Instant>>);
+
+impl Clock for HandClock {
+    fn now(&self) -> Instant {
+        *self.0.lock().unwrap()
+    }
+
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(future::pending())
+    }
+}
+
+/// What a node says of the age of its state counts the time in which it did not run, be it leader or not.
+#[test]
+fn h8_a_pause_makes_a_stale_read_older() {
+    const PAUSE: Duration = Duration::from_secs(10);
+    let clock = HandClock(Arc::new(Mutex::new(Instant::now())));
+    let [own, other] = [1, 2].map(|node| NodeId::new(node).unwrap());
+    let leads = |voters: &[NodeId]| voters.len() == 1;
+    for voters in [&[own][..], &[own, other]] {
+        let recovered = Recovered::founding(Membership::new(voters.to_vec(), []).unwrap());
+        let core = RaftNode::new(Config::new(own), &recovered, ORIGIN, Vec::new()).unwrap();
+        let Running {
+            handle,
+            driver,
+            writer,
+            applier,
+            ..
+        } = assemble(
+            core,
+            Parts {
+                transport: Box::new(Nowhere),
+                store: Box::new(Log {
+                    entries: BTreeMap::new(),
+                    disk: Arc::new(Mutex::new(Disk::Works)),
+                }),
+                state_machine: Box::new(Counter(0)),
+                clock: Arc::new(clock.clone()),
+                observer: Box::new(|_| {}),
+            },
+        );
+        let (mut driver, mut writer) = (Box::pin(driver.run()), Box::pin(writer.run()));
+        let mut applier = Box::pin(applier.run());
+        let mut turns = || {
+            for _ in 0..8 {
+                assert!(block_on(future::poll_once(&mut driver)).is_none());
+                assert!(block_on(future::poll_once(&mut writer)).is_none());
+                assert!(block_on(future::poll_once(&mut applier)).is_none());
+            }
+        };
+        let mut silent_for = || {
+            let mut answer = Box::pin(handle.query_stale(Bytes::new()));
+            assert!(block_on(future::poll_once(&mut answer)).is_none());
+            turns();
+            block_on(answer).unwrap().leader_silent_for
+        };
+        assert_eq!(silent_for(), None, "no leader is known");
+        if leads(voters) {
+            handle.campaign();
+        } else {
+            let commit = ORIGIN.index;
+            let (term, body) = (Term::new(2), Body::Heartbeat { commit, read: None });
+            assert!(handle.deliver(other, Message { term, body }));
+        }
+        // Whatever waits there comes before the question.
+        silent_for();
+        assert_eq!(silent_for(), Some(Duration::ZERO));
+        *clock.0.lock().unwrap() += PAUSE;
+        assert_eq!(silent_for(), Some(PAUSE), "{voters:?}");
+    }
 }

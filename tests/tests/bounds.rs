@@ -8,7 +8,7 @@ use quorate::kv::{
     KEY_BYTES_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, VALUE_BYTES_MAX,
 };
 use quorate_certs::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX};
-use quorate_consensus::{Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX};
+use quorate_consensus::{Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX};
 use quorate_quic_transport::{Limits, Timings};
 
 /// Every row of the table in SECURITY.md is written here a second time, from the code.
@@ -149,6 +149,10 @@ fn rows() -> Vec<String> {
             bytes(raft.uncommitted_bytes_max),
         ),
         row("reads waiting for a majority", number(raft.reads_max)),
+        row(
+            "reads waiting for their answers",
+            format!("{} and {}", number(READS_MAX), bytes(READS_BYTES_MAX)),
+        ),
         row("entries in memory", bytes(raft.log_view_bytes_max)),
     ]
 }

@@ -361,7 +361,6 @@ fn h8_every_node_answers() {
     futures_lite::future::block_on(async {
         let cluster = Cluster::start(3);
         let client = cluster.client(Duration::from_secs(20));
-        let leader = cluster.leader().await;
         for round in 0..20 {
             let revision = client.put("a", round.to_string()).await.unwrap();
             for node in (1..=3).map(id) {
@@ -377,8 +376,6 @@ fn h8_every_node_answers() {
             let stale = client.query_stale(node, query.clone()).await.unwrap();
             let silent = stale.leader_silent_for.expect("it knows a leader");
             assert!(silent < Duration::from_secs(1));
-            // Counted in ticks, so that a follower may have heard it in this very one.
-            assert!(node != leader || silent.is_zero(), "{silent:?}");
             let quorate::kv::Answer::Value { revision, .. } = stale.answer else {
                 panic!("{:?}", stale.answer);
             };

@@ -28,6 +28,13 @@ pub const INBOX_REQUESTS_MAX: usize = 16_384;
 /// two for what peers send.
 pub const INBOX_BYTES_MAX: u64 = 32 << 20;
 
+/// How many reads may wait for their answers, those that a majority has confirmed and the state machine has not
+/// come to among them. As many as [`Config::reads_max`](crate::Config::reads_max) may wait for the majority.
+pub const READS_MAX: usize = 100_000;
+
+/// How many bytes the queries of the reads that wait may have.
+pub const READS_BYTES_MAX: u64 = 32 << 20;
+
 /// Everything that can happen to a node, besides the passing of time.
 pub(super) enum Input {
     Message {
@@ -84,8 +91,9 @@ pub(super) enum Input {
 pub struct Stale {
     /// What the state machine said.
     pub answer: Bytes,
-    /// How long ago this node last heard of its leader when it was asked; zero at the leader, `None` where no
-    /// leader is known. The state lacks what was committed since, and what it has not applied yet.
+    /// How long ago this node last heard of its leader when it was asked, or, at the leader, when it last did
+    /// anything; `None` where no leader is known. The state lacks what was committed since, what was on its way
+    /// then, and what it has not applied yet.
     pub leader_silent_for: Option<Duration>,
 }
 
@@ -103,35 +111,57 @@ pub struct RaftHandle {
 
 /// What handles and driver share.
 pub(super) struct Shared {
-    waiting: AtomicUsize,
-    waiting_bytes: AtomicU64,
+    /// What is in the inbox.
+    pub(super) inbox: Budget,
+    /// The reads that are not answered, wherever they are.
+    reads: Budget,
     pub(super) leader: Mutex<LeaderChange>,
 }
 
 impl Shared {
     pub(super) fn new(leader: LeaderChange) -> Arc<Self> {
         Arc::new(Self {
-            waiting: AtomicUsize::new(0),
-            waiting_bytes: AtomicU64::new(0),
+            inbox: Budget::new(INBOX_REQUESTS_MAX, INBOX_BYTES_MAX),
+            reads: Budget::new(READS_MAX, READS_BYTES_MAX),
             leader: Mutex::new(leader),
         })
     }
+}
 
+/// How much of something there may be at a time.
+pub(super) struct Budget {
+    count: AtomicUsize,
+    count_max: usize,
+    bytes: AtomicU64,
+    bytes_max: u64,
+}
+
+impl Budget {
+    fn new(count_max: usize, bytes_max: u64) -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            count_max,
+            bytes: AtomicU64::new(0),
+            bytes_max,
+        }
+    }
+
+    /// Counts one more, of `bytes`, if it fits. One alone always does, however large.
     fn admit(&self, bytes: u64) -> bool {
         // Counted first, so that many threads at once cannot pass the bound together.
-        let count = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let total = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = count < INBOX_REQUESTS_MAX && (total == 0 || total + bytes <= INBOX_BYTES_MAX);
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let total = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = count < self.count_max && (total == 0 || total + bytes <= self.bytes_max);
         if !fits {
             self.release(bytes);
         }
         fits
     }
 
-    /// Something admitted has been taken from the inbox.
+    /// Something admitted is gone.
     pub(super) fn release(&self, bytes: u64) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -209,7 +239,7 @@ impl RaftHandle {
     /// [`ReadError`]; reading again is always safe.
     pub async fn query(&self, query: Bytes) -> Result<Bytes, ReadError> {
         let (done, answer) = Done::channel(ReadError::Stopped);
-        self.push_query(query, done);
+        self.push_read(query, done, |query, done| Input::Query { query, done });
         answer.await
     }
 
@@ -220,7 +250,8 @@ impl RaftHandle {
         query: Bytes,
         done: impl FnOnce(Result<Bytes, ReadError>) + Send + 'static,
     ) {
-        self.push_query(query, Done::new(ReadError::Stopped, done));
+        let done = Done::new(ReadError::Stopped, done);
+        self.push_read(query, done, |query, done| Input::Query { query, done });
     }
 
     /// Answers `query` from the state as it is here, however old: for where an old answer is better than none,
@@ -231,12 +262,7 @@ impl RaftHandle {
     /// [`ReadError`]; reading again is always safe.
     pub async fn query_stale(&self, query: Bytes) -> Result<Stale, ReadError> {
         let (done, answer) = Done::channel(ReadError::Stopped);
-        let bytes = query.len() as u64;
-        if let Some(Input::Stale { done, .. }) = self.push(bytes, Input::Stale { query, done }) {
-            done.call(Err(
-                self.refusal(ReadError::Overloaded, |_| ReadError::Stopped)
-            ));
-        }
+        self.push_read(query, done, |query, done| Input::Stale { query, done });
         answer.await
     }
 
@@ -314,13 +340,26 @@ impl RaftHandle {
         }
     }
 
-    fn push_query(&self, query: Bytes, done: Done<Bytes, ReadError>) {
+    fn push_read<T: Send + 'static>(
+        &self,
+        query: Bytes,
+        done: Done<T, ReadError>,
+        input: impl FnOnce(Bytes, Done<T, ReadError>) -> Input,
+    ) {
         let bytes = query.len() as u64;
-        let refused = self.push(bytes, Input::Query { query, done });
-        if let Some(Input::Query { done, .. }) = refused {
-            done.call(Err(
-                self.refusal(ReadError::Overloaded, |_| ReadError::Stopped)
-            ));
+        let overloaded = || self.refusal(ReadError::Overloaded, |_| ReadError::Stopped);
+        if !self.shared.reads.admit(bytes) {
+            return done.call(Err(overloaded()));
+        }
+        let shared = Arc::clone(&self.shared);
+        let done = Done::new(ReadError::Stopped, move |answer| {
+            shared.reads.release(bytes);
+            done.call(answer);
+        });
+        match self.push(bytes, input(query, done)) {
+            Some(Input::Stale { done, .. }) => done.call(Err(overloaded())),
+            Some(Input::Query { done, .. }) => done.call(Err(overloaded())),
+            _ => {}
         }
     }
 
@@ -335,11 +374,11 @@ impl RaftHandle {
 
     /// Gives `input` to the driver, or back.
     fn push(&self, bytes: u64, input: Input) -> Option<Input> {
-        if !self.shared.admit(bytes) {
+        if !self.shared.inbox.admit(bytes) {
             return Some(input);
         }
         let error = self.inbox.try_send(input).err()?;
-        self.shared.release(bytes);
+        self.shared.inbox.release(bytes);
         Some(error.into_inner())
     }
 }

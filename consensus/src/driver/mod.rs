@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
@@ -21,7 +21,9 @@ use futures_lite::future;
 
 pub use applier::Applier;
 pub use courier::Courier;
-pub use handle::{INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, RaftHandle, Stale, Stopped};
+pub use handle::{
+    INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX, RaftHandle, Stale, Stopped,
+};
 pub use seams::{
     Batch, Chunk, Clock, Command, LogStore, PLACE_BYTES_MAX, SnapshotSink, SnapshotSource,
     StateMachine, StateMachineError, StateScan, StoreError, Transport, Undelivered,
@@ -123,6 +125,9 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
             durable: ORIGIN.index,
         },
         driver: Driver {
+            awake: parts.clock.now(),
+            leader_heard: parts.clock.now(),
+            taken: 0,
             next_tick: parts.clock.now() + node.config().tick_interval(),
             node,
             inbox,
@@ -156,6 +161,12 @@ pub struct Driver {
     waiting: Waiting,
     next_tick: Instant,
     ticks: u64,
+    /// When the last turn ended.
+    awake: Instant,
+    /// When a message of the leader was last taken.
+    leader_heard: Instant,
+    /// How many inputs were taken since it last waited for one.
+    taken: usize,
     /// The tick after which the store was last given something to append, until it has been told that
     /// nothing more came.
     unsettled: Option<u64>,
@@ -215,8 +226,11 @@ impl Driver {
             if let Some(fatal) = self.fatal.take() {
                 break Err(fatal);
             }
-            if taken == TURN_INPUTS_MAX {
+            self.awake = self.clock.now();
+            self.taken += taken;
+            if self.taken >= TURN_INPUTS_MAX {
                 // There may always be more: what shares the thread, heartbeats' packets, gets its turn.
+                self.taken = 0;
                 future::yield_now().await;
             }
         };
@@ -277,6 +291,7 @@ impl Driver {
             None
         };
         let next = future::or(input, tick).await;
+        self.taken = 0;
         if next.is_none() {
             self.sleep = None;
         }
@@ -310,25 +325,28 @@ impl Driver {
                 message,
                 bytes,
             } => {
-                self.shared.release(bytes);
+                self.shared.inbox.release(bytes);
                 // The core has noted why it refused.
-                let _ = self.node.handle_message(from, message);
+                let accepted = self.node.handle_message(from, message).is_ok();
+                if accepted && self.node.leader() == Some(from) {
+                    self.leader_heard = self.clock.now();
+                }
             }
             Input::Propose { command, done } => {
-                self.shared.release(command.len() as u64);
+                self.shared.inbox.release(command.len() as u64);
                 let token = ProposalToken(self.waiting.token());
                 self.waiting.proposals.insert(token, done);
                 self.node.propose(token, command);
             }
             Input::Query { query, done } => {
-                self.shared.release(query.len() as u64);
+                self.shared.inbox.release(query.len() as u64);
                 let token = ReadToken(self.waiting.token());
                 self.waiting.queries.insert(token, (query, done));
                 self.node.read(token);
             }
             Input::Stale { query, done } => {
-                self.shared.release(query.len() as u64);
-                let leader_silent_for = self.node.leader_silent_for();
+                self.shared.inbox.release(query.len() as u64);
+                let leader_silent_for = self.leader_silent_for();
                 let done = Done::new(ReadError::Stopped, move |answer: Result<Bytes, _>| {
                     done.call(answer.map(|answer| Stale {
                         answer,
@@ -371,6 +389,15 @@ impl Driver {
         }
     }
 
+    /// In time, not in ticks: one that was paused has counted none.
+    fn leader_silent_for(&self) -> Option<Duration> {
+        let heard = match self.node.leader()? {
+            leader if leader == self.node.config().node => self.awake,
+            _ => self.leader_heard,
+        };
+        Some(self.clock.now().saturating_duration_since(heard))
+    }
+
     fn handle_snapshot(&mut self, source: Option<Box<dyn SnapshotSource>>) {
         let last = source.as_ref().map(|source| source.last());
         if let Some(source) = source {
@@ -399,13 +426,14 @@ impl Driver {
                 unreachable.push(to);
             }
         }
-        // A worker that is gone has rung its alarm, which stops this loop.
+        // A worker that is gone has rung its alarm, which stops this loop. The writer may be through with what it
+        // is sent before it is sent more: so reads go before what removes the entries that they are for.
+        for fetch in ready.fetches.drain(..) {
+            let _ = self.writer.try_send(WriterJob::Fetch(fetch));
+        }
         if let Some(append) = ready.append.take() {
             let _ = self.writer.try_send(WriterJob::Append(append));
             self.unsettled = Some(self.ticks);
-        }
-        for fetch in ready.fetches.drain(..) {
-            let _ = self.writer.try_send(WriterJob::Fetch(fetch));
         }
         self.carry_snapshots(&mut ready);
         if !ready.committed.is_empty() {
@@ -477,5 +505,14 @@ impl Driver {
         if ready.scan {
             let _ = self.courier.try_send(CourierJob::ReadOn);
         }
+    }
+}
+
+/// However it ends, by a panic or because its executor does: what is still in the channel would stay there for as
+/// long as there are handles, and whoever waits for an answer has one.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.inbox.close();
+        while self.inbox.try_recv().is_ok() {}
     }
 }

@@ -161,10 +161,11 @@ impl Membership {
         self.0.voters.contains(&id)
     }
 
-    /// Whether nobody but `id` elects and commits.
+    /// Whether `id` elects and commits, and nobody else, before and after a change that is under way.
     #[must_use]
-    pub fn is_single_voter(&self) -> bool {
-        self.0.voters.len() == 1 && !self.is_joint()
+    pub fn is_single_voter(&self, id: NodeId) -> bool {
+        let alone = |voters: &BTreeSet<NodeId>| voters.iter().all(|&voter| voter == id);
+        self.stays_voter(id) && alone(&self.0.voters) && alone(&self.0.outgoing)
     }
 
     /// What `id` is to the cluster, as far as is known here.

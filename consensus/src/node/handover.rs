@@ -93,6 +93,13 @@ impl RaftNode {
         }
     }
 
+    /// One of an earlier term: whoever should have led has lost leadership again.
+    pub(super) fn fail_transfer(&mut self) {
+        if let Some(Transfer { target, .. }) = self.transfer.take() {
+            self.out.transfer = Some(Err(TransferError::TimedOut { target }));
+        }
+    }
+
     pub(super) fn end_transfer(&mut self) {
         let Some(transfer) = &self.transfer else {
             return;

@@ -69,7 +69,9 @@ impl RaftNode {
         }
         let target = current.after(change)?;
         self.check_voters(&target)?;
-        if current.is_voter(self.config.node) && !target.is_voter(self.config.node) {
+        let leaves = current.is_voter(self.config.node) && !target.is_voter(self.config.node);
+        // Where no voter stays, it takes the first step and hands over to one that votes from then on.
+        if leaves && self.may_take_over(&target).is_some() {
             return Err(self.hand_over_to(&target));
         }
         let first = self.append_step(&target)?;
@@ -111,9 +113,14 @@ impl RaftNode {
 
     /// A leader that is to go first gives leadership to one that stays.
     fn hand_over_to(&mut self, target: &Membership) -> MembershipError {
-        let furthest = self.furthest_voter(|node| target.stays_voter(node));
-        let handed = furthest.and_then(|node| self.transfer_leader(Some(node)).ok());
+        let handed = self
+            .may_take_over(target)
+            .and_then(|node| self.transfer_leader(Some(node)).ok());
         MembershipError::NotLeader { leader: handed }
+    }
+
+    fn may_take_over(&self, target: &Membership) -> Option<NodeId> {
+        self.furthest_voter(|node| target.stays_voter(node))
     }
 
     /// Whether this leader may add an entry that changes the members: it knows all that is committed, and has
@@ -167,7 +174,16 @@ impl RaftNode {
         if self.now.is_multiple_of(ROUND_TICKS) {
             self.count_round();
         }
-        if self.transfer.is_some() || !self.may_append_membership() {
+        if self.transfer.is_some() {
+            return;
+        }
+        if !self.memberships.current().is_voter(self.config.node) {
+            // Elected by those who did not know yet that its leaving was complete. `raft` lets it lead on.
+            let current = self.memberships.current().clone();
+            self.hand_over_to(&current);
+            return;
+        }
+        if !self.may_append_membership() {
             return;
         }
         if self.memberships.current().is_joint() {

@@ -1,7 +1,5 @@
 //! Linearizable reads, at the leader and at those who follow it.
 
-use std::time::Duration;
-
 use raft::StateRole;
 
 use super::RaftNode;
@@ -30,20 +28,6 @@ impl RaftNode {
             return self.reads.push(Reader::Here(token), deadline);
         };
         self.out.failed_reads.push((token, error));
-    }
-
-    /// How long ago this node last heard of its leader, as far as it counts: nothing for a leader, and `None`
-    /// for a node that knows none. Within that time and the way of a message, it may have missed entries.
-    #[must_use]
-    pub fn leader_silent_for(&self) -> Option<Duration> {
-        match (self.seen.role, self.seen.leader) {
-            (Role::Leader, _) => Some(Duration::ZERO),
-            (_, None) => None,
-            (_, Some(_)) => {
-                let ticks = self.raw.raft.election_elapsed;
-                Some(self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX))
-            }
-        }
     }
 
     /// A member that follows has somebody who reads there.
@@ -85,6 +69,10 @@ impl RaftNode {
         }
         let leads = self.raw.raft.state == StateRole::Leader;
         let committed = self.raw.raft.commit_to_current_term();
+        if leads && !self.membership().is_voter(self.config.node) {
+            // It is about to hand over. Where one voter is left, `raft` would answer here without asking it.
+            return;
+        }
         match (leads, self.seen.leader) {
             (true, _) if committed || planted::is("read-before-no-op") => {
                 let context = self.next_context();

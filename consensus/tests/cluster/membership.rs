@@ -531,3 +531,80 @@ fn members_out_of_nowhere_stop_the_node() {
     rig.pump();
     assert!(rig.stopped(2).is_some_and(|why| why.contains("cannot be")));
 }
+
+/// A leader that leaves completes the change under another leader that did not know: one that is no voter leads.
+/// It answers no read, for the one voter that is left may have elected itself meanwhile, and hands over.
+#[test]
+fn f6_a_leader_that_is_no_voter_reads_nothing_and_hands_over() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    rig.commit(1, "a");
+    // n2 has the entry that completes its leaving; n1 does not learn so.
+    rig.change(1, &set(&[1], &[2])).unwrap();
+    let left = |rig: &Rig, node: u64| rig.members(node) == [vec![1], vec![], vec![2]];
+    if !left(&rig, 1) {
+        let joint = rig.status(1).last.index;
+        rig.net.rule = Some(Box::new(move |from, _, message| match message.body {
+            Body::AppendAccepted { last, .. } if from == 2 && last > joint => Fate::Drop,
+            _ => Fate::Deliver,
+        }));
+        rig.run_until(100, "n2 has it", |rig| rig.durable(2).last().index > joint);
+    }
+    assert!(!left(&rig, 1) && !left(&rig, 2), "{rig}");
+    rig.isolate(1);
+    rig.run_until(200, "n1 steps down", |rig| !rig.leads(1));
+    rig.net.rule = None;
+    // From now on nothing that would hand over arrives.
+    rig.net.rule = Some(Box::new(|from, _, message| match message.body {
+        Body::TimeoutNow if from == 2 => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    rig.heal();
+    rig.campaign(2);
+    rig.run_until(100, "n2 leads and is no voter", |rig| {
+        rig.leads(2) && left(rig, 2)
+    });
+    rig.isolate(2);
+    rig.elect(1);
+    rig.commit(1, "b");
+    assert!(rig.leads(2), "it has not noticed");
+    let token = rig.read(2);
+    rig.ticks(2);
+    assert!(!matches!(rig.read_outcome(token), Some(Ok(_))));
+    rig.net.rule = None;
+    rig.heal();
+    rig.run_until(200, "n1 leads alone", |rig| rig.leads(1) && !rig.leads(2));
+}
+
+/// Without isolation: whoever leads and is no voter gives leadership to one that is.
+#[test]
+fn f6_a_leader_that_is_no_voter_does_not_stay() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    let joint = rig.status(1).last.index.next();
+    rig.net.rule = Some(Box::new(move |from, _, message| match message.body {
+        Body::AppendAccepted { last, .. } if from == 2 && last > joint => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    rig.change(1, &set(&[1], &[2])).unwrap();
+    rig.run_until(100, "n2 has it", |rig| rig.durable(2).last().index > joint);
+    rig.isolate(1);
+    rig.run_until(200, "n1 steps down", |rig| !rig.leads(1));
+    rig.net.rule = None;
+    rig.heal();
+    rig.campaign(2);
+    rig.run_until(200, "n1 leads", |rig| rig.leads(1));
+    assert_eq!(rig.members(1), [vec![1], vec![], vec![2]]);
+    rig.commit(1, "after");
+}
+
+/// No voter of before votes afterwards: the leader steps into the joint membership itself, and hands over there.
+#[test]
+fn f4_the_only_voter_is_replaced() {
+    let mut rig = Rig::led_by(1, Setup::voters(1));
+    rig.commit(1, "a");
+    rig.join(2, &[1]);
+    rig.change(1, &replace(1, 2)).unwrap();
+    rig.until_voters(2, &[2]);
+    rig.run_until(200, "n2 leads", |rig| rig.leads(2));
+    rig.commit(2, "b");
+    assert_eq!(rig.applied(2), ["a", "b"]);
+}

@@ -59,10 +59,10 @@ impl Rig {
             self.send(node, to.value(), &message);
         }
         let slot = self.slots.get_mut(&node).expect("a member");
+        slot.fetches.extend(ready.fetches);
         slot.disk
             .queue
             .extend(ready.append.map(|append| (due, append)));
-        slot.fetches.extend(ready.fetches);
         let machine = &mut slot.machine;
         machine.queue.extend(ready.install.map(Job::Install));
         machine

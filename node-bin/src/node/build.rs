@@ -160,7 +160,7 @@ impl NodeBuilder {
         let applied = finish_install(&mut state_machine, opened.recovered.base())?;
         let core = self.core(&owner, &opened, applied)?;
         let membership = core.membership().clone();
-        let alone = membership.is_single_voter() && membership.stays_voter(owner.node);
+        let alone = membership.is_single_voter(owner.node);
         let members = Members::new(membership);
 
         let memory = PeerMemory::open(
