@@ -535,7 +535,7 @@ fn members_out_of_nowhere_stop_the_node() {
 /// A leader that leaves completes the change under another leader that did not know: one that is no voter leads.
 /// It answers no read, for the one voter that is left may have elected itself meanwhile, and hands over.
 #[test]
-fn f6_a_leader_that_is_no_voter_reads_nothing_and_hands_over() {
+fn h8_a_leader_that_is_no_voter_reads_nothing() {
     let mut rig = Rig::led_by(1, Setup::voters(2));
     rig.commit(1, "a");
     // n2 has the entry that completes its leaving; n1 does not learn so.
@@ -577,7 +577,7 @@ fn f6_a_leader_that_is_no_voter_reads_nothing_and_hands_over() {
 
 /// Without isolation: whoever leads and is no voter gives leadership to one that is.
 #[test]
-fn f6_a_leader_that_is_no_voter_does_not_stay() {
+fn f9_a_leader_that_is_no_voter_hands_over() {
     let mut rig = Rig::led_by(1, Setup::voters(2));
     let joint = rig.status(1).last.index.next();
     rig.net.rule = Some(Box::new(move |from, _, message| match message.body {

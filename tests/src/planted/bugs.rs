@@ -279,6 +279,15 @@ pub const BUGS: &[Bug] = &[
         level1(40),
     ),
     bug(
+        "read-by-no-voter",
+        "a leader that has left answers reads alone, where one voter is left",
+        test(
+            "consensus",
+            "cluster",
+            "membership::h8_a_leader_that_is_no_voter_reads_nothing",
+        ),
+    ),
+    bug(
         "snapshot-read-before-installed",
         "a read at a follower is answered before the snapshot that it must see is installed",
         level1(400),
