@@ -33,6 +33,9 @@ pub enum Refusal {
     /// The answer did not fit a frame or could not be encoded; the call ran.
     #[error("the call ran but its answer could not be sent; ask for less at once")]
     Unsendable,
+    /// The answers before it have not been taken yet, and it found no room behind them; the call ran.
+    #[error("the call ran but there was no room for its answer behind others; retry after a pause")]
+    NoRoom,
     /// A refusal this version does not know.
     #[error("the service refused with code {0}, unknown here; upgrade the older side")]
     Other(u8),
@@ -46,6 +49,7 @@ impl Refusal {
             Refusal::Malformed => 2,
             Refusal::Overloaded => 3,
             Refusal::Unsendable => 4,
+            Refusal::NoRoom => 5,
             Refusal::Other(code) => code,
         }
     }
@@ -57,6 +61,7 @@ impl Refusal {
             2 => Refusal::Malformed,
             3 => Refusal::Overloaded,
             4 => Refusal::Unsendable,
+            5 => Refusal::NoRoom,
             other => Refusal::Other(other),
         }
     }
@@ -190,7 +195,7 @@ impl Reply {
         match self.link.outbox.push_reply(self.session, queued) {
             Ok(()) | Err((PushError::Closed, _)) => {}
             Err((PushError::Full, queued)) => {
-                self.push_refusal(Refusal::Unsendable, queued.permit);
+                self.push_refusal(Refusal::NoRoom, queued.permit);
             }
         }
     }

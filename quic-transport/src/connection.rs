@@ -100,7 +100,14 @@ impl Lanes {
                 .established
                 .progress
                 .update(|state| state.lanes_written += 1),
-            Err(err) => debug!(peer = %self.link.identity, lane = lane.name(), %err, "writer ends"),
+            Err(err) => {
+                debug!(peer = %self.link.identity, lane = lane.name(), %err, "writer ends");
+                if !matches!(err, quinn::WriteError::ConnectionLost(_)) {
+                    // Without one of its lanes a connection would look healthy, and lose what is sent there.
+                    let refused = Refused::new(CloseCode::PROTOCOL, "a lane was stopped");
+                    self.established.close(refused);
+                }
+            }
         }
     }
 

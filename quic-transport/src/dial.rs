@@ -45,7 +45,7 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
     let timings = &shared.config.timings;
     let mut backoff = Backoff::new(timings.backoff_min, timings.backoff_max);
     let mut told = None;
-    while wait_for_need(&shared, &link).await {
+    while wait_for_need(&shared, &link).await || !ends(&shared, &link) {
         match dial_each(&shared, &link).await {
             Ok(()) => {
                 told = None;
@@ -69,7 +69,16 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
         let pause = sleep(&*shared.runtime, backoff.pause(&shared.rng));
         or(pause, until_news(&shared, &link)).await;
     }
-    link.change(|state| state.dialer_runs = false);
+}
+
+/// Whether dialling is over still: whoever gives the peer an address from then on starts it anew.
+fn ends(shared: &Shared, link: &Link) -> bool {
+    let stopping = shared.is_stopping();
+    link.change(|state| {
+        let over = stopping || state.removed || state.addrs.is_empty();
+        state.dialer_runs &= !over;
+        over
+    })
 }
 
 fn is_over(shared: &Shared, link: &Link) -> bool {
@@ -184,7 +193,7 @@ async fn connect(
     .map_err(|err| failed(&err))?;
     let mut config = quinn::ClientConfig::new(crypto);
     config
-        .transport_config(Arc::clone(&shared.quic))
+        .transport_config(Arc::clone(&shared.dialled))
         .initial_dst_cid_provider(crate::quic::initial_ids(&shared.rng));
     let endpoint = shared
         .endpoint()

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::{
     config::{Config, Timings},
-    environment::TimeOfDay,
+    environment::{Environment, TimeOfDay},
     message::WireLane,
     rng::Rng,
 };
@@ -88,19 +88,40 @@ pub(crate) fn endpoint_config(config: &Config, rng: &Arc<Rng>) -> EndpointConfig
         hmac::HMAC_SHA256,
         &derive(&config.secret, b"quorate connection id"),
     );
-    let rng = Arc::clone(rng);
-    let mut seed = [0; 32];
-    for part in seed.chunks_exact_mut(8) {
-        part.copy_from_slice(&rng.next().to_le_bytes());
-    }
+    let random = Random {
+        environment: Arc::clone(&config.environment),
+        rng: Arc::clone(rng),
+    };
     let mut endpoint = EndpointConfig::new(Arc::new(reset));
-    endpoint.rng_seed(Some(seed)).cid_generator(move || {
-        Box::new(SignedIds {
-            key: ids.clone(),
-            rng: Arc::clone(&rng),
-        })
-    });
     endpoint
+        .rng_seed(Some(random.bytes()))
+        .cid_generator(move || {
+            Box::new(SignedIds {
+                key: ids.clone(),
+                random: random.clone(),
+            })
+        });
+    endpoint
+}
+
+/// What nobody should be able to predict.
+#[derive(Clone)]
+struct Random {
+    environment: Arc<dyn Environment>,
+    /// For when the system has no randomness any more: handshakes then fail, but not with a panic.
+    rng: Arc<Rng>,
+}
+
+impl Random {
+    fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        if self.environment.fill(&mut bytes).is_err() {
+            for part in bytes.chunks_mut(8) {
+                part.copy_from_slice(&self.rng.next().to_le_bytes()[..part.len()]);
+            }
+        }
+        bytes
+    }
 }
 
 fn derive(secret: &[u8; 32], label: &[u8]) -> [u8; 32] {
@@ -109,11 +130,12 @@ fn derive(secret: &[u8; 32], label: &[u8]) -> [u8; 32] {
     tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
 }
 
-/// Connection ids of 4 chosen and 4 signed bytes, so that packets of a former process are told
-/// from garbage.
+/// Connection ids of 4 random and 4 signed bytes, so that packets of a former process are told
+/// from garbage. Nobody can predict one: the keys of a connection's first packets follow from it (RFC 9000,
+/// section 7.2).
 struct SignedIds {
     key: hmac::Key,
-    rng: Arc<Rng>,
+    random: Random,
 }
 
 const ID_BYTES: usize = 8;
@@ -130,9 +152,11 @@ impl SignedIds {
 
 impl ConnectionIdGenerator for SignedIds {
     fn generate_cid(&mut self) -> ConnectionId {
-        let [n0, n1, n2, n3, ..] = self.rng.next().to_le_bytes();
-        let [s0, s1, s2, s3] = self.sign(&[n0, n1, n2, n3]);
-        ConnectionId::new(&[n0, n1, n2, n3, s0, s1, s2, s3])
+        let nonce: [u8; NONCE_BYTES] = self.random.bytes();
+        let mut id = [0; ID_BYTES];
+        id[..NONCE_BYTES].copy_from_slice(&nonce);
+        id[NONCE_BYTES..].copy_from_slice(&self.sign(&nonce));
+        ConnectionId::new(&id)
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), quinn_proto::InvalidCid> {
@@ -203,12 +227,16 @@ fn report_buffers(socket: &socket2::Socket, wanted: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::System;
 
     fn generator(secret: u8) -> SignedIds {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[secret; 32]);
         SignedIds {
             key,
-            rng: Arc::new(Rng::new(1)),
+            random: Random {
+                environment: Arc::new(System),
+                rng: Arc::new(Rng::new(1)),
+            },
         }
     }
 

@@ -1,4 +1,4 @@
-//! Reproducible choices: jitter, connection ids, session numbers. Not for secrets.
+//! Reproducible choices: jitter, session numbers. Not for secrets.
 
 use std::{sync::Mutex, time::Duration};
 

@@ -34,7 +34,10 @@ pub(crate) struct Shared {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) rng: Arc<Rng>,
     pub(crate) inbox: InboxSender,
-    pub(crate) quic: Arc<TransportConfig>,
+    /// What a connection is like that this side dialled.
+    pub(crate) dialled: Arc<TransportConfig>,
+    /// And one that it accepted.
+    pub(crate) accepted: Arc<TransportConfig>,
     /// `None` once shut down: the last handle keeps the port.
     pub(crate) endpoint: Mutex<Option<Endpoint>>,
     pub(crate) local_addr: SocketAddr,
@@ -72,7 +75,7 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         rng: Arc<Rng>,
         inbox: InboxSender,
-        quic: Arc<TransportConfig>,
+        [dialled, accepted]: [Arc<TransportConfig>; 2],
         endpoint: Endpoint,
         local_addr: SocketAddr,
     ) -> Arc<Self> {
@@ -84,7 +87,8 @@ impl Shared {
             runtime,
             rng,
             inbox,
-            quic,
+            dialled,
+            accepted,
             endpoint: Mutex::new(Some(endpoint)),
             local_addr,
             nodes: Mutex::default(),

@@ -134,7 +134,7 @@ impl Transport {
             tls::server(&credentials, &config.environment).map_err(|err| BindError::Tls { err })?;
         let accepts = config.accept && credentials.identity().role() == Role::Node;
         // Handshakes bring their own copy with their own verifier; this one lets them begin.
-        let server = accepts.then(|| quic::server_config(&config, crypto, accepted));
+        let server = accepts.then(|| quic::server_config(&config, crypto, Arc::clone(&accepted)));
         let endpoint = Endpoint::new_with_abstract_socket(
             quic::endpoint_config(&config, &rng),
             server,
@@ -149,7 +149,7 @@ impl Transport {
             runtime,
             rng,
             sender,
-            dialled,
+            [dialled, accepted],
             endpoint.clone(),
             local_addr,
         );

@@ -6,10 +6,13 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use common::*;
 use quorate_quic_transport::{
-    CallError, Config, Inbound, IncomingCall, Lane, Limits, NotSent, Refusal,
+    CallError, Config, Inbound, IncomingCall, Lane, Limits, Message, NotSent, Refusal,
+    runtime::IoThread,
 };
+use serde::{Deserialize, Serialize};
 
 fn next_call(program: &mut Program) -> IncomingCall {
     match program.next() {
@@ -172,6 +175,82 @@ fn a_call_that_nobody_answers_is_never_silence() {
         let call = peer.call::<Number, Number>(Number(1), PATIENCE);
         next_call(&mut two).reply.send(&Blob(Vec::new()));
         assert!(matches!(block_on(call), Err(CallError::Decode(_))));
+        one.shutdown();
+        two.shutdown();
+    });
+}
+
+/// Whoever dials decides what silence means: a client that says nothing for longer than nodes may is still there, and
+/// the node does not ping it.
+#[test]
+fn a_client_may_be_silent_for_longer_than_a_node() {
+    on_io_thread(|runtime| {
+        let cluster = Cluster::new();
+        let mut times = config();
+        times.timings.idle_timeout = Duration::from_millis(200);
+        times.timings.keep_alive = Duration::from_millis(50);
+        let mut node = Program::start(times, cluster.node(1), Arc::clone(runtime));
+        let own_thread = IoThread::spawn("client").unwrap();
+        let mut client = Program::start(config(), cluster.client("app"), own_thread.runtime());
+        client.dials(&node);
+        client.next_up();
+        let peer = client.peer(&node);
+        // Its process stands still.
+        let (pause, paused) = std::sync::mpsc::channel();
+        own_thread.runtime().spawn(Box::pin(async move {
+            std::thread::sleep(Duration::from_secs(1));
+            pause.send(()).unwrap();
+        }));
+        paused.recv().unwrap();
+        assert_eq!(node.transport.client_connections(), 1);
+        let call = peer.call::<Number, Number>(Number(1), PATIENCE);
+        next_call(&mut node).reply.send(&Number(2));
+        assert_eq!(block_on(call), Ok(Number(2)));
+        assert!(client.inbox.try_recv().is_none(), "no Down");
+        client.shutdown();
+        node.shutdown();
+        drop(own_thread);
+    });
+}
+
+/// Encoded in one go, faster than a connection carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Large(Bytes);
+
+impl Message for Large {
+    const KIND: u16 = 77;
+}
+
+/// Large answers to many calls at once: those that find no room say so, and asking again helps.
+#[test]
+fn an_answer_without_room_is_not_silence() {
+    on_io_thread(|runtime| {
+        let limits = Limits {
+            lane_bytes_max: 9 << 20,
+            ..Limits::default()
+        };
+        let (one, mut two) = pair_with(runtime, config(), Config { limits, ..config() });
+        let peer = one.peer(&two);
+        let large = Large(vec![7; 3 << 20].into());
+        let calls: Vec<_> = (0..40)
+            .map(|i| peer.call::<Number, Large>(Number(i), PATIENCE))
+            .collect();
+        let replies: Vec<_> = calls.iter().map(|_| next_call(&mut two).reply).collect();
+        for reply in replies {
+            reply.send(&large);
+        }
+        let (mut answered, mut refused) = (0, 0);
+        for call in calls {
+            match block_on(call) {
+                Ok(answer) if answer == large => answered += 1,
+                Err(CallError::Remote(Refusal::NoRoom)) => refused += 1,
+                other => panic!("{:?}", other.map(|answer| answer.0.len())),
+            }
+        }
+        assert!(answered > 0 && refused > 0, "{answered} answers");
+        let again = peer.call::<Number, Large>(Number(40), PATIENCE);
+        next_call(&mut two).reply.send(&large);
+        assert_eq!(block_on(again), Ok(large));
         one.shutdown();
         two.shutdown();
     });

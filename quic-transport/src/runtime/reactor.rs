@@ -287,14 +287,15 @@ impl AsyncUdpSocket for Socket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let result = self.state.send((&self.socket).into(), transmit);
-        let blocked = matches!(&result, Err(err) if err.kind() == io::ErrorKind::WouldBlock);
-        if blocked {
+        if matches!(&result, Err(err) if err.kind() == io::ErrorKind::WouldBlock) {
             self.readiness.blocked.store(true, Ordering::Release);
         }
         // Writability is watched only while it matters: otherwise every packet that leaves would wake
-        // this thread to say so.
-        if self.watches_writable.swap(blocked, Ordering::Relaxed) != blocked {
-            let interest = match blocked {
+        // this thread to say so. A send that succeeds does not end the wait of those who found no room: a little
+        // room comes long before the event that wakes them, and quinn answers strangers without asking for it.
+        let watch = self.readiness.blocked.load(Ordering::Acquire);
+        if self.watches_writable.swap(watch, Ordering::Relaxed) != watch {
+            let interest = match watch {
                 true => Interest::READABLE | Interest::WRITABLE,
                 false => Interest::READABLE,
             };
@@ -362,5 +363,58 @@ impl UdpPoller for Poller {
     /// quinn asks before every transmit, so "yes" must cost nothing until a send has blocked.
     fn poll_writable(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_writable(context).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{or, poll_fn};
+
+    use super::*;
+
+    const MESSAGE: Transmit<'_> = Transmit {
+        destination: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9),
+        ecn: None,
+        contents: b"x",
+        segment_size: None,
+        src_ip: None,
+    };
+
+    /// Whoever waits for room is woken, although somebody else finds some before.
+    #[test]
+    fn a_send_that_succeeds_leaves_nobody_waiting() {
+        let mut reactor = Reactor::new().unwrap();
+        let remote = reactor.remote();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = remote.socket(udp).unwrap();
+        let readiness = Arc::clone(lock(&remote.sockets).by_token.values().next().unwrap());
+        // As after a send that would have blocked; the buffer of a real one cannot be filled at will.
+        readiness.blocked.store(true, Ordering::Release);
+        let mut poller = socket.clone().create_io_poller();
+        let mut sent = false;
+        let writable = poll_fn(|context| {
+            let waits = poller.as_mut().poll_writable(context);
+            if waits.is_pending() && !sent {
+                sent = true;
+                socket.try_send(&MESSAGE).unwrap();
+            }
+            waits
+        });
+        let mut timer = remote.timer(Instant::now() + Duration::from_secs(20));
+        let late = poll_fn(|context| timer.as_mut().poll(context));
+        let woken = reactor.block_on(or(
+            async {
+                writable.await.unwrap();
+                true
+            },
+            async {
+                late.await;
+                false
+            },
+        ));
+        assert!(woken && sent);
+        // And it is watched no longer than that.
+        socket.try_send(&MESSAGE).unwrap();
+        assert!(!readiness.blocked.load(Ordering::Acquire));
     }
 }
