@@ -138,8 +138,7 @@ impl History {
     /// `changes` have happened, and the state is that of `applied` now.
     pub(crate) fn tell(&self, changes: Vec<Change>, applied: u64) {
         let mut inner = self.inner();
-        let inner = &mut *inner;
-        inner.applied = applied;
+        let before = std::mem::replace(&mut inner.applied, applied);
         let ready = match changes.is_empty() || inner.watchers.is_empty() {
             true => Vec::new(),
             false => {
@@ -152,10 +151,17 @@ impl History {
             inner.bytes += change.bytes() + CHANGE_OVERHEAD_BYTES;
             inner.changes.push_back(change);
         }
+        // Before anything is forgotten: who waits has missed nothing, however long ago it asked.
+        let seen = ready.into_iter().map(|it| {
+            let seen = inner.seen(&it.watched, it.after.max(before));
+            (it.answer, seen)
+        });
+        let answers: Vec<(Answer, Seen)> = seen.collect();
         inner.forget(self.bytes_max);
-        for watcher in ready {
-            let seen = inner.seen(&watcher.watched, watcher.after);
-            (watcher.answer)(seen);
+        drop(inner);
+        // Those who serve take the lock as well, and many large answers take their time.
+        for (answer, seen) in answers {
+            answer(seen);
         }
     }
 
@@ -396,6 +402,25 @@ mod tests {
         let waits = ask(&history, everything(), 49, now);
         history.begin_anew(80);
         assert_eq!(waits.recv().unwrap(), Seen::Gone { since: 80 });
+    }
+
+    /// Who waits has missed nothing, however much happens to other keys meanwhile, or at once with what it waits
+    /// for.
+    #[test]
+    fn who_waits_for_a_quiet_key_misses_nothing() {
+        let (history, now) = (History::new(1000, 1), Instant::now());
+        let heard = ask(&history, key("b"), 1, now + WATCH_WAIT_MAX);
+        for revision in 2..50 {
+            history.tell(vec![change("a", revision)], revision);
+        }
+        let flood = (50..90).map(|revision| change("a", revision));
+        history.tell([change("b", 50)].into_iter().chain(flood).collect(), 90);
+        assert_eq!(revisions(heard.recv().unwrap()), (vec![50], 90));
+        let gone = ask(&history, key("b"), 1, now).recv().unwrap();
+        assert!(
+            matches!(gone, Seen::Gone { .. }),
+            "a new question: {gone:?}"
+        );
     }
 
     /// An answer is bounded, and ends between two revisions; the next one goes on there.

@@ -37,16 +37,23 @@ impl KvService {
 
     fn write(&self, node: &NodeHandle, tag: Option<Tag>, command: Command, reply: Reply) {
         let logged = Logged {
-            elapsed_ms: self
-                .timekeeper
-                .elapsed_ms(&node.raft().leader(), node.now()),
+            elapsed_ms: 0,
             tag,
             command: Some(command),
         };
-        match logged.validate() {
-            Ok(()) => write(node, logged.encode(), reply),
-            Err(error) => refuse(reply, error.into()),
+        if let Err(error) = logged.validate() {
+            return refuse(reply, error.into());
         }
+        propose(node, &self.timekeeper, logged, move |outcome| {
+            let response = match outcome {
+                Ok(answer) => match Outcome::decode(&answer) {
+                    Ok(outcome) => Response::Written(outcome),
+                    Err(_) => unreadable(),
+                },
+                Err(error) => Response::Refused(propose_refusal(error)),
+            };
+            reply.send(&response);
+        });
     }
 
     fn watch(&self, node: &NodeHandle, watched: Watched, after: u64, reply: Reply) {
@@ -93,12 +100,12 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
             board.history.tick(now);
             if timekeeper.has_to_tell(&known, now, board.due_in()) {
                 let logged = Logged {
-                    elapsed_ms: timekeeper.elapsed_ms(&known, now),
+                    elapsed_ms: 0,
                     tag: None,
                     command: None,
                 };
                 // If it is refused, what should end lives a little longer.
-                node.raft().propose_then(logged.encode(), |_| ());
+                propose(&node, &timekeeper, logged, |_| ());
             }
         }
     };
@@ -171,16 +178,25 @@ fn refuse(reply: Reply, refusal: Refusal) {
     reply.send(&Response::Refused(refusal));
 }
 
-fn write(node: &NodeHandle, command: Bytes, reply: Reply) {
-    node.raft().propose_then(command, move |outcome| {
-        let response = match outcome {
-            Ok(answer) => match Outcome::decode(&answer) {
-                Ok(outcome) => Response::Written(outcome),
-                Err(_) => unreadable(),
-            },
-            Err(error) => Response::Refused(propose_refusal(error)),
-        };
-        reply.send(&response);
+/// Proposes `logged`, which is valid, with the time that has passed since the last entry.
+fn propose(
+    node: &NodeHandle,
+    timekeeper: &Arc<Timekeeper>,
+    logged: Logged,
+    done: impl FnOnce(Result<Bytes, ProposeError>) + Send + 'static,
+) {
+    let known = node.raft().leader();
+    let elapsed_ms = timekeeper.elapsed_ms(&known, node.now());
+    let logged = Logged {
+        elapsed_ms,
+        ..logged
+    };
+    let timekeeper = Arc::clone(timekeeper);
+    node.raft().propose_then(logged.encode(), move |outcome| {
+        if let Err(ProposeError::Overloaded | ProposeError::TooLarge { .. }) = outcome {
+            timekeeper.take_back(known.term, elapsed_ms);
+        }
+        done(outcome);
     });
 }
 

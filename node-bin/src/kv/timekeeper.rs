@@ -46,6 +46,18 @@ impl Timekeeper {
         u32::try_from(told.min(ELAPSED_MAX).as_millis()).unwrap_or(u32::MAX)
     }
 
+    /// The entry that was to say that `elapsed_ms` passed in `term` was refused and is in no log: the next one says
+    /// it. Otherwise a leader that refuses much would let leases live for as many times longer.
+    pub(super) fn take_back(&self, term: Term, elapsed_ms: u32) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((told_in, at)) = &mut *told
+            && *told_in == term
+        {
+            let elapsed = Duration::from_millis(elapsed_ms.into());
+            *at = at.checked_sub(elapsed).unwrap_or(*at);
+        }
+    }
+
     /// Whether an entry has to be proposed only to let time pass, when something ends `due_in` that time.
     pub(super) fn has_to_tell(
         &self,
@@ -106,6 +118,20 @@ mod tests {
             10_000,
             "stopped for a minute"
         );
+    }
+
+    /// What a refused entry would have told is told by the next one, in the same term only.
+    #[test]
+    fn time_is_not_lost_with_what_is_refused() {
+        let (keeper, begin) = (Timekeeper::default(), Instant::now());
+        let leader = known(Role::Leader, 1);
+        let told = |ms| keeper.elapsed_ms(&leader, begin + Duration::from_millis(ms));
+        assert_eq!(told(0), 0);
+        assert_eq!(told(30), 30);
+        keeper.take_back(leader.term, 30);
+        assert_eq!(told(31), 31);
+        keeper.take_back(Term::new(2), 31);
+        assert_eq!(told(32), 1);
     }
 
     /// An entry only for the time is proposed when something ends, and otherwise rarely; never for nothing.

@@ -369,6 +369,7 @@ fn trouble(error: &CallError) -> Trouble {
             Trouble::Refused(Refusal::malformed(refusal))
         }
         CallError::Remote(NoAnswer::Unsendable) | CallError::Decode(_) => Trouble::Nonsense,
+        // An answer that found no room behind others is given when it is asked for again.
         CallError::Unknown(_) | CallError::Remote(_) => Trouble::Lost,
         _ => Trouble::Lost,
     }

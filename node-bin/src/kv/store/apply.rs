@@ -88,7 +88,8 @@ impl Applying<'_> {
         }
     }
 
-    /// The same command again has the answer of the first time, and no effect.
+    /// The same command again has the answer of the first time, and no effect. But for one that keeps a lease: what
+    /// it was told then says nothing of how long the lease lives now, or that it does.
     fn apply_once(
         &mut self,
         tag: &Tag,
@@ -101,7 +102,10 @@ impl Applying<'_> {
         let row = rows::slot(tag);
         if let Some(kept) = self.below.find_own(self.active, &row)? {
             let kept = Kept::decode(&kept.data)?;
-            if tag.sequence == kept.sequence && !planted::is("command-applied-again") {
+            if tag.sequence == kept.sequence
+                && !kept.keeps_again(&command)
+                && !planted::is("command-applied-again")
+            {
                 return Ok(kept.answer);
             }
             if tag.sequence < kept.sequence {
@@ -350,6 +354,12 @@ impl Kept {
         let content = Bytes::from(encode_behind(content, outcome));
         let answer = content.slice(sequence.len()..);
         (content, answer)
+    }
+
+    /// Whether `command` is to keep a lease, which was kept the first time.
+    fn keeps_again(&self, command: &Command) -> bool {
+        matches!(command, Command::KeepLease { .. })
+            && matches!(Outcome::decode(&self.answer), Ok(Outcome::LeaseKept { .. }))
     }
 
     fn decode(data: &Bytes) -> Result<Self, StoreFault> {

@@ -191,8 +191,13 @@ impl Model {
         let Some((_, slots)) = self.sessions.get(&tag.session) else {
             return Outcome::SessionExpired;
         };
+        // What it was told of a lease says nothing of how long that lives now.
+        let keeps_again = |outcome: &Outcome| {
+            matches!(command, Command::KeepLease { .. })
+                && matches!(outcome, Outcome::LeaseKept { .. })
+        };
         match slots.get(&tag.slot) {
-            Some((last, outcome)) if *last == tag.sequence => {
+            Some((last, outcome)) if *last == tag.sequence && !keeps_again(outcome) => {
                 self.repeated += 1;
                 return outcome.clone();
             }

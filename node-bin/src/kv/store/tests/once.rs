@@ -85,6 +85,26 @@ fn h1_a_command_is_applied_once() {
     assert_eq!(get(&mut store, b"k").unwrap().revision, 8);
 }
 
+/// To keep a lease is done again where it is sent again: the answer of the first time would say that it lives although
+/// it has ended, or longer than it does.
+#[test]
+fn h1_a_lease_is_kept_by_what_is_sent_again() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &Command::OpenSession);
+    apply(&mut store, 3, &Command::GrantLease { ttl_ms: 1_000 });
+    let kept = Outcome::LeaseKept { ttl_ms: 1_000 };
+    let mut keep = |at, elapsed_ms| {
+        let named = (elapsed_ms, Some(tag(2, 1)));
+        apply_as(&mut store, at, named, Some(Command::KeepLease { lease: 3 }))
+    };
+    assert_eq!(keep(4, 0), kept);
+    assert_eq!(keep(5, 800), kept);
+    assert_eq!(keep(6, 800), kept, "it lives from the second time on");
+    let ended = Outcome::Refused(Invalid::LeaseUnknown { lease: 3 });
+    assert_eq!(keep(7, 1_000), ended);
+    assert_eq!(keep(8, 0), ended);
+}
+
 /// A session ends when it is not used for its time, and not before; what is sent again then is not applied.
 #[test]
 fn h2_an_expired_session_says_so() {
