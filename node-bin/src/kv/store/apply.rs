@@ -124,13 +124,13 @@ impl Applying<'_> {
     fn carry_out(&mut self, command: Command, revision: u64) -> Result<Outcome, StoreFault> {
         match command {
             Command::Put { key, value } => {
-                self.set(key, Some(value), revision);
+                self.set(key, Some(value), revision)?;
                 Ok(Outcome::Written { revision })
             }
             Command::Delete { key } => {
                 let existed = self.find(&key)?.is_some();
                 if existed {
-                    self.set(key, None, revision);
+                    self.set(key, None, revision)?;
                 }
                 Ok(Outcome::Deleted { existed, revision })
             }
@@ -144,7 +144,7 @@ impl Applying<'_> {
                     return Ok(Outcome::NotSwapped { current, revision });
                 }
                 if current.is_some() || value.is_some() {
-                    self.set(key, value, revision);
+                    self.set(key, value, revision)?;
                 }
                 Ok(Outcome::Swapped { revision })
             }
@@ -240,13 +240,11 @@ impl Applying<'_> {
         for (key, value) in written {
             match value {
                 None if self.find(key)?.is_none() => {}
-                None => self.set(key.clone(), None, revision),
+                None => self.set(key.clone(), None, revision)?,
                 Some((value, lease)) => {
-                    self.set(key.clone(), Some(value.clone()), revision);
+                    self.set(key.clone(), Some(value.clone()), revision)?;
                     if let Some(lease) = lease {
-                        let data = Bytes::new();
-                        let bound = Value { data, revision };
-                        self.write((rows::bound_key(lease, key), Some(bound)));
+                        self.bind(key, lease, revision);
                     }
                 }
             }
@@ -289,15 +287,41 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// Removes `key` if it still is what was bound to the lease: another write takes it away from it.
+    /// Removes `key` if it still is what was bound to the lease: another write takes it away from it, and did so without
+    /// removing the row in files of before.
     fn unbind(&mut self, key: Bytes, bound_at: u64, revision: u64) -> Result<(), StoreFault> {
         let value = self.find(&key)?;
         let same = |value: Value| {
             value.revision == bound_at || planted::is("lease-takes-what-was-written-since")
         };
         if value.is_some_and(same) {
-            self.set(key, None, revision);
+            self.set(key, None, revision)?;
         }
+        Ok(())
+    }
+
+    /// Binds `key`, which has just been written, to a lease, in both directions.
+    fn bind(&mut self, key: &Bytes, lease: u64, revision: u64) {
+        let row = |data| Some(Value { data, revision });
+        self.write((rows::bound_key(lease, key), row(Bytes::new())));
+        let number = Bytes::copy_from_slice(&lease.to_le_bytes());
+        self.write((rows::lease_of(key), row(number)));
+    }
+
+    /// Takes `key` away from its lease, if it has one: or whoever writes and removes many keys under one lease would
+    /// leave a row behind for each.
+    fn loosen(&mut self, key: &Bytes) -> Result<(), StoreFault> {
+        if !self.timed.has_leases() || planted::is("lease-takes-what-was-written-since") {
+            return Ok(());
+        }
+        let row = rows::lease_of(key);
+        let Some(value) = self.below.find_own(self.active, &row)? else {
+            return Ok(());
+        };
+        let lease = value.data[..].try_into().map(u64::from_le_bytes);
+        let lease = lease.map_err(|_| Corruption::RowContent { row: "kv" })?;
+        self.write((rows::bound_key(lease, key), None));
+        self.write((row, None));
         Ok(())
     }
 
@@ -323,7 +347,8 @@ impl Applying<'_> {
         self.below.find(self.active, &rows::of_user(key))
     }
 
-    fn set(&mut self, key: Bytes, value: Option<Bytes>, revision: u64) {
+    fn set(&mut self, key: Bytes, value: Option<Bytes>, revision: u64) -> Result<(), StoreFault> {
+        self.loosen(&key)?;
         let row = rows::of_user(&key);
         let written = value.clone().map(|data| Value { data, revision });
         self.changes.push(Change {
@@ -332,6 +357,7 @@ impl Applying<'_> {
             revision,
         });
         self.active.set(row, written);
+        Ok(())
     }
 
     fn write(&mut self, (row, value): Row) {

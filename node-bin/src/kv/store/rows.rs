@@ -31,6 +31,7 @@ const SESSION: u8 = b's';
 const SLOT: u8 = b't';
 const LEASE: u8 = b'l';
 const BOUND: u8 = b'b';
+const LEASE_OF: u8 = b'k';
 
 /// The row of a user's key.
 pub(super) fn of_user(key: &Bytes) -> Bytes {
@@ -100,6 +101,11 @@ pub(super) fn lease(lease: u64) -> Bytes {
 /// That a key was bound to a lease.
 pub(super) fn bound_key(lease: u64, key: &[u8]) -> Bytes {
     own(BOUND, &[&lease.to_be_bytes(), key])
+}
+
+/// Which lease a key is bound to.
+pub(super) fn lease_of(key: &[u8]) -> Bytes {
+    own(LEASE_OF, &[key])
 }
 
 /// In front of all keys that were bound to a lease.

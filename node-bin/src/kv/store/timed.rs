@@ -166,6 +166,11 @@ impl Timed {
         self.due.insert((ends, Ending::Session(session)));
     }
 
+    /// Whether any lease is there, or what it has left behind.
+    pub(super) fn has_leases(&self) -> bool {
+        !self.leases.is_empty()
+    }
+
     /// A lease as it stands, if it is there.
     pub(super) fn lease(&self, lease: u64) -> Option<Lease> {
         let term = self
