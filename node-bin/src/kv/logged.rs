@@ -155,11 +155,21 @@ impl InPlace<'_> {
                 key,
                 expected,
                 value,
-            } => Command::CompareAndSet {
-                key: part(key),
-                expected: expected.map(part),
-                value: value.map(part),
-            },
+            } => {
+                // Key and value stay in the state. A part keeps all of `bytes` in memory, and what is compared with,
+                // which may be long, would stay with them, counted by nobody.
+                let stays = key.len() + value.map_or(0, <[u8]>::len);
+                let apart = expected.is_some_and(|expected| expected.len() > stays);
+                let own = |it| match apart {
+                    true => Bytes::copy_from_slice(it),
+                    false => part(it),
+                };
+                Command::CompareAndSet {
+                    key: own(key),
+                    expected: expected.map(part),
+                    value: value.map(own),
+                }
+            }
             In::Transact(transaction) => Command::Transact(transaction),
             In::GrantLease { ttl_ms } => Command::GrantLease { ttl_ms },
             In::KeepLease { lease } => Command::KeepLease { lease },
@@ -204,6 +214,30 @@ mod tests {
             }),
             command: Some(command),
         }
+    }
+
+    /// What stays of a command does not keep in memory what it was compared with.
+    #[test]
+    fn long_expectations_do_not_stay() {
+        let compare_with = |expected: usize| {
+            let bytes = logged_as(Command::CompareAndSet {
+                key: Bytes::from_static(b"key"),
+                expected: Some(vec![7; expected].into()),
+                value: Some(Bytes::from_static(b"value")),
+            })
+            .encode();
+            let Some(Command::CompareAndSet { key, value, .. }) =
+                Logged::decode(&bytes).unwrap().command
+            else {
+                panic!("it is another command");
+            };
+            let parts = [key, value.unwrap()];
+            assert_eq!(parts, [&b"key"[..], b"value"]);
+            let whole = bytes.as_ptr_range();
+            parts.map(|part| whole.contains(&part.as_ptr()))
+        };
+        assert_eq!(compare_with(1), [true; 2]);
+        assert_eq!(compare_with(100_000), [false; 2]);
     }
 
     /// What is decoded in place is what it is elsewhere, for every command there is.

@@ -457,7 +457,10 @@ impl KvStore {
             options,
         } = &self.place;
         let path = received_path(path);
-        open_database(&**files, &path, KV_FILE, identity, options.cache_bytes)
+        let opened = open_database(&**files, &path, KV_FILE, identity, options.cache_bytes)?;
+        // It may have been received before the program was replaced by this version.
+        upgrade::to_present(&opened, identity).map_err(|fault| fault.at_open(&path))?;
+        Ok(opened)
     }
 
     /// The file that was received takes the place of the state's, once it has been read.

@@ -42,6 +42,14 @@ impl Flush {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
+    /// Returns once nothing writes to the file any more.
+    pub(super) fn stop(self) {
+        if let Some(thread) = self.thread {
+            // How it ended concerns whoever goes on.
+            let _ = thread.join();
+        }
+    }
+
     /// Returns once the changes are durable in the image.
     pub(super) fn finish(self, storage: &dyn Storage, image: u64) -> io::Result<()> {
         match self.thread {

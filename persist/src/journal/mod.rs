@@ -255,6 +255,7 @@ fn turn_over(storage: &Arc<dyn Storage>, state: &mut State) -> io::Result<()> {
     // The image has what the other half says, so its records are not needed any more.
     state.header.start = state.first;
     state.header.half = state.half;
+    state.header.known = state.next - 1;
     publish(&**storage, &mut state.header)?;
     let changes = state.take_recorded();
     let image = state.header.offset_of_image();
@@ -382,6 +383,11 @@ impl StorageBackend for Journal {
 
     fn close(&self) -> io::Result<()> {
         let emptied = self.0.change(|storage, state| empty(&**storage, state));
+        // After a failure as well: it would write on, under whoever opens the file next.
+        let flushing = self.0.state().flushing.take();
+        if let Some(flush) = flushing {
+            flush.stop();
+        }
         self.0.storage.close()?;
         emptied
     }

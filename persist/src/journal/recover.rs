@@ -6,7 +6,7 @@ use std::path::Path;
 use super::changes::Changes;
 use super::header::{COPIES, Header};
 use super::record::{BLOCK_BYTES, Found, find, is_later};
-use super::{FORMAT, Journal, empty, fault, image_head, lock};
+use super::{FORMAT, Journal, empty, fault, image_head, lock, publish};
 use crate::error::{Corruption, OpenError, StoreFault};
 use crate::storage::Storage;
 
@@ -20,7 +20,7 @@ impl Journal {
     ) -> Result<Self, OpenError> {
         let failed = |fault: StoreFault| fault.at_open(name);
         lock(&*storage).map_err(|error| OpenError::from_redb(name.to_owned(), error))?;
-        let header = read_header(&*storage).map_err(failed)?;
+        let (header, copies_differ) = read_header(&*storage).map_err(failed)?;
         if header.format > FORMAT {
             return Err(OpenError::NewerFormat {
                 path: name.to_owned(),
@@ -28,23 +28,27 @@ impl Journal {
                 supported: FORMAT,
             });
         }
-        recover(storage, header, background).map_err(failed)
+        recover(storage, header, copies_differ, background).map_err(failed)
     }
 }
 
-fn read_header(storage: &dyn Storage) -> Result<Header, StoreFault> {
+/// The header that counts, and whether its copies differ.
+fn read_header(storage: &dyn Storage) -> Result<(Header, bool), StoreFault> {
     if storage.len().map_err(fault)? < COPIES * BLOCK_BYTES {
         return Err(Corruption::NotALog.into());
     }
     let copies: Result<Vec<Vec<u8>>, StoreFault> = (0..COPIES)
         .map(|copy| read(storage, copy * BLOCK_BYTES, BLOCK_BYTES))
         .collect();
-    Ok(Header::newest(&copies?)?)
+    let copies = copies?;
+    let differ = copies.windows(2).any(|pair| pair[0] != pair[1]);
+    Ok((Header::newest(&copies)?, differ))
 }
 
 fn recover(
     storage: Box<dyn Storage>,
     header: Header,
+    copies_differ: bool,
     background: bool,
 ) -> Result<Journal, StoreFault> {
     let image_bytes = storage
@@ -71,6 +75,12 @@ fn recover(
             empty(&**storage, state)
         });
         emptied.map_err(fault)?;
+    } else if copies_differ {
+        // Before anything is appended: the older one may say that records begin where the next ones go.
+        let published = journal
+            .0
+            .change(|storage, state| publish(&**storage, &mut state.header));
+        published.map_err(fault)?;
     }
     Ok(journal)
 }

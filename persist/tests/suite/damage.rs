@@ -50,6 +50,30 @@ pub(crate) fn closed_file() -> (Vec<u8>, State) {
     (disk.content(), state)
 }
 
+/// Copies of the journal's header that differ, as a kill between their writes leaves them, are made alike before anything
+/// else is written: or the older one, if it were all that is left later, would point at what has been written over.
+#[test]
+fn copies_of_the_header_are_made_alike() {
+    const COPY_BYTES: usize = 4096;
+    let (content, state) = closed_file();
+    for (from, to) in [(0, COPY_BYTES), (COPY_BYTES, 0)] {
+        let mut content = content.clone();
+        // An older one that passes its checks: generation and checksum are where docs/disk.md says.
+        let mut older = content[from..from + COPY_BYTES].to_vec();
+        let generation = u64::from_le_bytes(*older[36..].first_chunk().unwrap());
+        older[36..44].copy_from_slice(&(generation - 1).to_le_bytes());
+        let checksum = crc32c::crc32c(&older[..72]);
+        older[72..76].copy_from_slice(&checksum.to_le_bytes());
+        content[to..to + COPY_BYTES].copy_from_slice(&older);
+        let disk = Disk::holding(content);
+        let opened = Store::open_on(disk.clone(), Path::new("disk"), &identity(), small());
+        let opened = opened.unwrap();
+        assert_eq!(State::of(&opened).unwrap(), state);
+        let now = disk.content();
+        assert_eq!(now[..COPY_BYTES], now[COPY_BYTES..2 * COPY_BYTES]);
+    }
+}
+
 /// One flipped bit anywhere in a closed file: refused, or everything is as it was written.
 #[test]
 fn b5_a_flipped_bit_never_becomes_data() {

@@ -22,10 +22,10 @@ use super::sessions::Sessions;
 
 /// After how long without a word a connection counts as dead. There may be thousands of clients that have nothing
 /// to say, and who asks something of a dead node learns it from the others, who tell of the next leader.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often an idle client says that it is there: routers forget a silent UDP flow after 30 s or more (RFC 9308,
-/// section 3.2).
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often an idle client says that it is there, so that two such words may be lost: routers forget a silent UDP flow
+/// after 30 s or more (RFC 9308, section 3.2).
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What the clones of one client share.
 pub(super) struct Shared {

@@ -182,6 +182,10 @@ impl SnapshotSource for KvSource {
     }
 }
 
+/// How much of a snapshot is put in without a durable commit: redb keeps account in memory of every page since the
+/// last one.
+const UNSAVED_BYTES_MAX: usize = 64 << 20;
+
 /// Puts the pairs of a snapshot into a file beside the state's.
 pub(super) struct KvSink {
     pub(super) files: Arc<dyn Files>,
@@ -195,6 +199,8 @@ pub(super) struct Draft {
     last: EntryId,
     last_key: Bytes,
     digest: Digest,
+    /// What was put in since the last durable commit.
+    unsaved_bytes: usize,
 }
 
 impl KvSink {
@@ -202,6 +208,14 @@ impl KvSink {
         // What a former transfer left goes first: there may be no room for both.
         self.draft = None;
         let received = received_path(&self.path);
+        // One that was received and is still to be installed is not here: nobody offers another one meanwhile.
+        let io = |source| CreateError::Io {
+            path: received.clone(),
+            source,
+        };
+        if self.files.exists(&received).map_err(io)? {
+            self.files.remove(&received).map_err(io)?;
+        }
         let files = Arc::clone(&self.files);
         let file = DatabaseDraft::begin(
             files,
@@ -221,6 +235,7 @@ impl KvSink {
             last,
             last_key: Bytes::new(),
             digest: Digest::default(),
+            unsaved_bytes: 0,
         });
         Ok(())
     }
@@ -274,9 +289,14 @@ impl Draft {
     }
 
     /// Nothing of it has to survive a crash before all of it is there.
-    fn insert(&self, piece: &Piece) -> Result<(), StoreFault> {
+    fn insert(&mut self, piece: &Piece) -> Result<(), StoreFault> {
+        self.unsaved_bytes += piece.pairs.iter().map(Pair::bytes).sum::<usize>();
         let mut transaction = self.file.database().begin_write()?;
-        transaction.set_durability(Durability::None)?;
+        if self.unsaved_bytes < UNSAVED_BYTES_MAX {
+            transaction.set_durability(Durability::None)?;
+        } else {
+            self.unsaved_bytes = 0;
+        }
         {
             let mut table = transaction.open_table(KV_TABLE)?;
             for pair in &piece.pairs {

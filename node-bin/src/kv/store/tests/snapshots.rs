@@ -69,6 +69,23 @@ pub(super) fn receive(
     sink
 }
 
+/// What was received and never installed goes before the next is received: there may be no room for both.
+#[test]
+fn what_was_received_in_vain_goes() {
+    let (_from, _, mut store) = filled();
+    let (_to, path, mut copy) = other();
+    let mut snapshot = source(&mut store);
+    let pieces = pieces(&mut *snapshot);
+    let finished = receive(&mut copy, snapshot.last(), &pieces)
+        .finish()
+        .unwrap();
+    let received = received_path(&path);
+    assert!(finished && received.exists());
+    let mut sink = copy.sink().unwrap();
+    sink.begin(snapshot.last()).unwrap();
+    assert!(!received.exists());
+}
+
 /// A member that gets a snapshot has the same state, durably, and goes on from there; it reads the old
 /// state until then.
 #[test]
