@@ -207,12 +207,17 @@ impl Bounds {
     }
 }
 
+/// The smallest bound of a log's bytes: some entries.
+const LOG_BYTES_MAX_MIN: u64 = 2_000;
+
 impl Compaction {
     fn draw(rng: &mut Rng) -> Self {
         let tail = *rng.pick(&[1, 2_000, 20_000, 100_000, 64 << 20]);
         Self {
             tail,
-            log_max: tail * rng.within(1..20),
+            // Room for some entries at least: a log that could hold none back for a member that gets a snapshot would
+            // always be ahead of the next one.
+            log_max: (tail * rng.within(1..20)).max(LOG_BYTES_MAX_MIN),
             // At level 2; level 1 has one of its own.
             snapshot_rate: *rng.pick(&[4 << 20, 64 << 20]),
         }

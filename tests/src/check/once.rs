@@ -21,7 +21,9 @@ pub fn effective<'a>(
         };
         if let Some(tag) = &logged.tag {
             let last = last.entry((tag.session, tag.slot)).or_default();
-            if !sessions.contains(&tag.session) || tag.sequence <= *last {
+            // To keep a lease is done again whenever it is sent again.
+            let again = tag.sequence == *last && matches!(command, Command::KeepLease { .. });
+            if !sessions.contains(&tag.session) || tag.sequence <= *last && !again {
                 continue;
             }
             *last = tag.sequence;
@@ -61,8 +63,12 @@ mod tests {
             entry(Some((9, 0, 1)), delete()),
             entry(None, delete()),
             entry(Some((1, 0, 6)), delete()),
+            entry(Some((1, 0, 7)), Command::KeepLease { lease: 3 }),
+            entry(Some((1, 0, 7)), Command::KeepLease { lease: 3 }),
+            entry(Some((1, 0, 6)), Command::KeepLease { lease: 3 }),
         ];
         let found = effective((1..).zip(&log));
-        assert_eq!(found.into_keys().collect::<Vec<_>>(), [1, 2, 5, 7, 8]);
+        let expected = [1, 2, 5, 7, 8, 9, 10];
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), expected);
     }
 }
