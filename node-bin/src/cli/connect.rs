@@ -170,7 +170,9 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
     let code = match error {
         ClientError::OutcomeUnknown { .. }
         | ClientError::TimedOut { .. }
+        | ClientError::TooManyLeases
         | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
+        ClientError::LeaseUnknown { .. } => exit::NEGATIVE,
         ClientError::StillRefused { refusal, .. } => match refusal {
             Refusal::Stopping => exit::UNAVAILABLE,
             _ => exit::TEMPORARY,
@@ -180,9 +182,10 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
         ClientError::Refused { refusal, .. } => match refusal {
             Refusal::NotAllowed { .. } => exit::NOT_ALLOWED,
-            Refusal::TooLarge { .. } | Refusal::Malformed { .. } | Refusal::NotChanged { .. } => {
-                exit::DATA
-            }
+            Refusal::TooLarge { .. }
+            | Refusal::Malformed { .. }
+            | Refusal::NotChanged { .. }
+            | Refusal::HistoryGone { .. } => exit::DATA,
             _ => exit::TEMPORARY,
         },
         ClientError::Invalid(_) => exit::DATA,
@@ -203,6 +206,12 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
             refusal: Refusal::NotAllowed { .. },
             ..
         } => failure.help("use --cert with a folder made by `quorate certs issue --admin NAME`"),
+        ClientError::Refused {
+            refusal: Refusal::HistoryGone { .. },
+            ..
+        } => failure.help(
+            "read the keys anew with `quorate kv range`, and watch without --after, or with a later one",
+        ),
         _ => failure,
     }
 }
@@ -294,6 +303,9 @@ mod tests {
             (no_leader, 69),
             (refused(too_large), 65),
             (refused(Refusal::malformed("?")), 65),
+            (refused(Refusal::HistoryGone { since: 7 }), 65),
+            (ClientError::LeaseUnknown { lease: 7 }, 1),
+            (ClientError::TooManyLeases, 75),
             (ClientError::UnknownNode { node }, 64),
             (ClientError::NoUsableNode { tried: Vec::new() }, 69),
             (ClientError::NobodyTookOver { node }, 75),

@@ -205,7 +205,9 @@ async fn run_one(
         .map_err(|error| failure(&error))?;
     match (json, raw, &done) {
         (true, _, done) => writeln!(out, "{}", in_json(done)),
-        (false, true, Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _)) => {
+        (false, true, Done::Get(_, Some(value))) => out.write_all(&value.data),
+        (false, true, Done::GetStale(_, Some(value), age)) => {
+            tell_age(age);
             out.write_all(&value.data)
         }
         (false, _, done) => for_people(done, out),
@@ -365,8 +367,7 @@ fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
         Done::Put(revision) => writeln!(out, "written at revision {revision}"),
         Done::Get(_, Some(value)) => writeln!(out, "{}", printable(&value.data)),
         Done::GetStale(_, value, age) => {
-            // Not part of the data, as below.
-            let _ = writeln!(io::stderr(), "{age}");
+            tell_age(age);
             match value {
                 Some(value) => writeln!(out, "{}", printable(&value.data)),
                 None => Ok(()),
@@ -392,13 +393,15 @@ fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+/// Not part of the data, so not on stdout; if nobody reads it, nothing is lost.
+fn tell_age(age: &Age) {
+    let _ = writeln!(io::stderr(), "{age}");
+}
+
 impl std::fmt::Display for Age {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let revision = self.revision;
         match self.leader_silent_for {
-            Some(silent) if silent.is_zero() => {
-                write!(f, "as of revision {revision}, at the leader")
-            }
             Some(silent) => write!(
                 f,
                 "as of revision {revision}; the node heard of its leader {} ms ago",

@@ -8,6 +8,11 @@ use super::members::Members;
 use super::peers::{Met, PeerMemory, Progress, Start};
 use crate::planted;
 
+/// What to do with a node that is not let in. Not "restore it": a copy of what it had is older than what it has said
+/// since (docs/guarantees.md, Disks).
+const REPLACE: &str = "start it with the folder that it ran with last, never with a copy; if that is lost, replace it \
+                       under a new number: `quorate members replace OLD NEW`";
+
 /// Lets members in, each with the store it was first seen with, and never with an older copy of that.
 ///
 /// A member that comes back with another store has lost its log, and with it the votes it cast and the
@@ -61,20 +66,20 @@ impl Admission {
         match met {
             Met::OtherStore if !planted::is("other-store-admitted") => Err(format!(
                 "node {node} lost its data folder or has another one: a node must not rejoin without its log; \
-                 restore the folder"
+                 {REPLACE}"
             )),
             Met::OlderBoot(known) if !planted::is("older-boot-admitted") => Err(format!(
                 "node {node} has an older copy of its data folder (start {boot}, and was seen at start {known}): \
-                 a node must not rejoin with an old log; restore the newest folder"
+                 a node must not rejoin with an old log; {REPLACE}"
             )),
             Met::Behind(known) if !planted::is("older-log-admitted") => Err(format!(
                 "node {node} has an older copy of its data folder (its log ends at {} in term {}, and had \
-                 acknowledged {} in term {}): a node must not rejoin with an old log; restore the newest folder",
+                 acknowledged {} in term {}): a node must not rejoin with an old log; {REPLACE}",
                 start.progress.last, start.progress.term, known.last, known.term
             )),
             Met::Twin if !planted::is("twin-admitted") => Err(format!(
                 "another process has been here as start {boot} of node {node}: two run on copies of one data \
-                 folder, or an older copy was started; keep the one that was first, or restore the newest folder"
+                 folder, or an older copy was started; keep the one that was first, or {REPLACE}"
             )),
             _ => Ok(()),
         }

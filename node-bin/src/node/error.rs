@@ -39,7 +39,8 @@ pub enum StartError {
     /// The state is there, but the log is not.
     #[error(
         "{} holds a state but no log: the log was lost, and this node must not start as if it were new; \
-         restore the whole folder or replace the node",
+         if its folder is somewhere else, start it with that, never with a copy; if not, replace it under a new \
+         number: `quorate members replace OLD NEW`",
         path.display()
     )]
     LogLost {

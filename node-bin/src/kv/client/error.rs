@@ -124,6 +124,17 @@ pub enum ClientError {
          Start fewer at a time"
     )]
     TooManyUnderWay,
+    /// The lease has ended. Nothing happened.
+    #[error(
+        "there is no lease {lease}: it has expired, was revoked, or never was; nothing was changed"
+    )]
+    LeaseUnknown {
+        /// Its number.
+        lease: u64,
+    },
+    /// There are as many leases as there can be. Nothing happened; it may be otherwise later.
+    #[error("{}; nothing was changed", Invalid::TooManyLeases)]
+    TooManyLeases,
     /// The request breaks a limit and was not sent.
     #[error("{0}; nothing was sent")]
     Invalid(#[from] Invalid),

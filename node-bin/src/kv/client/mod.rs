@@ -87,7 +87,8 @@ pub struct Client {
 pub struct StaleAnswer {
     /// The answer, with the revision of the state it is from.
     pub answer: Answer,
-    /// For how long the node had not heard of a leader; zero at the leader itself, `None` where it knew none.
+    /// For how long the node had not heard of a leader, or, at the leader itself, had done nothing; `None` where it
+    /// knew of none.
     pub leader_silent_for: Option<Duration>,
 }
 
@@ -485,10 +486,17 @@ fn not_understood(node: NodeId) -> ClientError {
     }
 }
 
-/// What this client holds to be valid and the node does not: their versions differ.
+/// What the state does not allow; or what this client holds to be valid and the node does not, where their versions
+/// differ.
 fn refused(node: NodeId, invalid: Invalid) -> ClientError {
-    let refusal = invalid.into();
-    ClientError::Refused { node, refusal }
+    match invalid {
+        Invalid::LeaseUnknown { lease } => ClientError::LeaseUnknown { lease },
+        Invalid::TooManyLeases => ClientError::TooManyLeases,
+        invalid => {
+            let refusal = invalid.into();
+            ClientError::Refused { node, refusal }
+        }
+    }
 }
 
 /// How a compare-and-set went.

@@ -236,8 +236,12 @@ impl Shared {
                 let (found, start) = routing.begin_wait();
                 (Waiting(self), found, start)
             };
-            if start && self.jobs.send(Job::Seek).await.is_err() {
-                return None;
+            if start && self.jobs.try_send(Job::Seek).is_err() {
+                // As if nobody had been asked: whoever waits next asks again, and this one after a pause.
+                self.routing().seek_failed();
+                let pause = self.runtime.now() + retry::PAUSE_MAX;
+                future::or(found.happened(), self.sleep_until(pause.min(deadline))).await;
+                continue;
             }
             future::or(found.happened(), self.sleep_until(deadline)).await;
         }

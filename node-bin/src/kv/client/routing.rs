@@ -124,6 +124,11 @@ impl Routing {
         self.seeking.then(|| self.found.watch())
     }
 
+    /// The task that was to ask round could not be started.
+    pub(super) fn seek_failed(&mut self) {
+        self.seeking = false;
+    }
+
     /// Asking round is hopeless: wakes those who wait, so that they see it.
     pub(super) fn give_up(&mut self) {
         self.seeking = false;
