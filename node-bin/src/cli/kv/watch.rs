@@ -23,7 +23,7 @@ pub(super) struct WatchArgs {
     /// Begin after this revision instead of now
     #[arg(long, value_name = "REVISION")]
     after: Option<u64>,
-    /// End after this many changes
+    /// End after this many changes, and those that belong to one transaction with the last
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u64>,
     #[command(flatten)]
@@ -50,11 +50,9 @@ pub(super) async fn run(
     }
     while left > 0 {
         let changes = watch.next().await.map_err(|error| failure(&error))?;
-        for change in changes
-            .iter()
-            .take(usize::try_from(left).unwrap_or(usize::MAX))
-        {
-            left -= 1;
+        let whole = whole_revisions(&changes, left);
+        left = left.saturating_sub(whole as u64);
+        for change in &changes[..whole] {
             match json {
                 true => writeln!(out, "{}", in_json(change)),
                 false => for_people(change, out),
@@ -64,6 +62,16 @@ pub(super) async fn run(
         out.flush().map_err(Failure::output)?;
     }
     Ok(())
+}
+
+/// How many of `changes` are the first `limit`, and those of the revision in which they end: whoever goes on after that
+/// misses nothing.
+fn whole_revisions(changes: &[Change], limit: u64) -> usize {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    match changes.get(..limit) {
+        None | Some([]) => changes.len().min(limit),
+        Some([.., last]) => changes.partition_point(|change| change.revision <= last.revision),
+    }
 }
 
 fn for_people(change: &Change, out: &mut dyn Write) -> io::Result<()> {
@@ -84,4 +92,23 @@ fn in_json(change: &Change) -> Json {
         field("key", &change.key),
         value,
     ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A transaction is not cut: whoever goes on after the last revision would miss the rest of it.
+    #[test]
+    fn a_limit_ends_between_revisions() {
+        let change = |revision| Change {
+            key: "k".into(),
+            value: None,
+            revision,
+        };
+        let changes = [3, 4, 4, 4, 7].map(change);
+        let counts = [0, 1, 2, 3, 4, 5, 6].map(|limit| whole_revisions(&changes, limit));
+        assert_eq!(counts, [0, 1, 4, 4, 4, 5, 5]);
+        assert_eq!(whole_revisions(&[], 1), 0);
+    }
 }
