@@ -173,6 +173,9 @@ pub enum Unanswered {
     /// The connection broke, or the node dropped the request.
     #[error("the connection or the node broke before it answered")]
     Lost,
+    /// Its answer found no room behind others on their way.
+    #[error("its answer found no room behind others")]
+    NoRoom,
     /// Another node has become the leader.
     #[error("another leader was elected before it answered")]
     Superseded,

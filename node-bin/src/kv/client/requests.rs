@@ -113,7 +113,11 @@ impl Shared {
         if let Some(session) = self.sessions.session() {
             return Ok(session);
         }
-        let opening = self.before(deadline, self.sessions.begin_opening()).await?;
+        let begun = self.runtime.now();
+        let late = || self.gave_up(self.runtime.now() - begun, None);
+        let opening = self
+            .before(deadline, self.sessions.begin_opening(), late)
+            .await?;
         if let Some(session) = self.sessions.session() {
             return Ok(session);
         }
@@ -137,7 +141,8 @@ impl Shared {
         let deadline = self.runtime.now() + self.within;
         loop {
             let session = self.session(deadline).await?;
-            let claim = self.before(deadline, self.sessions.claim()).await?;
+            let late = || ClientError::TooManyUnderWay;
+            let claim = self.before(deadline, self.sessions.claim(), late).await?;
             let tag = claim.tag(session);
             let command = command.clone();
             let request = match planted::is("write-sent-again") {
@@ -168,16 +173,17 @@ impl Shared {
         }
     }
 
-    /// Waits for others of this client, until `deadline`.
+    /// Waits for others of this client, until `deadline`; then it is `late`.
     async fn before<T>(
         &self,
         deadline: Instant,
         waited_for: impl Future<Output = T>,
+        late: impl FnOnce() -> ClientError,
     ) -> Result<T, ClientError> {
         let arrived = async { Ok(waited_for.await) };
         let over = async {
             self.sleep_until(deadline).await;
-            Err(ClientError::TooManyUnderWay)
+            Err(late())
         };
         future::or(arrived, over).await
     }
@@ -200,6 +206,8 @@ impl Shared {
         deadline: Instant,
     ) -> Result<Response, ClientError> {
         let peer = self.peer(node).ok_or(ClientError::UnknownNode { node })?;
+        let begun = self.runtime.now();
+        let mut refused = None;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(self.runtime.now());
             let trouble = match outcome(peer.call(request.clone(), left).await) {
@@ -209,10 +217,22 @@ impl Shared {
             if retry::decide(Operation::Repeatable, &trouble) != Verdict::Retry {
                 return Err(self.failure(node, trouble));
             }
+            if let Trouble::Refused(refusal) = trouble {
+                refused = Some(refusal);
+            }
             let next = self.runtime.now() + retry::pause(attempt, self.draw());
             if next >= deadline || self.is_hopeless(node) {
-                let why = self.known_of(node);
-                return Err(ClientError::Unreachable { node, why });
+                return Err(match refused {
+                    Some(refusal) => ClientError::StillRefused {
+                        within: whole_ms(next - begun),
+                        node,
+                        refusal,
+                    },
+                    None => ClientError::Unreachable {
+                        node,
+                        why: self.known_of(node),
+                    },
+                });
             }
             self.sleep_until(next).await;
         }
@@ -290,6 +310,7 @@ impl Shared {
             Trouble::Unsendable
             | Trouble::Deadline
             | Trouble::Superseded
+            | Trouble::NoRoom
             | Trouble::Nonsense
             | Trouble::Refused(_) => {}
         }
@@ -297,7 +318,7 @@ impl Shared {
 
     /// Why there is no answer after `within`.
     fn gave_up(&self, within: Duration, refused: Option<(NodeId, Refusal)>) -> ClientError {
-        let within = Duration::from_millis(within.as_millis() as u64); // shorter to read
+        let within = whole_ms(within);
         match refused {
             Some((node, refusal)) if !matches!(refusal, Refusal::NotLeader { .. }) => {
                 ClientError::StillRefused {
@@ -334,12 +355,14 @@ impl Shared {
                 within: self.within,
             },
             Trouble::Nonsense => ClientError::Nonsense { node },
-            Trouble::NotSent | Trouble::Unsendable | Trouble::Lost | Trouble::Superseded => {
-                ClientError::Unreachable {
-                    node,
-                    why: self.known_of(node),
-                }
-            }
+            Trouble::NotSent
+            | Trouble::Unsendable
+            | Trouble::Lost
+            | Trouble::NoRoom
+            | Trouble::Superseded => ClientError::Unreachable {
+                node,
+                why: self.known_of(node),
+            },
         }
     }
 }
@@ -351,6 +374,11 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.routing().end_wait();
     }
+}
+
+/// Shorter to read.
+fn whole_ms(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
 }
 
 /// What the transport's answer means for an operation.
@@ -373,7 +401,7 @@ fn trouble(error: &CallError) -> Trouble {
             Trouble::Refused(Refusal::malformed(refusal))
         }
         CallError::Remote(NoAnswer::Unsendable) | CallError::Decode(_) => Trouble::Nonsense,
-        // An answer that found no room behind others is given when it is asked for again.
+        CallError::Remote(NoAnswer::NoRoom) => Trouble::NoRoom,
         CallError::Unknown(_) | CallError::Remote(_) => Trouble::Lost,
         _ => Trouble::Lost,
     }
@@ -385,6 +413,7 @@ fn why(trouble: &Trouble) -> Unanswered {
         Trouble::Superseded => Unanswered::Superseded,
         Trouble::Nonsense => Unanswered::Nonsense,
         Trouble::Refused(_) => Unanswered::Undecided,
+        Trouble::NoRoom => Unanswered::NoRoom,
         Trouble::Lost | Trouble::NotSent | Trouble::Unsendable => Unanswered::Lost,
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Trouble {
     Unsendable,
     /// The connection broke, or the node gave no reply, after the request may have been received.
     Lost,
+    /// It was done, but its answer found no room behind others on their way.
+    NoRoom,
     /// No answer within the deadline of the operation.
     Deadline,
     /// Another leader was announced while the call was outstanding.
@@ -53,7 +55,7 @@ impl Trouble {
         match self {
             Self::NotSent | Self::Unsendable => false,
             Self::Deadline => !planted::is("deadline-reported-as-failure"),
-            Self::Lost | Self::Superseded | Self::Nonsense => true,
+            Self::Lost | Self::NoRoom | Self::Superseded | Self::Nonsense => true,
             Self::Refused(refusal) => {
                 matches!(refusal, Refusal::OutcomeUnknown | Refusal::TimedOut)
             }
@@ -68,11 +70,13 @@ pub(super) fn decide(operation: Operation, trouble: &Trouble) -> Verdict {
     match (operation, trouble) {
         (_, T::NotSent) => Verdict::Retry,
         (_, T::Unsendable) => Verdict::Fail,
-        (O::Repeatable | O::Write, T::Lost | T::Superseded) => Verdict::Retry,
+        (O::Repeatable | O::Write, T::Lost | T::NoRoom | T::Superseded) => Verdict::Retry,
         (O::Repeatable, T::Deadline | T::Nonsense) => Verdict::Fail,
         (O::Write, T::Deadline) if planted::is("deadline-reported-as-failure") => Verdict::Fail,
         (O::Write, T::Deadline | T::Nonsense) => Verdict::Unknown,
-        (O::Transfer, T::Lost | T::Superseded | T::Deadline | T::Nonsense) => Verdict::Unknown,
+        (O::Transfer, T::Lost | T::NoRoom | T::Superseded | T::Deadline | T::Nonsense) => {
+            Verdict::Unknown
+        }
         (_, T::Refused(refusal)) => refused(operation, refusal),
     }
 }
@@ -139,6 +143,7 @@ mod tests {
         for (trouble, read, write, transfer) in [
             (Trouble::NotSent, Retry, Retry, Retry),
             (Trouble::Unsendable, Fail, Fail, Fail),
+            (Trouble::NoRoom, Retry, Retry, Unknown),
             (Trouble::Lost, Retry, Retry, Unknown),
             (Trouble::Superseded, Retry, Retry, Unknown),
             (Trouble::Deadline, Fail, Unknown, Unknown),

@@ -465,6 +465,22 @@ fn a_transfer_that_nobody_took() {
     assert!(error.to_string().contains("it may lead on"), "{error}");
 }
 
+/// A node that is asked itself and refuses until the time is up is not called unreachable.
+#[test]
+fn a_node_that_goes_on_refusing_is_quoted() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, Duration::from_millis(300));
+    nodes[1].part().refusals = vec![Refusal::TimedOut; 10_000];
+    let error = patiently(client.reading_at(node(2)).get("k")).unwrap_err();
+    let ClientError::StillRefused {
+        node: by, refusal, ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!((by, refusal), (node(2), Refusal::TimedOut));
+}
+
 /// Without a leader, the error says of every node why it did not help, and names a leader whose address
 /// is missing.
 #[test]
