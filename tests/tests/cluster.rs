@@ -331,9 +331,17 @@ fn events_tell_what_happens() {
             node: watched,
             address: cluster.addresses()[&watched],
         };
-        let members = cluster.node(leader).change_membership(moved, None).await;
+        // Refused until the leader has committed in its own term, which others know of before it has.
+        let members = until("the members to change", || async {
+            let changed = cluster.node(leader).change_membership(moved.clone(), None);
+            match changed.await {
+                Err(quorate::MembershipError::ChangeInProgress) => None,
+                changed => Some(changed.unwrap()),
+            }
+        });
+        let members = members.await;
         let told = events.next().await.expect("the node runs");
-        assert_eq!(told, quorate::Event::Members(members.unwrap()));
+        assert_eq!(told, quorate::Event::Members(members));
         cluster
             .take(leader)
             .shutdown(Duration::from_secs(1))
