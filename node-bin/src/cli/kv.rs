@@ -1,6 +1,7 @@
 //! `quorate kv`: read and write keys.
 
 mod lease;
+mod range;
 mod transaction;
 mod watch;
 
@@ -11,14 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use quorate::kv::{
-    Answer, Client, Page, Pair, Query, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX,
-    Value,
-};
+use quorate::kv::{Answer, Client, Query, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX, Value};
 use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
 use self::lease::LeaseAction;
+use self::range::RangeArgs;
 use self::transaction::TransactionArgs;
 use self::watch::WatchArgs;
 use super::connect::{ConnectArgs, failure};
@@ -117,20 +116,6 @@ struct Wanted {
     delete: bool,
 }
 
-#[derive(Args, Debug)]
-struct RangeArgs {
-    start: Option<OsString>,
-    end: Option<OsString>,
-    /// Only keys that begin with this
-    #[arg(long, conflicts_with_all = ["start", "end"])]
-    prefix: Option<OsString>,
-    /// Print at most this many
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    #[command(flatten)]
-    at: At,
-}
-
 /// One operation with everything it needs, standard input included.
 #[derive(Debug, PartialEq, Eq)]
 enum Work {
@@ -139,7 +124,6 @@ enum Work {
     GetStale(Bytes, NodeId),
     Delete(Bytes),
     CompareAndSet(Bytes, Option<Bytes>, Option<Bytes>),
-    Range(Bytes, Option<Bytes>, u32),
 }
 
 /// How long a key is to live, if not for ever.
@@ -164,7 +148,6 @@ enum Done {
     GetStale(Bytes, Option<Value>, Age),
     Delete(bool),
     CompareAndSet(Swap),
-    Range(Page),
 }
 
 pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -182,6 +165,7 @@ pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let with_client = async |client: Client| {
         let client = &at.map_or(client.clone(), |node| client.reading_at(node));
         match action {
+            Action::Range(args) => range::run(client, args, json, out).await,
             Action::Txn(args) => transaction::run(client, args, json, out).await,
             Action::Watch(args) => watch::run(client, args, json, out).await,
             Action::Lease(action) => lease::run(client, action, json, out).await,
@@ -203,11 +187,12 @@ async fn run_one(
     let done = carry_out(client, work)
         .await
         .map_err(|error| failure(&error))?;
+    if let Some(remark) = remark(&done, json) {
+        let _ = writeln!(io::stderr(), "{remark}");
+    }
     match (json, raw, &done) {
         (true, _, done) => writeln!(out, "{}", in_json(done)),
-        (false, true, Done::Get(_, Some(value))) => out.write_all(&value.data),
-        (false, true, Done::GetStale(_, Some(value), age)) => {
-            tell_age(age);
+        (false, true, Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _)) => {
             out.write_all(&value.data)
         }
         (false, _, done) => for_people(done, out),
@@ -247,11 +232,7 @@ fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
             cas.expected.expect.map(&value).transpose()?,
             cas.wanted.set.map(&value).transpose()?,
         ),
-        Action::Range(range) => {
-            let (start, end) = keys(range.start, range.end, range.prefix);
-            Work::Range(start, end, range.limit)
-        }
-        Action::Txn(_) | Action::Watch(_) | Action::Lease(_) => {
+        Action::Range(_) | Action::Txn(_) | Action::Watch(_) | Action::Lease(_) => {
             unreachable!("these have their own modules")
         }
     })
@@ -334,68 +315,30 @@ async fn carry_out(client: &Client, work: Work) -> Result<Done, quorate::kv::Cli
         Work::CompareAndSet(key, expected, wanted) => {
             Done::CompareAndSet(client.compare_and_set(key, expected, wanted).await?)
         }
-        Work::Range(start, end, limit) => Done::Range(range(client, start, end, limit).await?),
     })
 }
 
-/// Page after page. Each is linearizable; together they are not one snapshot.
-async fn range(
-    client: &Client,
-    mut start: Bytes,
-    end: Option<Bytes>,
-    limit: u32,
-) -> Result<Page, quorate::kv::ClientError> {
-    let mut pairs: Vec<Pair> = Vec::new();
-    loop {
-        let left = limit - u32::try_from(pairs.len()).expect("never more than the limit, a u32");
-        let page = client
-            .range(start, end.clone(), left.min(RANGE_LIMIT_MAX))
-            .await?;
-        pairs.extend(page.pairs.into_iter().take(left as usize));
-        let more = page.more;
-        match pairs.last() {
-            Some(last) if more && pairs.len() < limit as usize => {
-                start = [&last.key[..], &[0]].concat().into();
-            }
-            _ => return Ok(Page { pairs, more }),
-        }
+/// What is not part of the data, so not on stdout; if nobody reads it, nothing is lost. JSON has it in its fields.
+fn remark(done: &Done, json: bool) -> Option<String> {
+    match done {
+        Done::GetStale(_, _, age) if !json => Some(age.to_string()),
+        _ => None,
     }
 }
 
 fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     match done {
         Done::Put(revision) => writeln!(out, "written at revision {revision}"),
-        Done::Get(_, Some(value)) => writeln!(out, "{}", printable(&value.data)),
-        Done::GetStale(_, value, age) => {
-            tell_age(age);
-            match value {
-                Some(value) => writeln!(out, "{}", printable(&value.data)),
-                None => Ok(()),
-            }
+        Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _) => {
+            writeln!(out, "{}", printable(&value.data))
         }
-        Done::Get(_, None) | Done::Delete(false) => Ok(()),
+        Done::Get(_, None) | Done::GetStale(_, None, _) | Done::Delete(false) => Ok(()),
         Done::Delete(true) => writeln!(out, "deleted"),
         Done::CompareAndSet(Swap::Swapped { revision }) => {
             writeln!(out, "swapped at revision {revision}")
         }
         Done::CompareAndSet(Swap::NotSwapped { .. }) => Ok(()),
-        Done::Range(page) => {
-            for pair in &page.pairs {
-                let (key, value) = (printable_line(&pair.key), printable_line(&pair.value.data));
-                writeln!(out, "{key}\t{value}")?;
-            }
-            if page.more {
-                // Not part of the data, so not on stdout; if nobody reads it, nothing is lost.
-                let _ = writeln!(io::stderr(), "there are more; raise --limit or start later");
-            }
-            Ok(())
-        }
     }
-}
-
-/// Not part of the data, so not on stdout; if nobody reads it, nothing is lost.
-fn tell_age(age: &Age) {
-    let _ = writeln!(io::stderr(), "{age}");
 }
 
 impl std::fmt::Display for Age {
@@ -442,14 +385,6 @@ fn in_json(done: &Done) -> Json {
             };
             Json::Object(Map::from_iter([("swapped".into(), false.into()), current]))
         }
-        Done::Range(page) => {
-            let pairs: Vec<Json> = page
-                .pairs
-                .iter()
-                .map(|pair| pair_in_json(&pair.key, &pair.value))
-                .collect();
-            json!({ "pairs": pairs, "more": page.more })
-        }
     }
 }
 
@@ -475,8 +410,7 @@ fn verdict(done: &Done, json: bool) -> Result<(), Failure> {
         | Done::Get(_, Some(_))
         | Done::GetStale(_, Some(_), _)
         | Done::Delete(true)
-        | Done::CompareAndSet(Swap::Swapped { .. })
-        | Done::Range(_) => return Ok(()),
+        | Done::CompareAndSet(Swap::Swapped { .. }) => return Ok(()),
     };
     Err(Failure::new(
         exit::NEGATIVE,
@@ -544,15 +478,6 @@ mod tests {
                 &["cas", "k", "--expect", "a", "--delete"],
                 Work::CompareAndSet(bytes("k"), some("a"), None),
             ),
-            (&["range"], Work::Range(bytes(""), None, 100)),
-            (
-                &["range", "a", "b", "--limit", "7"],
-                Work::Range(bytes("a"), some("b"), 7),
-            ),
-            (
-                &["range", "--prefix", "ab"],
-                Work::Range(bytes("ab"), some("ac"), 100),
-            ),
         ] {
             assert_eq!(work_of(line, "in").unwrap(), expected, "{line:?}");
         }
@@ -592,9 +517,15 @@ mod tests {
         assert_eq!(failure.code, exit::DATA);
     }
 
-    /// The end of a prefix is the first key that does not have it.
+    /// Without any argument all keys are meant; the end of a prefix is the first key that does not have it.
     #[test]
     fn ends_of_prefixes() {
+        let some = |text: &str| Some(OsString::from(text));
+        assert_eq!(keys(None, None, None), (bytes(""), None));
+        let (start, end) = keys(some("a"), some("b"), None);
+        assert_eq!((start, end), (bytes("a"), Some(bytes("b"))));
+        let (start, end) = keys(None, None, some("ab"));
+        assert_eq!((start, end), (bytes("ab"), Some(bytes("ac"))));
         assert_eq!(after_prefix(b"ab"), Some(bytes("ac")));
         assert_eq!(after_prefix(b"a\xff\xff"), Some(bytes("b")));
         assert_eq!(after_prefix(b"\xff\xff"), None);
@@ -611,13 +542,6 @@ mod tests {
     /// What is printed for people, and the exit code that goes with it.
     #[test]
     fn answers_for_people() {
-        let page = Page {
-            pairs: vec![Pair {
-                key: bytes("a"),
-                value: value(b"1\n2", 7),
-            }],
-            more: false,
-        };
         for (done, text, code) in [
             (Done::Put(7), "written at revision 7\n", 0),
             (Done::Get(bytes("k"), Some(value(b"v", 7))), "v\n", 0),
@@ -634,13 +558,28 @@ mod tests {
                 "",
                 exit::NEGATIVE,
             ),
-            (Done::Range(page), "a\t1\\n2\n", 0),
         ] {
             let mut out = Vec::new();
             for_people(&done, &mut out).unwrap();
             assert_eq!(String::from_utf8(out).unwrap(), text);
             let verdict = verdict(&done, false).map_err(|failure| failure.code);
             assert_eq!(verdict.err().unwrap_or(0), code, "{done:?}");
+        }
+    }
+
+    /// How old a stale answer is is said apart from it, also where that is empty; in JSON it is a field.
+    #[test]
+    fn the_age_of_a_stale_answer() {
+        let age = || Age {
+            revision: 7,
+            leader_silent_for: Some(Duration::from_millis(3)),
+        };
+        for found in [Some(value(b"v", 7)), None] {
+            let done = Done::GetStale(bytes("k"), found, age());
+            let said = "as of revision 7; the node heard of its leader 3 ms ago";
+            assert_eq!(remark(&done, false).as_deref(), Some(said));
+            assert_eq!(remark(&done, true), None);
+            assert_eq!(in_json(&done)["leader_silent_for_ms"], 3);
         }
     }
 
