@@ -8,11 +8,6 @@ use super::members::Members;
 use super::peers::{Met, PeerMemory, Progress, Start};
 use crate::planted;
 
-/// What to do with a node that is not let in. Not "restore it": a copy of what it had is older than what it has said
-/// since (docs/guarantees.md, Disks).
-const REPLACE: &str = "start it with the folder that it ran with last, never with a copy; if that is lost, replace it \
-                       under a new number: `quorate members replace OLD NEW`";
-
 /// Lets members in, each with the store it was first seen with, and never with an older copy of that.
 ///
 /// A member that comes back with another store has lost its log, and with it the votes it cast and the
@@ -63,23 +58,25 @@ impl Admission {
         let Instance { store_id, boot } = instance;
         let met = self.memory.meet(node, SeenStore { store_id, boot }, start);
         let node = node.value();
+        // The one way that is safe: on any folder but its own newest, it could vote twice.
+        let replace = format!("under a new id: `quorate members replace {node} NEW`");
         match met {
             Met::OtherStore if !planted::is("other-store-admitted") => Err(format!(
                 "node {node} lost its data folder or has another one: a node must not rejoin without its log; \
-                 {REPLACE}"
+                 replace it {replace}"
             )),
             Met::OlderBoot(known) if !planted::is("older-boot-admitted") => Err(format!(
-                "node {node} has an older copy of its data folder (start {boot}, and was seen at start {known}): \
-                 a node must not rejoin with an old log; {REPLACE}"
+                "node {node} has an older copy of its data folder (start {boot}, and was seen at start {known}), \
+                 and could vote twice; replace it {replace}"
             )),
             Met::Behind(known) if !planted::is("older-log-admitted") => Err(format!(
-                "node {node} has an older copy of its data folder (its log ends at {} in term {}, and had \
-                 acknowledged {} in term {}): a node must not rejoin with an old log; {REPLACE}",
+                "node {node} has an older copy of its data folder (its log ends at {} in term {}, had acknowledged \
+                 {} in term {}); replace it {replace}",
                 start.progress.last, start.progress.term, known.last, known.term
             )),
             Met::Twin if !planted::is("twin-admitted") => Err(format!(
-                "another process has been here as start {boot} of node {node}: two run on copies of one data \
-                 folder, or an older copy was started; keep the one that was first, or {REPLACE}"
+                "another process was here as start {boot} of node {node}: one of them runs on a copy of the data \
+                 folder; stop both, and replace the node {replace}"
             )),
             _ => Ok(()),
         }
@@ -149,6 +146,19 @@ mod tests {
         assert!(lost.contains("without its log"), "{lost}");
         let older = check(id(2), store(7, 3)).unwrap_err();
         assert!(older.contains("older copy"), "{older}");
+        let twin = Start {
+            process: 2,
+            ..start()
+        };
+        let twin = admission.check(id(2), store(7, 4), twin).unwrap_err();
+        assert!(twin.contains("another process"), "{twin}");
+        for refused in [lost, older, twin] {
+            assert!(
+                refused.contains("`quorate members replace 2 NEW`"),
+                "{refused}"
+            );
+            assert!(refused.len() <= 200, "what is sent is cut there: {refused}");
+        }
         assert!(
             check(id(2), store(7, 4)).is_ok(),
             "the refused ones are not remembered"
