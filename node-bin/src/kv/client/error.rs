@@ -90,7 +90,8 @@ pub enum ClientError {
         /// Why it did.
         refusal: Refusal,
     },
-    /// The read had no answer in time. Nothing happened; try again.
+    /// A read, or the opening of the session that a write needs, had no answer in time. Nothing happened; try
+    /// again.
     #[error(
         "node {} did not answer within {within:?}; nothing was changed. Try again, or with a longer \
          timeout", .node.value()

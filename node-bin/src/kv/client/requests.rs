@@ -113,8 +113,12 @@ impl Shared {
         if let Some(session) = self.sessions.session() {
             return Ok(session);
         }
+        // Who opens it has had no answer in all that time.
         let begun = self.runtime.now();
-        let late = || self.gave_up(self.runtime.now() - begun, None);
+        let late = || match self.leader() {
+            Some(node) => self.failure(node, Trouble::Deadline),
+            None => self.gave_up(self.runtime.now() - begun, None),
+        };
         let opening = self
             .before(deadline, self.sessions.begin_opening(), late)
             .await?;
@@ -207,6 +211,7 @@ impl Shared {
     ) -> Result<Response, ClientError> {
         let peer = self.peer(node).ok_or(ClientError::UnknownNode { node })?;
         let begun = self.runtime.now();
+        // What it said the last time, if it was reached.
         let mut refused = None;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(self.runtime.now());
@@ -214,11 +219,13 @@ impl Shared {
                 Ok(response) => return Ok(response),
                 Err(trouble) => trouble,
             };
-            if retry::decide(Operation::Repeatable, &trouble) != Verdict::Retry {
-                return Err(self.failure(node, trouble));
-            }
-            if let Trouble::Refused(refusal) = trouble {
-                refused = Some(refusal);
+            let again = retry::decide(Operation::Repeatable, &trouble) == Verdict::Retry;
+            match trouble {
+                Trouble::Refused(refusal) if again => refused = Some(refusal),
+                // The time that was left after its refusal was too short.
+                Trouble::Deadline if refused.is_some() => {}
+                _ if again => refused = None,
+                trouble => return Err(self.failure(node, trouble)),
             }
             let next = self.runtime.now() + retry::pause(attempt, self.draw());
             if next >= deadline || self.is_hopeless(node) {

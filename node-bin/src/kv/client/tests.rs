@@ -431,6 +431,54 @@ fn waits_out_an_overloaded_leader() {
     );
 }
 
+/// A node that is asked itself, and refuses until the time is up, was reached: what it said is reported.
+#[test]
+fn the_last_refusal_of_one_node_is_reported() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, Duration::from_millis(300));
+    let reading = client.reading_at(node(2));
+    // Node 2 does not lead, and these nodes answer as if only the leader could.
+    let error = patiently(reading.get("k")).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ClientError::StillRefused { node: it, refusal: Refusal::NotLeader { .. }, .. } if it == node(2)
+        ),
+        "{error:?}"
+    );
+    nodes[1].part().refusals = vec![Refusal::Overloaded];
+    let read = async {
+        nodes[1].arrived.recv().await.unwrap();
+        nodes[1].part().silent = true;
+    };
+    while nodes[1].arrived.try_recv().is_ok() {}
+    let (error, ()) = patiently(zip(reading.get("k"), read));
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, ClientError::StillRefused { .. }),
+        "it did answer: {error:?}"
+    );
+}
+
+/// Who waits in vain for another write to open the session is told why there is none, and not that there are
+/// too many writes.
+#[test]
+fn waiting_for_a_session_fails_as_opening_one_does() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, Duration::from_millis(300));
+    let opening = patiently(client.shared.sessions.begin_opening());
+    let error = patiently(client.put("k", "v")).unwrap_err();
+    assert!(matches!(error, ClientError::NoLeader { .. }), "{error:?}");
+    patiently(client.get("k")).unwrap();
+    let error = patiently(client.put("k", "v")).unwrap_err();
+    assert!(
+        matches!(error, ClientError::TimedOut { node: it, .. } if it == node(1)),
+        "{error:?}"
+    );
+    drop(opening);
+    patiently(client.put("k", "v")).unwrap();
+}
+
 /// A refusal for good is reported at once, with what would be needed.
 #[test]
 fn a_refusal_for_good_is_final() {
