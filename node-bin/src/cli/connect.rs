@@ -174,7 +174,7 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
         ClientError::LeaseUnknown { .. } => exit::NEGATIVE,
         ClientError::StillRefused { refusal, .. } => match refusal {
-            Refusal::Stopping => exit::UNAVAILABLE,
+            Refusal::Stopping | Refusal::NotLeader { .. } => exit::UNAVAILABLE,
             _ => exit::TEMPORARY,
         },
         ClientError::NoLeader { .. }
@@ -298,7 +298,14 @@ mod tests {
             bytes: 2,
             bytes_max: 1,
         };
+        let still = |refusal| ClientError::StillRefused {
+            within: Duration::from_secs(5),
+            node,
+            refusal,
+        };
         for (error, code) in [
+            (still(Refusal::TimedOut), 75),
+            (still(Refusal::NotLeader { leader: None }), 69),
             (unknown, 75),
             (no_leader, 69),
             (refused(too_large), 65),

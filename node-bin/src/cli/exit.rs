@@ -3,14 +3,16 @@
 //! 64 and above are those of BSD's `sysexits.h`, so that scripts can tell a mistake in the command
 //! line (never retry) from a cluster that is away for a moment (retry).
 
-/// A well-formed question with a negative answer: no such key, or a compare-and-set that did not match.
+/// A well-formed question with a negative answer: no such key, no such lease, or a compare-and-set that did not
+/// match.
 pub(crate) const NEGATIVE: u8 = 1;
 /// `quorate certs` found a certificate past its end: apart from other wrong data, because monitoring
 /// wants to know and the remedy is always the same.
 pub(crate) const EXPIRED: u8 = 3;
 /// The command line is wrong.
 pub(crate) const USAGE: u8 = 64;
-/// The data given is wrong, for example a value over the limit or a damaged certificate.
+/// The data given is wrong, for example a value over the limit, a damaged certificate, or a revision too old to watch
+/// from.
 pub(crate) const DATA: u8 = 65;
 /// A file that was named does not exist or cannot be read.
 pub(crate) const NO_INPUT: u8 = 66;
@@ -33,7 +35,7 @@ pub(crate) const CONFIG: u8 = 78;
 
 /// The same, for `--help`. A test holds the two together.
 pub(crate) const HELP: &str = "\
-Exit codes: 0 done | 1 no such key, not swapped | 3 expired (certs) | 64 wrong command line
+Exit codes: 0 done | 1 no such key or lease, not swapped | 3 expired (certs) | 64 wrong command line
   65 wrong data | 66 no such file | 69 no leader, or in use | 70 defect | 71 system error
   73 cannot create | 74 I/O error | 75 try later, or outcome unknown | 77 not allowed
   78 wrong configuration or data directory";

@@ -20,7 +20,7 @@ pub(super) struct WatchArgs {
     /// Only keys that begin with this
     #[arg(long, conflicts_with_all = ["key", "end"])]
     prefix: Option<OsString>,
-    /// Begin after this revision instead of now
+    /// Begin after this revision instead of now; exits with 65 if that is no longer known
     #[arg(long, value_name = "REVISION")]
     after: Option<u64>,
     /// End after this many changes, and those that belong to one transaction with the last

@@ -249,7 +249,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`] when there is no such lease any more.
+    /// [`ClientError::LeaseUnknown`] when there is no such lease any more; else as [`put`](Self::put).
     pub async fn keep_lease(&self, lease: u64) -> Result<Duration, ClientError> {
         match self.write(Command::KeepLease { lease }).await? {
             (_, Outcome::LeaseKept { ttl_ms }) => Ok(Duration::from_millis(ttl_ms)),
@@ -261,7 +261,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`] when there is no such lease any more.
+    /// [`ClientError::LeaseUnknown`] when there is no such lease any more; else as [`put`](Self::put).
     pub async fn revoke_lease(&self, lease: u64) -> Result<(), ClientError> {
         match self.write(Command::RevokeLease { lease }).await? {
             (_, Outcome::LeaseRevoked { .. }) => Ok(()),
@@ -286,7 +286,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put), and [`ClientError::Refused`] when there is no such lease any more.
+    /// As [`put`](Self::put), and [`ClientError::LeaseUnknown`] when there is no such lease any more.
     pub async fn put_with_lease(
         &self,
         key: impl Into<Bytes>,
@@ -338,7 +338,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unreachable`] or [`ClientError::TimedOut`] when it cannot be asked.
+    /// [`ClientError::Unreachable`] or [`ClientError::TimedOut`] when it cannot be asked, or
+    /// [`ClientError::StillRefused`] when it would not answer.
     pub async fn query_stale(
         &self,
         node: NodeId,
@@ -365,7 +366,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unreachable`] or [`ClientError::TimedOut`] when it cannot be asked.
+    /// [`ClientError::Unreachable`] or [`ClientError::TimedOut`] when it cannot be asked, or
+    /// [`ClientError::StillRefused`] when it would not answer.
     pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
         match self.shared.ask(node, &Request::Status).await? {
             Response::Status(status) => Ok(*status),
