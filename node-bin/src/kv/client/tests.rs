@@ -15,6 +15,8 @@ use super::*;
 use crate::kv::logged::Tag;
 use crate::kv::protocol::{Needs, Notice, Refusal};
 
+mod late;
+
 /// Far longer than anything here takes, and still the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -198,6 +200,15 @@ impl Stage {
     }
 
     fn client(&self, nodes: &[ScriptedNode], timeout: Duration) -> Client {
+        self.client_on(nodes, timeout, self.io.runtime())
+    }
+
+    fn client_on(
+        &self,
+        nodes: &[ScriptedNode],
+        timeout: Duration,
+        runtime: Arc<dyn quinn::Runtime>,
+    ) -> Client {
         let issued = self
             .ca
             .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
@@ -209,7 +220,7 @@ impl Stage {
             issued.unwrap().credentials().unwrap(),
         );
         config.request_timeout = timeout;
-        Client::connect(config, self.io.runtime()).unwrap()
+        Client::connect(config, runtime).unwrap()
     }
 }
 
