@@ -1,8 +1,11 @@
 //! What `quorate start` offers besides a node: a choice of runtime, and a log that machines can read.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
-use quorate_tests::process::{Cluster, eventually, quorate};
+use quorate_tests::process::{Cluster, eventually, executable, quorate};
 use serde_json::{Map, Value};
 
 /// A node starts, writes, reads and stops in order under every runtime that can be chosen, and a
@@ -28,6 +31,31 @@ fn k12_under_every_runtime() {
     let mut args = alone(&cluster);
     args.push("--runtime=async-str".into());
     quorate(args).failed(64, &["async-str", "async-std", "smol", "tokio", "bare"]);
+}
+
+/// A node whose log cannot be written any more, because its reader is gone (journald that is restarted) or the disk is
+/// full, serves on, and ends in order.
+#[test]
+fn a_log_that_nobody_reads_stops_no_node() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for log in [Stdio::piped(), full().into()] {
+        let cluster = Cluster::new();
+        let mut node = Command::new(executable())
+            .args(alone(&cluster))
+            .stdin(Stdio::piped()) // held open: the node ends with this process
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        drop(node.stderr.take());
+        let mut ready = String::new();
+        let mut out = BufReader::new(node.stdout.take().unwrap());
+        out.read_line(&mut ready).unwrap();
+        assert!(ready.contains("listening on"), "{ready}");
+        cluster.run(&["kv", "put", "key", "value"]).succeeded();
+        drop(node.stdin.take());
+        assert_eq!(node.wait().unwrap().code(), Some(0));
+    }
 }
 
 /// A structured log is one JSON object a line, and says by name at which term and index what was

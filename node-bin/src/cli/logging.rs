@@ -32,7 +32,10 @@ pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(io::stderr().is_terminal())
+        // What cannot be written (a full disk, a reader that is gone) is lost. Saying so, to the same place, would
+        // panic.
+        .log_internal_errors(false);
     let started = match format {
         Format::Human => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
