@@ -13,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use self::chance::Chance;
+pub(crate) use self::template::parse_authority_name;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::{ClusterName, Identity, Role, Subject};
@@ -191,6 +192,28 @@ impl Ca {
         Ok(ca)
     }
 
+    /// Makes the CA that comes after the one in `predecessor`: of the same cluster and the next generation,
+    /// whatever `options` say of that. Only the certificate of the predecessor is read, so it may be
+    /// expired, and its key lost.
+    ///
+    /// Nobody trusts it yet, and it trusts nobody: see [`Folder::trust`](crate::Folder::trust).
+    ///
+    /// Errors: those of [`Ca::create`]; a predecessor that is no CA's certificate, or the last of
+    /// 4,294,967,295.
+    pub fn create_after(
+        predecessor: &Path,
+        directory: &Path,
+        options: &CaOptions,
+    ) -> Result<Self, CaError> {
+        let (cluster, generation) = open::name(predecessor)?;
+        let generation = generation.checked_add(1).ok_or(CaError::LastGeneration)?;
+        let options = CaOptions {
+            generation,
+            ..options.clone()
+        };
+        Self::create(directory, &cluster, &options)
+    }
+
     /// Opens the CA that [`Ca::create`] left in `directory`.
     ///
     /// Checks everything that signing would not: that the key file is its owner's only, that the key
@@ -330,13 +353,16 @@ pub enum CaError {
     },
     /// Past its end.
     #[error(
-        "the CA expired at {}: make one of the next generation with `quorate certs init`",
+        "the CA expired at {}: make the next one with `quorate certs init --after`",
         Rfc3339(*.not_after)
     )]
     Expired {
         /// When it expired.
         not_after: SystemTime,
     },
+    /// There is no number for a CA after it.
+    #[error("the CA has the last generation there is: give the cluster another name")]
+    LastGeneration,
     /// Before its beginning.
     #[error("the CA is valid only from {}: check this machine's clock", Rfc3339(*.not_before))]
     NotYetValid {

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 use crate::facts::Facts;
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::Identity;
-use crate::issued::{CERTIFICATE_FILE, KEY_FILE, ROOTS_FILE};
+use crate::issued::{CERTIFICATE_FILE, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
 use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, identity_of, provider};
 use crate::verify_error::VerifyError;
 
@@ -27,6 +28,7 @@ pub struct Credentials {
 
 struct Inner {
     identity: Identity,
+    not_before: SystemTime,
     not_after: SystemTime,
     key: Arc<CertifiedKey>,
     trust: Trust,
@@ -36,13 +38,21 @@ impl Credentials {
     /// Reads [`KEY_FILE`], [`CERTIFICATE_FILE`] and [`ROOTS_FILE`] from `directory`, and checks
     /// them as a peer would, now.
     ///
+    /// A renewal that was cut short leaves a certificate whose key is still in [`NEXT_KEY_FILE`]: then that
+    /// one is used.
+    ///
     /// Errors: a file that is missing, too large or, for the key, readable by others; and all of
     /// [`Credentials::from_pem`].
     pub fn load(directory: &Path) -> Result<Self, CredentialsError> {
-        let key = files::read(&directory.join(KEY_FILE), Secrecy::Secret)?;
-        let chain = files::read(&directory.join(CERTIFICATE_FILE), Secrecy::Public)?;
         let roots = files::read(&directory.join(ROOTS_FILE), Secrecy::Public)?;
-        Self::from_pem(&key, &chain, &roots, UnixTime::now())
+        Self::load_trusting(directory, &roots)
+    }
+
+    /// As [`load`](Self::load), with other roots (PEM).
+    pub(crate) fn load_trusting(directory: &Path, roots: &[u8]) -> Result<Self, CredentialsError> {
+        let chain = files::read(&directory.join(CERTIFICATE_FILE), Secrecy::Public)?;
+        let (key, _) = key_in(directory, &chain)?;
+        Self::from_pem(&key, &chain, roots, UnixTime::now())
     }
 
     /// Takes a PKCS #8 key, a chain (leaf first) and roots, all PEM, and checks them as a peer would
@@ -64,12 +74,13 @@ impl Credentials {
         })?;
         let cluster = identity_of(&facts)?.cluster;
         let trust = Trust::new(cluster, roots)?;
-        let identity = trust.verify(&chain, now)?;
+        let verified = trust.verify(&chain, now)?;
         let key = certified_key(key, chain)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                identity,
-                not_after: facts.not_after,
+                identity: verified.identity,
+                not_before: facts.not_before,
+                not_after: verified.not_after,
                 key: Arc::new(key),
                 trust,
             }),
@@ -81,7 +92,12 @@ impl Credentials {
         &self.inner.identity
     }
 
-    /// When the certificate expires and peers begin to refuse it.
+    /// When the certificate begins to be valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.inner.not_before
+    }
+
+    /// When the certificate, or one that vouches for it, expires and peers begin to refuse it.
     pub fn not_after(&self) -> SystemTime {
         self.inner.not_after
     }
@@ -124,6 +140,23 @@ pub(crate) fn certificates(
         return Err(CredentialsError::NotPem { file });
     }
     Ok(certificates)
+}
+
+/// The key of the first certificate in `chain` (PEM), and which of the two files it is in.
+pub(crate) fn key_in(
+    directory: &Path,
+    chain: &[u8],
+) -> Result<(Zeroizing<Vec<u8>>, &'static str), CredentialsError> {
+    let chain = certificates(chain, CERTIFICATE_FILE, CHAIN_CERTIFICATES_MAX)?;
+    let key = files::read(&directory.join(KEY_FILE), Secrecy::Secret)?;
+    let mismatch = match certified_key(&key, chain.clone()) {
+        Err(CredentialsError::KeyMismatch) => CredentialsError::KeyMismatch,
+        other => return other.map(|_| (key, KEY_FILE)),
+    };
+    match files::read(&directory.join(NEXT_KEY_FILE), Secrecy::Secret) {
+        Ok(next) if certified_key(&next, chain).is_ok() => Ok((next, NEXT_KEY_FILE)),
+        _ => Err(mismatch),
+    }
 }
 
 fn certified_key(

@@ -136,6 +136,32 @@ pub(crate) fn write_new(
     sync_directory(directory)
 }
 
+/// Puts `contents` in the place of the file `name` in `directory`, durably and as one step: whoever reads
+/// it, also after a crash, finds the old or the new.
+pub(crate) fn replace(
+    directory: &Path,
+    name: &str,
+    contents: &[u8],
+    secrecy: Secrecy,
+) -> Result<(), FileError> {
+    let written = directory.join(format!("{name}.new"));
+    // What is left of a replacement that was cut short. Only this makes files of that name.
+    let _ = fs::remove_file(&written);
+    write_one(&written, contents, secrecy, &mut Vec::new())?;
+    rename(directory, &written, name)
+}
+
+/// Gives the file at `from` the name `name` in `directory`, in the place of what has it.
+pub(crate) fn rename(directory: &Path, from: &Path, name: &str) -> Result<(), FileError> {
+    let path = directory.join(name);
+    fs::rename(from, &path).map_err(|source| FileError::Io {
+        path,
+        action: "written",
+        source,
+    })?;
+    sync_directory(directory)
+}
+
 fn write_one(
     path: &Path,
     contents: &[u8],

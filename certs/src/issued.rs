@@ -11,6 +11,8 @@ use crate::identity::Identity;
 
 /// Name of the private key's file in a credentials directory.
 pub const KEY_FILE: &str = "key.pem";
+/// Name of the key's file while a renewal is under way: see [`Folder`](crate::Folder).
+pub const NEXT_KEY_FILE: &str = "key.next.pem";
 /// Name of the certificate chain's file (leaf first) in a credentials directory.
 pub const CERTIFICATE_FILE: &str = "cert.pem";
 /// Name of the trusted roots' file in a credentials directory.

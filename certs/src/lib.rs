@@ -4,7 +4,8 @@
 //! certificate; keys and addresses may change, it does not. A [`Ca`] issues such certificates,
 //! [`Credentials`] are what one process holds (key, chain, roots), and [`Trust::verify`] is the one
 //! function that decides whose certificate is good: the handshake, the command line and
-//! `Credentials` itself all call it, so they can not disagree.
+//! `Credentials` itself all call it, so they can not disagree. A [`Folder`] keeps credentials on disk and
+//! renews them in steps that a crash can not tear.
 //!
 //! This crate never opens a socket, never knows a runtime, never installs or reads rustls' process
 //! default provider, and never has a mode that trusts without verifying: a test makes a [`Ca`] in
@@ -26,6 +27,7 @@ mod ca;
 mod credentials;
 mod facts;
 mod files;
+mod folder;
 mod identity;
 mod inspect;
 mod issued;
@@ -36,10 +38,11 @@ mod verify_error;
 pub use ca::{Ca, CaAlgorithm, CaError, CaOptions, IssueOptions, LIFE_MAX};
 pub use credentials::{Credentials, CredentialsError};
 pub use files::{FILE_BYTES_MAX, FileError};
+pub use folder::{Folder, FolderError};
 pub use identity::{
     ClusterName, Identity, IdentityError, NAME_BYTES_MAX, Name, Role, Subject, URI_BYTES_MAX,
 };
 pub use inspect::{CertificateInfo, InspectError, inspect, inspect_file};
-pub use issued::{CERTIFICATE_FILE, Issued, KEY_FILE, ROOTS_FILE};
-pub use trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, provider};
+pub use issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+pub use trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, Verified, provider};
 pub use verify_error::VerifyError;

@@ -29,6 +29,15 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// For whom a certificate speaks, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Whom its holder speaks for.
+    pub identity: Identity,
+    /// When the first certificate of the chain expires, the root included.
+    pub not_after: SystemTime,
+}
+
 /// The roots of one cluster, and the rules a certificate must meet to speak for someone in it.
 ///
 /// Cheap to clone.
@@ -117,18 +126,18 @@ impl Trust {
         &self,
         chain: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Identity, VerifyError> {
+    ) -> Result<Verified, VerifyError> {
         let (leaf, issuers) = chain.split_first().ok_or(VerifyError::Empty)?;
         if chain.len() > CHAIN_CERTIFICATES_MAX {
             return Err(VerifyError::ChainTooLong { count: chain.len() });
         }
-        match self.verify_path(leaf, issuers, now) {
-            Err(VerifyError::Expired { .. }) if planted::is("expired-accepted") => {}
+        let issuers_end = match self.verify_path(leaf, issuers, now) {
+            Err(VerifyError::Expired { not_after, .. }) if planted::is("expired-accepted") => {
+                not_after
+            }
             path => path?,
-        }
-        let facts = Facts::read(leaf).map_err(|detail| VerifyError::Malformed {
-            detail: detail.to_owned(),
-        })?;
+        };
+        let facts = read(leaf)?;
         let identity = identity_of(&facts)?;
         if identity.cluster != self.inner.cluster && !planted::is("other-cluster-accepted") {
             return Err(VerifyError::WrongCluster {
@@ -138,15 +147,19 @@ impl Trust {
         }
         check_purpose(&facts, &identity)?;
         check_server_name(&facts, &identity)?;
-        Ok(identity)
+        Ok(Verified {
+            identity,
+            not_after: facts.not_after.min(issuers_end),
+        })
     }
 
+    /// Returns when the first of those that vouch for the leaf expires.
     fn verify_path(
         &self,
         leaf: &CertificateDer<'_>,
         issuers: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<SystemTime, VerifyError> {
         let translate =
             |error: webpki::Error| VerifyError::from_webpki(&error, &self.inner.cluster, now);
         let end_entity = EndEntityCert::try_from(leaf).map_err(translate)?;
@@ -178,7 +191,10 @@ impl Trust {
         if now > not_after && !planted::is("expired-authority-accepted") {
             return Err(VerifyError::AuthorityExpired { not_after, now });
         }
-        Ok(())
+        path.intermediate_certificates()
+            .try_fold(not_after, |earliest, issuer| {
+                Ok(earliest.min(read(&issuer.der())?.not_after))
+            })
     }
 
     /// Checks the signature that proves possession of the key in `certificate` (RFC 8446 section
@@ -208,6 +224,13 @@ impl Trust {
     pub fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.algorithms.supported_schemes()
     }
+}
+
+/// Of a certificate that webpki has found to be signed.
+fn read(certificate: &CertificateDer<'_>) -> Result<Facts, VerifyError> {
+    Facts::read(certificate).map_err(|detail| VerifyError::Malformed {
+        detail: detail.to_owned(),
+    })
 }
 
 /// The identity that a certificate claims. Verified is it only by [`Trust::verify`].

@@ -92,8 +92,8 @@ fn files_round_trip() {
         .issue(&Subject::node(2).unwrap(), &IssueOptions::default())
         .unwrap();
     let chain = common::chain(&later);
-    let identity = credentials.trust().verify(&chain, common::now()).unwrap();
-    assert_eq!(identity, *later.identity());
+    let verified = credentials.trust().verify(&chain, common::now()).unwrap();
+    assert_eq!(verified.identity, *later.identity());
 }
 
 /// Nothing is ever overwritten, and a refusal leaves nothing behind.

@@ -47,7 +47,7 @@ fn issued_certificates_are_accepted() {
             Subject::admin("eva").unwrap(),
         ] {
             let issued = ca.ca.issue(&subject, &IssueOptions::default()).unwrap();
-            let identity = trust(&ca).verify(&chain(&issued), now()).unwrap();
+            let identity = trust(&ca).verify(&chain(&issued), now()).unwrap().identity;
             assert_eq!(identity.subject, subject);
             assert_eq!(identity, *issued.credentials().unwrap().identity());
         }

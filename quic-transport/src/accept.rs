@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::{
     close::{CloseCode, HandshakeError, Refused},
     connection,
+    credentials::Verdict,
     hello::{Hello, HelloError},
     link::{Established, Installed, Link},
     quic,
@@ -180,8 +181,9 @@ async fn welcome(
     addr: SocketAddr,
 ) -> Result<Welcomed, Unwelcome> {
     let failed = |err: &dyn std::fmt::Display| HandshakeError::failed(addr, err);
+    let own = shared.own.current();
     let (crypto, findings) =
-        tls::server(&shared.credentials, &shared.config.environment).map_err(|err| failed(&err))?;
+        tls::server(&own.credentials, &shared.config.environment).map_err(|err| failed(&err))?;
     let config = quic::server_config(&shared.config, crypto, Arc::clone(&shared.accepted));
     let connecting = incoming
         .accept_with(Arc::new(config))
@@ -212,12 +214,14 @@ async fn welcome(
         Err(HelloError::Refused(refused)) => return Err(refuse(refused).into()),
         Err(HelloError::Lost(err)) => return Err(err.into()),
     };
+    let verdict = Verdict::new(shared, &verified, own.generation);
+    let verified = verified.identity;
     let up = shared
         .judge(&hello, &verified, addr, false)
         .map_err(refuse)?;
     let version = up.version;
     let link = link_of(shared, &verified).map_err(refuse)?;
-    let (established, ended) = shared.establish(connection.clone(), up);
+    let (established, ended) = shared.establish(connection.clone(), up, verdict);
     let installed = link
         .install(&established, &hello, &shared.config)
         .map_err(|refused| {

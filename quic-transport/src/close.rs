@@ -20,7 +20,7 @@ impl CloseCode {
     pub const DUPLICATE: Self = Self(1);
     /// The peer is no longer a member.
     pub const REMOVED: Self = Self(2);
-    /// The peer's certificate was revoked.
+    /// The peer's certificate is not trusted any more.
     pub const REVOKED: Self = Self(3);
     /// The peer's certificate expired while the connection lived.
     pub const EXPIRED: Self = Self(4);
@@ -48,7 +48,7 @@ impl CloseCode {
             Self::SHUTDOWN => "shutdown",
             Self::DUPLICATE => "duplicate connection",
             Self::REMOVED => "removed from the cluster",
-            Self::REVOKED => "certificate revoked",
+            Self::REVOKED => "certificate not trusted any more",
             Self::EXPIRED => "certificate expired",
             Self::WRONG_CLUSTER => "wrong cluster",
             Self::ID_MISMATCH => "identity mismatch",

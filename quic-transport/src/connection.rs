@@ -14,7 +14,7 @@ use crate::{
     message::WireLane,
     reader,
     shared::Shared,
-    signal::sleep,
+    signal::{lock, sleep},
 };
 
 /// What the tasks of one connection share.
@@ -52,6 +52,7 @@ pub(crate) async fn run(
         established,
         session,
     };
+    lanes.shared.own.watch(*lock(&lanes.established.verdict));
     lanes.spawn_tasks();
     let error = or(
         lanes.established.connection.closed(),

@@ -9,6 +9,7 @@ use crate::{
     backoff::Backoff,
     close::{CloseCode, HandshakeError, Refused},
     connection,
+    credentials::Verdict,
     hello::{Hello, HelloError},
     link::Link,
     shared::Shared,
@@ -135,7 +136,7 @@ async fn dial(
     link: &Arc<Link>,
     addr: SocketAddr,
 ) -> Result<(), HandshakeError> {
-    let connection = connect(shared, link, addr).await?;
+    let (connection, verdict) = connect(shared, link, addr).await?;
     let refuse = |refused: Refused| {
         refused.close(&connection);
         HandshakeError::RefusedByUs { addr, refused }
@@ -158,7 +159,7 @@ async fn dial(
         let reason = "the dialer does not want this peer any more";
         return Err(refuse(Refused::new(CloseCode::SHUTDOWN, reason)));
     }
-    let (established, ended) = shared.establish(connection.clone(), up);
+    let (established, ended) = shared.establish(connection.clone(), up, verdict);
     let installed = link
         .install(&established, &welcome, &shared.config)
         .map_err(refuse)?;
@@ -179,18 +180,16 @@ async fn connect(
     shared: &Arc<Shared>,
     link: &Link,
     addr: SocketAddr,
-) -> Result<quinn::Connection, HandshakeError> {
+) -> Result<(quinn::Connection, Verdict), HandshakeError> {
     let failed = |err: &dyn std::fmt::Display| HandshakeError::failed(addr, err);
     let name = link
         .identity
         .server_name()
         .expect("only nodes are in the address book");
-    let (crypto, findings) = tls::client(
-        &shared.credentials,
-        &shared.config.environment,
-        &link.identity,
-    )
-    .map_err(|err| failed(&err))?;
+    let own = shared.own.current();
+    let (crypto, findings) =
+        tls::client(&own.credentials, &shared.config.environment, &link.identity)
+            .map_err(|err| failed(&err))?;
     let mut config = quinn::ClientConfig::new(crypto);
     config
         .transport_config(Arc::clone(&shared.dialled))
@@ -203,7 +202,10 @@ async fn connect(
         .map_err(|err| failed(&err))?;
     drop(endpoint);
     match (connecting.await, findings.take()) {
-        (Ok(connection), Some(Finding::Accepted(_))) => Ok(connection),
+        (Ok(connection), Some(Finding::Accepted(verified))) => {
+            let verdict = Verdict::new(shared, &verified, own.generation);
+            Ok((connection, verdict))
+        }
         (_, Some(Finding::Refused(why))) => Err(HandshakeError::PeerCertificate { addr, why }),
         (_, Some(Finding::WrongPeer(found))) => {
             let wanted = (*link.identity).clone();

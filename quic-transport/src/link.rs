@@ -17,6 +17,7 @@ use crate::{
     call::{CallError, NotSent},
     close::{CloseCode, CloseReason, HandshakeError, Refused},
     config::{Config, Instance},
+    credentials::Verdict,
     hello::{Hello, PeerUp},
     message::WireLane,
     outbox::Outbox,
@@ -32,6 +33,8 @@ pub(crate) struct Established {
     pub(crate) id: u64,
     pub(crate) connection: quinn::Connection,
     pub(crate) up: PeerUp,
+    /// What was found of the peer's certificate.
+    pub(crate) verdict: Mutex<Verdict>,
     pub(crate) since: Instant,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) progress: Progress,
@@ -81,7 +84,7 @@ impl Progress {
 #[derive(Debug, Default)]
 pub(crate) struct LinkState {
     pub(crate) addrs: Vec<SocketAddr>,
-    /// Rises with every change of `addrs`, so that a waiting dialer tries at once.
+    /// Rises with every change of `addrs` or of our credentials, so that a waiting dialer tries at once.
     pub(crate) addrs_generation: u64,
     pub(crate) current: Option<Arc<Established>>,
     /// The end of the connection installed last.

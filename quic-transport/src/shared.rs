@@ -19,6 +19,7 @@ use quorate_certs::{Credentials, Identity, Role};
 use crate::{
     close::{CloseCode, Refused},
     config::Config,
+    credentials::{Own, Verdict},
     hello::{Hello, PeerUp},
     inbox::InboxSender,
     link::{Established, Link},
@@ -29,7 +30,7 @@ use crate::{
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) credentials: Credentials,
+    pub(crate) own: Own,
     pub(crate) identity: Arc<Identity>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) rng: Arc<Rng>,
@@ -82,7 +83,7 @@ impl Shared {
         let identity = Arc::new(credentials.identity().clone());
         Arc::new(Self {
             config,
-            credentials,
+            own: Own::new(credentials),
             identity,
             runtime,
             rng,
@@ -124,6 +125,7 @@ impl Shared {
     pub(crate) fn finish(&self) {
         self.finished.store(true, Ordering::Release);
         self.deadlines.notify();
+        self.own.stop();
         self.inbox.close();
     }
 
@@ -220,12 +222,14 @@ impl Shared {
         &self,
         connection: quinn::Connection,
         up: PeerUp,
+        verdict: Verdict,
     ) -> (Arc<Established>, Sender<Infallible>) {
         let (ended_sender, ended) = async_channel::bounded(1);
         let established = Established {
             id: self.next_connection.fetch_add(1, Ordering::Relaxed),
             connection,
             up,
+            verdict: Mutex::new(verdict),
             since: self.runtime.now(),
             in_flight: InFlight::new(self.config.limits.calls_in_flight_max),
             progress: Default::default(),

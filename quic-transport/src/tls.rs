@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quorate_certs::{Credentials, Identity, VerifyError};
+use quorate_certs::{Credentials, Identity, Verified, VerifyError};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::{
@@ -30,7 +30,7 @@ pub(crate) const ALPN: &[u8] = b"quorate/1";
 /// What our verifier found out in one handshake. rustls reduces it to an alert.
 #[derive(Debug, Clone)]
 pub(crate) enum Finding {
-    Accepted(Identity),
+    Accepted(Verified),
     Refused(VerifyError),
     /// A good certificate of somebody else.
     WrongPeer(Identity),
@@ -69,9 +69,11 @@ impl Handshake {
         let (finding, result) = match self.credentials.trust().verify(&chain, now) {
             Err(why) => (Finding::Refused(why.clone()), Err(why.into())),
             Ok(found) => match &self.wanted {
-                Some(wanted) if *wanted != found && !planted::is("peer-name-not-checked") => {
+                Some(wanted)
+                    if *wanted != found.identity && !planted::is("peer-name-not-checked") =>
+                {
                     let refused = CertificateError::NotValidForName.into();
-                    (Finding::WrongPeer(found), Err(refused))
+                    (Finding::WrongPeer(found.identity), Err(refused))
                 }
                 Some(_) | None => (Finding::Accepted(found), Ok(())),
             },

@@ -19,6 +19,7 @@ use crate::{
     accept,
     close::{CloseCode, Refused},
     config::{Config, ConfigError},
+    credentials::{self, OtherIdentity},
     dial,
     inbox::{Inbox, inbox},
     link::Link,
@@ -184,6 +185,31 @@ impl Transport {
         &self.shared().identity
     }
 
+    /// The key, certificate and roots that new connections are made with.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.shared().own.current().credentials
+    }
+
+    /// Takes other credentials of the same identity from now on: a renewed certificate, other roots.
+    ///
+    /// Connections that are open stay, unless their peer's certificate is not good by the new roots: they
+    /// are closed with [`CloseCode::REVOKED`]. What a peer has seen of our own certificate counts there
+    /// until it ends; then the peer closes with [`CloseCode::EXPIRED`], and the next connection brings the
+    /// new one.
+    ///
+    /// # Errors
+    /// [`OtherIdentity`]; nothing has changed then.
+    pub fn replace_credentials(&self, new: Credentials) -> Result<(), OtherIdentity> {
+        self.shared().own.replace(new)?;
+        for link in self.shared().links() {
+            // Whoever was refused with the old ones need not wait to try the new.
+            link.change(|state| state.addrs_generation += 1);
+        }
+        info!(node = %self.identity(), "credentials replaced");
+        Ok(())
+    }
+
     /// Enters a node into the address book: it is dialled until connected, for ever, with
     /// jittered backoff, its addresses tried in turn. Setting other addresses replaces the old
     /// ones and dials at once; a connection that is up stays. No addresses: it is known but not
@@ -288,6 +314,8 @@ fn start(shared: &Arc<Shared>, endpoint: Endpoint, accepts: bool) -> Sender<Job>
         .runtime
         .spawn(Box::pin(dial::manage(Arc::clone(shared))));
     shared.runtime.spawn(Box::pin(sweep(Arc::clone(shared))));
+    let watch = credentials::watch(Arc::clone(shared));
+    shared.runtime.spawn(Box::pin(watch));
     let (jobs, wanted) = async_channel::bounded::<Job>(1);
     let runtime = Arc::clone(&shared.runtime);
     shared.runtime.spawn(Box::pin(async move {

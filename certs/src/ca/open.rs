@@ -1,5 +1,6 @@
 //! Opening a CA: everything that signing itself would not notice is checked here.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -12,39 +13,48 @@ use super::chance::Chance;
 use super::{CA_CERTIFICATE_FILE, CA_KEY_FILE, Ca, CaError, template};
 use crate::facts::Facts;
 use crate::files::{self, Secrecy};
+use crate::identity::ClusterName;
 
 /// Opens the CA in `directory` as of `now`.
 pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
     let key = files::read(&directory.join(CA_KEY_FILE), Secrecy::Secret)?;
-    let certificate = files::read(&directory.join(CA_CERTIFICATE_FILE), Secrecy::Public)?;
     let key = key_from(&key)?;
-    let unreadable = CaError::Unreadable {
-        file: CA_CERTIFICATE_FILE,
-        what: "certificate",
-    };
-    let Ok(certificate_der) = CertificateDer::from_pem_slice(&certificate) else {
-        return Err(unreadable);
-    };
-    let Ok(certificate_pem) = String::from_utf8(certificate.to_vec()) else {
-        return Err(unreadable);
-    };
-    let Ok(facts) = Facts::read(&certificate_der) else {
-        return Err(unreadable);
-    };
+    let (certificate, certificate_pem, facts) = certificate_in(directory)?;
     check(&facts, &key, now)?;
-    let name = facts.subject_cn.unwrap_or_default();
-    let Some((cluster, generation)) = template::parse_authority_name(&name) else {
-        return Err(CaError::BadName { name });
-    };
+    let (cluster, generation) = name_in(&facts)?;
     Ok(Ca {
         cluster,
         generation,
         key,
-        certificate: certificate_der,
+        certificate,
         certificate_pem,
         not_after: facts.not_after,
         chance: Chance::System,
     })
+}
+
+/// Which CA the one in `directory` is, by its certificate alone: its key may be lost, or too old.
+pub(super) fn name(directory: &Path) -> Result<(ClusterName, NonZeroU32), CaError> {
+    let (_, _, facts) = certificate_in(directory)?;
+    name_in(&facts)
+}
+
+fn certificate_in(directory: &Path) -> Result<(CertificateDer<'static>, String, Facts), CaError> {
+    let pem = files::read(&directory.join(CA_CERTIFICATE_FILE), Secrecy::Public)?;
+    let read = || {
+        let certificate = CertificateDer::from_pem_slice(&pem).ok()?;
+        let facts = Facts::read(&certificate).ok()?;
+        Some((certificate, String::from_utf8(pem.to_vec()).ok()?, facts))
+    };
+    read().ok_or(CaError::Unreadable {
+        file: CA_CERTIFICATE_FILE,
+        what: "certificate",
+    })
+}
+
+fn name_in(facts: &Facts) -> Result<(ClusterName, NonZeroU32), CaError> {
+    let name = facts.subject_cn.as_deref().unwrap_or_default();
+    template::parse_authority_name(name).ok_or_else(|| CaError::BadName { name: name.into() })
 }
 
 fn key_from(pem: &[u8]) -> Result<Zeroizing<KeyPair>, CaError> {

@@ -91,7 +91,7 @@ pub(super) fn authority_name(cluster: &ClusterName, generation: NonZeroU32) -> S
 }
 
 /// The cluster and generation in a CA's common name, if [`authority_name`] wrote it.
-pub(super) fn parse_authority_name(name: &str) -> Option<(ClusterName, NonZeroU32)> {
+pub(crate) fn parse_authority_name(name: &str) -> Option<(ClusterName, NonZeroU32)> {
     let (cluster, generation) = name.strip_prefix("quorate ca ")?.split_once(" g")?;
     let parsed = (
         ClusterName::new(cluster).ok()?,
