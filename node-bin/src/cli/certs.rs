@@ -1,5 +1,7 @@
 //! `quorate certs`: make a CA, issue identities, look at certificates, check them as a peer would.
 
+mod change;
+
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -8,12 +10,13 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 use quorate_certs::{
     CERTIFICATE_FILE, Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials,
-    CredentialsError, FileError, Identity, InspectError, IssueOptions, Name, ROOTS_FILE, Subject,
-    VerifyError, inspect_file,
+    CredentialsError, FileError, Folder, FolderError, Identity, InspectError, IssueOptions, Name,
+    ROOTS_FILE, Subject, VerifyError, inspect_file,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use self::change::ChangeCommand;
 use super::credentials::file_code;
 use super::{Failure, exit};
 
@@ -23,16 +26,15 @@ Exit codes: 0 good | 3 expired | 65 not valid | 66 file missing or unreadable
   others as in `quorate --help`";
 
 /// The certificate in a folder made by `quorate certs init`.
-const AUTHORITY_FILE: &str = "ca.crt";
+pub(super) const AUTHORITY_FILE: &str = "ca.crt";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = HELP)]
 pub(crate) enum CertsCommand {
-    /// Make the certificate authority of a new cluster
+    /// Make the certificate authority of a new cluster, or the next one of a cluster
     Init {
-        /// Name of the cluster: a-z, 0-9 and '-'
-        #[arg(long)]
-        cluster: ClusterName,
+        #[command(flatten)]
+        of: Of,
         /// Directory for ca.key and ca.crt, created if missing
         #[arg(long, value_name = "DIR", default_value = "ca")]
         out: PathBuf,
@@ -53,7 +55,12 @@ pub(crate) enum CertsCommand {
         /// How long it lasts, e.g. 90d or 12h [default: node 90d, client 30d, admin 24h]
         #[arg(long, value_parser = parse_life)]
         life: Option<Duration>,
+        /// Another authority to trust, while one follows the other; may be repeated
+        #[arg(long, value_name = "CA")]
+        also_trust: Vec<PathBuf>,
     },
+    #[command(flatten)]
+    Change(ChangeCommand),
     /// Show what certificates say, without verifying them
     Inspect {
         /// PEM files, or folders made by `certs issue` or `certs init`
@@ -72,6 +79,18 @@ pub(crate) enum CertsCommand {
         #[arg(long = "as", value_name = "URI")]
         expected: Option<Identity>,
     },
+}
+
+/// Whose authority it is: exactly one.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Of {
+    /// Name of a new cluster: a-z, 0-9 and '-'
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<ClusterName>,
+    /// Directory of the authority that this one is to follow
+    #[arg(long, value_name = "DIR")]
+    after: Option<PathBuf>,
 }
 
 /// Whom to issue for: exactly one.
@@ -104,16 +123,29 @@ impl Who {
 pub(crate) fn run(command: CertsCommand, out: &mut dyn Write) -> Result<(), CertsError> {
     match command {
         CertsCommand::Init {
-            cluster,
+            of,
             out: directory,
             life,
-        } => init(&cluster, &directory, life, out),
+        } => match (of.cluster, of.after) {
+            (Some(cluster), None) => init(&cluster, &directory, life, out),
+            (None, Some(predecessor)) => follow(&predecessor, &directory, life, out),
+            _ => Err(CertsError::OfIsNotOne),
+        },
         CertsCommand::Issue {
             ca,
             who,
             out: directory,
             life,
-        } => issue(&ca, &who.subject()?, &directory, life, out),
+            also_trust,
+        } => {
+            issue(&ca, &who.subject()?, &directory, life, out)?;
+            let mut folder = Folder::open(&directory)?;
+            for authority in also_trust {
+                folder.trust(&change::certificate_of(&authority))?;
+            }
+            Ok(())
+        }
+        CertsCommand::Change(change) => change::run(change, out),
         CertsCommand::Inspect { files, json } => inspect(&files, json, out),
         CertsCommand::Verify { dir, expected } => verify(&dir, expected, out),
     }
@@ -125,12 +157,7 @@ fn init(
     life: Option<Duration>,
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
-    let defaults = CaOptions::default();
-    let options = CaOptions {
-        life: life.unwrap_or(defaults.life),
-        ..defaults
-    };
-    let ca = Ca::create(directory, cluster, &options)?;
+    let ca = Ca::create(directory, cluster, &options(life))?;
     let at = directory.display();
     let until = rfc3339(ca.not_after());
     writeln!(
@@ -143,6 +170,38 @@ fn init(
     )?;
     writeln!(out, "Next: quorate certs issue --ca {at} --node 1 --out n1")?;
     Ok(())
+}
+
+fn follow(
+    predecessor: &Path,
+    directory: &Path,
+    life: Option<Duration>,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let ca = Ca::create_after(predecessor, directory, &options(life))?;
+    let (cluster, number) = (ca.cluster(), ca.generation());
+    let (at, until) = (directory.display(), rfc3339(ca.not_after()));
+    writeln!(
+        out,
+        "Made CA number {number} of cluster {cluster} in {at}, valid until {until}. Nobody trusts it yet."
+    )?;
+    writeln!(
+        out,
+        "Next, for every folder of a node, client or admin: quorate certs trust --dir DIR --ca {at}/ca.crt"
+    )?;
+    writeln!(
+        out,
+        "Only when all do: quorate certs renew --dir DIR --ca {at}"
+    )?;
+    Ok(())
+}
+
+fn options(life: Option<Duration>) -> CaOptions {
+    let defaults = CaOptions::default();
+    CaOptions {
+        life: life.unwrap_or(defaults.life),
+        ..defaults
+    }
 }
 
 fn issue(
@@ -254,10 +313,14 @@ fn verify(
 pub(crate) enum CertsError {
     #[error("name exactly one of --node, --client and --admin")]
     WhoIsNotOne,
+    #[error("name either --cluster or --after")]
+    OfIsNotOne,
     #[error(transparent)]
     Ca(#[from] CaError),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error("{}: {source}", .file.display())]
     Inspect { file: PathBuf, source: InspectError },
     #[error("{}: {source}", .directory.display())]
@@ -278,8 +341,11 @@ pub(crate) enum CertsError {
 impl CertsError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::WhoIsNotOne | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
+            Self::WhoIsNotOne | Self::OfIsNotOne | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
             Self::File(error)
+            | Self::Folder(
+                FolderError::File(error) | FolderError::Credentials(CredentialsError::File(error)),
+            )
             | Self::Ca(CaError::File(error))
             | Self::Inspect {
                 source: InspectError::File(error),
@@ -290,6 +356,9 @@ impl CertsError {
                 ..
             } => file_code(error),
             Self::Ca(CaError::Expired { .. })
+            | Self::Folder(FolderError::Credentials(CredentialsError::Refused(
+                VerifyError::Expired { .. } | VerifyError::AuthorityExpired { .. },
+            )))
             | Self::Credentials {
                 source:
                     CredentialsError::Refused(
@@ -298,6 +367,7 @@ impl CertsError {
                 ..
             } => exit::EXPIRED,
             Self::Ca(_)
+            | Self::Folder(_)
             | Self::Inspect { .. }
             | Self::Credentials { .. }
             | Self::OtherIdentity { .. } => exit::DATA,
@@ -316,7 +386,7 @@ impl From<CertsError> for Failure {
 }
 
 /// `90d`, `12h`, `10y`: a whole number and one unit. A day has 24 hours, a year 365 days.
-fn parse_life(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_life(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration: write e.g. 90d, 12h, 30m, 45s or 10y");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds: u64 = match unit {
@@ -339,7 +409,7 @@ fn parse_life(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     OffsetDateTime::from(time)
         .format(&Rfc3339)
         .expect("a certificate's dates have years of four digits")

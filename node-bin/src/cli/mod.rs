@@ -13,6 +13,7 @@ pub(crate) mod exit;
 mod kv;
 mod logging;
 mod members;
+mod reload;
 mod runtime;
 mod start;
 mod status;

@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::time::Duration;
 
+use futures_lite::future::or;
 use quorate::{Fatal, Node, NodeConfig, StartError};
 use quorate_certs::Credentials;
 use quorate_persist::OpenError;
 use tracing::info;
 
 use super::config::{Flags, Settings};
+use super::reload::WatchedFolder;
 use super::stop::Stop;
 use super::{Failure, exit, logging};
 
@@ -35,9 +37,10 @@ pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let credentials = super::credentials(&settings.cert)?;
     agree(&credentials, &settings)?;
     // Before anything is opened, so that a signal during a long recovery is not lost.
-    let stop = Stop::listen(args.until_stdin_closes)?;
+    let (stop, reloads) = Stop::listen_with_reloads(args.until_stdin_closes)?;
     let runtime = settings.runtime;
-    runtime.block_on(serve(settings, args.join, credentials, stop, out))
+    let watched = WatchedFolder::new(settings.cert.clone(), reloads);
+    runtime.block_on(serve(settings, args.join, credentials, watched, stop, out))
 }
 
 /// Refuses a configuration that says another node or cluster than the certificate: a file copied
@@ -63,6 +66,7 @@ async fn serve(
     settings: Settings,
     join: bool,
     credentials: Credentials,
+    watched: WatchedFolder,
     stop: Stop,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
@@ -93,7 +97,11 @@ async fn serve(
         let _ = node.stopped().await;
         None
     };
-    match futures_lite::future::or(requested, by_itself).await {
+    let watching = async {
+        watched.keep_current(&node).await;
+        None
+    };
+    match or(or(requested, by_itself), watching).await {
         Some(source) => info!(node = %node.id(), source, "stopping in order"),
         None => info!(node = %node.id(), "the node has stopped by itself"),
     }

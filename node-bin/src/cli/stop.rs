@@ -1,10 +1,10 @@
 //! When a running command is told to stop: by a signal, or because its parent is gone.
 
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::thread;
 
-use async_channel::Receiver;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use async_channel::{Receiver, Sender};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Failure, exit};
@@ -19,17 +19,43 @@ impl Stop {
     /// Listens for SIGTERM and SIGINT from now on. With `with_stdin`, the end of standard input asks
     /// for the same: a parent that dies, however it dies, leaves no children running.
     pub(crate) fn listen(with_stdin: bool) -> Result<Self, Failure> {
+        Self::listen_for(&[SIGTERM, SIGINT], with_stdin, None)
+    }
+
+    /// As [`listen`](Self::listen), and for SIGHUP as well, which asks for a reload: each is passed on. Where
+    /// it says that the terminal is gone, it asks for the end.
+    pub(crate) fn listen_with_reloads(with_stdin: bool) -> Result<(Self, Receiver<()>), Failure> {
+        let (reload, reloads) = async_channel::bounded(1);
+        let signals = [SIGTERM, SIGINT, SIGHUP];
+        let stop = Self::listen_for(&signals, with_stdin, Some(reload))?;
+        Ok((stop, reloads))
+    }
+
+    fn listen_for(
+        signals: &[i32],
+        with_stdin: bool,
+        reload: Option<Sender<()>>,
+    ) -> Result<Self, Failure> {
         let refused = |error: io::Error| {
             Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
         };
         // One place for each possible source: a request is never lost and never waits.
         let (sender, requests) = async_channel::bounded(2);
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(refused)?;
+        let mut signals = Signals::new(signals).map_err(refused)?;
         let from_signals = sender.clone();
+        let had_terminal = io::stdin().is_terminal();
         thread::Builder::new()
             .name("quorate-signals".into())
             .spawn(move || {
-                let mut arrived = signals.forever();
+                let mut arrived = signals.forever().filter(|signal| {
+                    let terminal_is_gone = had_terminal && !io::stdin().is_terminal();
+                    let reloads = *signal == SIGHUP && !terminal_is_gone;
+                    if reloads && let Some(reload) = &reload {
+                        // One that waits is as good as two.
+                        let _ = reload.try_send(());
+                    }
+                    !reloads
+                });
                 if let Some(signal) = arrived.next() {
                     let _ = from_signals.try_send(name(signal));
                 }
@@ -70,6 +96,7 @@ impl Stop {
 fn name(signal: i32) -> &'static str {
     match signal {
         SIGINT => "SIGINT",
+        SIGHUP => "the terminal is gone",
         _ => "SIGTERM",
     }
 }

@@ -215,7 +215,6 @@ impl NodeBuilder {
             facts: Arc::new(Facts {
                 node: owner.node,
                 identity: self.credentials.identity().clone(),
-                credentials: self.credentials,
                 listen: transport.local_addr(),
                 data_dir: directory,
                 started: clock.now(),

@@ -27,7 +27,7 @@ use quorate_consensus::{
     Clock, Fatal, LogIndex, Membership, MembershipChange, MembershipError, NodeId, ProposeError,
     RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
 };
-use quorate_quic_transport::Transport;
+use quorate_quic_transport::{OtherIdentity, Transport};
 use tracing::{info, warn};
 
 pub use build::{LOG_FILE, NodeBuilder};
@@ -54,7 +54,6 @@ pub struct NodeHandle {
 struct Facts {
     node: NodeId,
     identity: Identity,
-    credentials: quorate_certs::Credentials,
     listen: SocketAddr,
     data_dir: PathBuf,
     started: Instant,
@@ -78,8 +77,22 @@ impl NodeHandle {
 
     /// The certificate and key the node runs with.
     #[must_use]
-    pub fn credentials(&self) -> &quorate_certs::Credentials {
-        &self.facts.credentials
+    pub fn credentials(&self) -> quorate_certs::Credentials {
+        self.transport.credentials()
+    }
+
+    /// Runs with other credentials of the same identity from now on: a renewed certificate, other roots.
+    ///
+    /// Connections that are open stay, unless their peer is not trusted by the new roots. See
+    /// [`Transport::replace_credentials`].
+    ///
+    /// # Errors
+    /// Credentials of somebody else; nothing has changed then.
+    pub fn replace_credentials(
+        &self,
+        new: quorate_certs::Credentials,
+    ) -> Result<(), OtherIdentity> {
+        self.transport.replace_credentials(new)
     }
 
     /// Where the node listens; the port is the real one even when 0 was asked for.

@@ -39,7 +39,7 @@ const MODELLED_AWAY: &str = "\
   that is scripted (B13, B14) and not drawn.
 - **Identity**: wiped disks and old images are scripted (E1, E4) and not drawn: a peer that never met the
   store before does not know that it is another one, and may make a majority with it.
-- **Certificates**: one CA, no revocation and no rotation, as in the product today.
+- **Certificates**: one CA that never changes. Renewal and the change of a CA are tested on real processes only.
 - **Members that change**: the simulations change who votes among nodes that stay; nodes that join and leave are scripted
   (F1, F4), and join and leave real processes in one test.
 - **What is not built yet**: sessions.

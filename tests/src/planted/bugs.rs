@@ -472,6 +472,24 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     bug(
+        "expired-connections-kept",
+        "a connection outlives the certificate of the peer",
+        test(
+            "quic-transport",
+            "renewal",
+            "c9_a_connection_ends_with_its_certificate",
+        ),
+    ),
+    bug(
+        "open-connections-not-judged-again",
+        "a connection stays open though the peer's CA is not trusted any more",
+        test(
+            "quic-transport",
+            "renewal",
+            "k7_who_is_not_trusted_any_more_is_not_kept",
+        ),
+    ),
+    bug(
         "tickets-given",
         "a session may be resumed without a look at the certificate",
         test(

@@ -28,7 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_certs::Credentials;
 use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId};
-use quorate_quic_transport::{Environment, System};
+use quorate_quic_transport::{Environment, OtherIdentity, System};
 
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
 use retry::Operation;
@@ -445,6 +445,15 @@ impl Client {
     /// The nodes this client was given, in order.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.shared.nodes()
+    }
+
+    /// Takes other credentials of the same identity from now on, for this client and its clones: a renewed
+    /// certificate, other roots. Nothing is interrupted, but by a node that has ceased to trust the old ones.
+    ///
+    /// # Errors
+    /// Credentials of somebody else; nothing has changed then.
+    pub fn replace_credentials(&self, new: Credentials) -> Result<(), OtherIdentity> {
+        self.shared.transport.replace_credentials(new)
     }
 
     /// Closes every connection; operations of other clones fail. Returns when the nodes were told.

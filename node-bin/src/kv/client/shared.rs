@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) peers: BTreeMap<NodeId, (Identity, Peer)>,
     addresses: BTreeMap<NodeId, SocketAddr>,
     routing: Mutex<Routing>,
-    transport: Transport,
+    pub(super) transport: Transport,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) jobs: Sender<Job>,
     /// How long one operation may take.

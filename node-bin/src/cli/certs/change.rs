@@ -1,0 +1,195 @@
+//! What changes in a folder of credentials: its certificate, and whom it trusts.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use quorate_certs::{Ca, Credentials, Folder, IssueOptions};
+
+use super::{AUTHORITY_FILE, CertsError, parse_life, rfc3339};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ChangeCommand {
+    /// Put a new key and certificate of the same identity in the place of those in a folder
+    Renew {
+        /// Directory of the authority
+        #[arg(long, value_name = "DIR", default_value = "ca")]
+        ca: PathBuf,
+        /// Folder made by `certs issue`
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client 30d, admin 24h]
+        #[arg(long, value_parser = parse_life)]
+        life: Option<Duration>,
+    },
+    /// The same with what was issued elsewhere, where the authority is
+    Install {
+        /// Folder made by `certs issue`, for the same identity
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// Folder that is in use
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Trust one more authority of the same cluster: the next one
+    Trust(Roots),
+    /// Trust an authority no longer: the one before
+    Distrust(Roots),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Roots {
+    /// Folder made by `certs issue`
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Its ca.crt, or the directory that is in
+    #[arg(long, value_name = "CA")]
+    ca: PathBuf,
+}
+
+pub(super) fn run(command: ChangeCommand, out: &mut dyn Write) -> Result<(), CertsError> {
+    match command {
+        ChangeCommand::Renew { ca, dir, life } => renew(&ca, &dir, life, out),
+        ChangeCommand::Install { from, dir } => {
+            let renewed = Folder::open(&dir)?.renew_from(&from)?;
+            tell_renewed(&dir, &renewed, out)
+        }
+        ChangeCommand::Trust(Roots { dir, ca }) => {
+            let is_news = Folder::open(&dir)?.trust(&certificate_of(&ca))?;
+            tell_roots(
+                &dir,
+                is_news,
+                ["trusts that authority now", "trusted it already"],
+                out,
+            )
+        }
+        ChangeCommand::Distrust(Roots { dir, ca }) => {
+            let is_news = Folder::open(&dir)?.distrust(&certificate_of(&ca))?;
+            let words = [
+                "does not trust that authority any more",
+                "did not trust it before",
+            ];
+            tell_roots(&dir, is_news, words, out)
+        }
+    }
+}
+
+/// What is meant by the path of an authority: its certificate.
+pub(super) fn certificate_of(authority: &Path) -> PathBuf {
+    match authority.is_dir() {
+        true => authority.join(AUTHORITY_FILE),
+        false => authority.to_owned(),
+    }
+}
+
+fn renew(
+    ca: &Path,
+    directory: &Path,
+    life: Option<Duration>,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let mut folder = Folder::open(directory)?;
+    let options = IssueOptions {
+        life,
+        ..IssueOptions::default()
+    };
+    let ca = Ca::open(ca)?;
+    let issued = ca.issue(&folder.identity().subject, &options)?;
+    let renewed = folder.renew(&issued)?;
+    if issued.shortened() {
+        writeln!(
+            out,
+            "It lasts for less than asked for: the CA itself expires then."
+        )?;
+    }
+    tell_renewed(directory, &renewed, out)
+}
+
+fn tell_renewed(
+    directory: &Path,
+    renewed: &Credentials,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let (identity, until) = (renewed.identity(), rfc3339(renewed.not_after()));
+    let at = directory.display();
+    writeln!(out, "Renewed {identity} in {at}, valid until {until}.")?;
+    tell_reload(out)
+}
+
+fn tell_roots(
+    directory: &Path,
+    is_news: bool,
+    [changed, unchanged]: [&str; 2],
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let at = directory.display();
+    if !is_news {
+        writeln!(out, "{at} {unchanged}: nothing was changed.")?;
+        return Ok(());
+    }
+    writeln!(out, "{at} {changed}.")?;
+    tell_reload(out)
+}
+
+fn tell_reload(out: &mut dyn Write) -> Result<(), CertsError> {
+    writeln!(
+        out,
+        "A running node sees that within a minute, or at once when it gets SIGHUP."
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use quorate_certs::{ClusterName, Subject};
+
+    use super::super::{follow, init, issue};
+    use super::*;
+    use crate::cli::exit;
+
+    /// From one authority to the next by the commands alone, and each mistake has its code.
+    #[test]
+    fn the_authority_is_followed_by_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (ca, next, n1, brought) = (path("ca"), path("ca2"), path("n1"), path("brought"));
+        let sink = &mut io::sink();
+        let node = Subject::node(1).unwrap();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, sink).unwrap();
+        follow(&ca, &next, None, sink).unwrap();
+        let roots = |ca: &Path| Roots {
+            dir: n1.clone(),
+            ca: ca.to_owned(),
+        };
+        let mut said = Vec::new();
+        for expected in ["trusts that authority now", "nothing was changed"] {
+            said.clear();
+            run(ChangeCommand::Trust(roots(&next)), &mut said).unwrap();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains(expected), "{said}");
+        }
+        let too_early = run(ChangeCommand::Distrust(roots(&ca)), sink).unwrap_err();
+        assert_eq!(too_early.exit_code(), exit::DATA);
+        assert!(too_early.to_string().contains("certs renew"), "{too_early}");
+        said.clear();
+        renew(&next, &n1, None, &mut said).unwrap();
+        let text = String::from_utf8_lossy(&said);
+        assert!(text.contains("Renewed spiffe://orders/node/1"), "{text}");
+        run(ChangeCommand::Distrust(roots(&ca.join("ca.crt"))), sink).unwrap();
+        issue(&next, &node, &brought, None, sink).unwrap();
+        let install = |from: &Path| ChangeCommand::Install {
+            from: from.to_owned(),
+            dir: n1.clone(),
+        };
+        run(install(&brought), sink).unwrap();
+        assert_eq!(Credentials::load(&n1).unwrap().trust().roots().len(), 1);
+        let absent = run(install(&path("absent")), sink).unwrap_err();
+        assert_eq!(absent.exit_code(), exit::NO_INPUT);
+        let no_ca = run(ChangeCommand::Trust(roots(&n1.join("cert.pem"))), sink).unwrap_err();
+        assert_eq!(no_ca.exit_code(), exit::DATA);
+    }
+}

@@ -1,0 +1,148 @@
+//! Loads the credentials of a running node again when they change.
+
+use std::fs;
+use std::future::pending;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_channel::Receiver;
+use async_io::Timer;
+use futures_lite::future::or;
+use quorate::NodeHandle;
+use quorate_certs::{CERTIFICATE_FILE, Credentials, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+use tracing::{error, info, warn};
+
+/// How often the folder is looked at. Four calls of the system; certificates live for hours at least.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// How often it is said that a certificate is in the last third of its life: often enough for a log that is
+/// looked at once a day, too seldom to fill one.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+const FILES: [&str; 4] = [KEY_FILE, NEXT_KEY_FILE, CERTIFICATE_FILE, ROOTS_FILE];
+
+/// The folder of credentials that a node was started with.
+pub(crate) struct WatchedFolder {
+    path: PathBuf,
+    /// Somebody has asked for a look.
+    reloads: Receiver<()>,
+    seen: Stamps,
+    warned: Option<Instant>,
+}
+
+/// What changes with a file: of each, which one it is, how long, and since when.
+type Stamps = [Option<(u64, u64, i64, i64)>; FILES.len()];
+
+impl WatchedFolder {
+    /// The credentials of the folder at `path` have just been loaded.
+    pub(crate) fn new(path: PathBuf, reloads: Receiver<()>) -> Self {
+        let mut folder = Self {
+            path,
+            reloads,
+            seen: Stamps::default(),
+            warned: None,
+        };
+        folder.seen = folder.stamps();
+        folder
+    }
+
+    /// Brings what changes in the folder to `node`, for as long as it is polled. What cannot be used is
+    /// said and left: the node keeps what it has.
+    pub(crate) async fn keep_current(mut self, node: &NodeHandle) {
+        loop {
+            self.warn_in_time(&node.credentials());
+            let asked = or(
+                async {
+                    match self.reloads.recv().await {
+                        Ok(()) => true,
+                        Err(_) => pending().await,
+                    }
+                },
+                async {
+                    Timer::after(LOOK_EVERY).await;
+                    false
+                },
+            )
+            .await;
+            // Before the files are read: what changes meanwhile is seen the next time.
+            let stamps = self.stamps();
+            if asked || stamps != self.seen {
+                self.seen = stamps;
+                self.reload(node);
+            }
+        }
+    }
+
+    fn reload(&mut self, node: &NodeHandle) {
+        let folder = self.path.display();
+        let credentials = match Credentials::load(&self.path) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                error!(%folder, %error, "the certificate cannot be loaded again; the node keeps the one it has");
+                return;
+            }
+        };
+        let until = super::certs::rfc3339(credentials.not_after());
+        match node.replace_credentials(credentials) {
+            Ok(()) => {
+                info!(%folder, valid_until = until, "certificate loaded again");
+                self.warned = None;
+            }
+            Err(error) => {
+                error!(%folder, %error, "the certificate is not taken; the node keeps the one it has");
+            }
+        }
+    }
+
+    fn warn_in_time(&mut self, credentials: &Credentials) {
+        let said_lately = self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY);
+        if said_lately || !is_to_be_renewed(credentials, SystemTime::now()) {
+            return;
+        }
+        self.warned = Some(Instant::now());
+        let (folder, until) = (
+            self.path.display(),
+            super::certs::rfc3339(credentials.not_after()),
+        );
+        warn!(
+            %folder, valid_until = until,
+            "the certificate is in the last third of its life: renew it with `quorate certs renew`, or issue one and `quorate certs install` it"
+        );
+    }
+
+    fn stamps(&self) -> Stamps {
+        FILES.map(|name| {
+            let found = fs::metadata(self.path.join(name)).ok()?;
+            Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+        })
+    }
+}
+
+/// Whether two thirds of its life are over.
+fn is_to_be_renewed(credentials: &Credentials, now: SystemTime) -> bool {
+    let (begins, ends) = (credentials.not_before(), credentials.not_after());
+    let life = ends.duration_since(begins).unwrap_or_default();
+    let left = ends.duration_since(now).unwrap_or_default();
+    left < life / 3
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Not in the first two thirds of its life, then until its end, and after it.
+    #[test]
+    fn a_certificate_is_to_be_renewed_in_its_last_third() {
+        let ca = Ca::generate(&ClusterName::new("c1").unwrap(), &CaOptions::default()).unwrap();
+        let issued = ca.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+        let credentials = issued.unwrap().credentials().unwrap();
+        let in_days = |days: u32| is_to_be_renewed(&credentials, SystemTime::now() + days * DAY);
+        assert!(!in_days(0) && !in_days(59));
+        assert!(in_days(61) && in_days(89) && in_days(91));
+    }
+}
