@@ -6,6 +6,7 @@ mod membership;
 mod preference;
 mod proposing;
 mod reading;
+mod room;
 mod snapshots;
 
 use raft::eraftpb::Entry as PbEntry;
@@ -60,6 +61,8 @@ pub struct RaftNode {
     gate: DurabilityGate,
     disk: DiskWatch,
     repeats: Repeats,
+    /// The last append that was refused for want of room, without its entries, and who sent it.
+    refused: Option<(NodeId, Message)>,
     compaction: Compaction,
     comparison: Comparison,
     giving: Giving,
@@ -145,6 +148,7 @@ impl RaftNode {
             gate: DurabilityGate::new(hard_state),
             disk: DiskWatch::default(),
             repeats: Repeats::default(),
+            refused: None,
             compaction: Compaction::new(&config, recovered),
             comparison: Comparison::new(config.compare_ticks()),
             giving: Giving::new(&config),
@@ -209,8 +213,13 @@ impl RaftNode {
     ///
     /// [`Refused`] when the message makes no sense or must wait; it was dropped and changed nothing.
     pub fn handle_message(&mut self, from: NodeId, message: Message) -> Result<(), Refused> {
-        self.check(from, &message)
-            .inspect_err(|refused| self.note_refused(from, *refused))?;
+        if let Err(refused) = self.check(from, &message) {
+            self.note_refused(from, refused);
+            if refused == Refused::Busy {
+                self.answer_later(from, message);
+            }
+            return Err(refused);
+        }
         if let Body::AppendAccepted { .. } | Body::AppendRejected { .. } = &message.body {
             self.repeats.forget(from.value());
         }
@@ -316,6 +325,7 @@ impl RaftNode {
             let last = std::mem::take(&mut self.out);
             return (!last.is_empty()).then_some(last);
         }
+        self.answer_refused();
         self.append_proposals();
         self.start_read_round();
         self.settle();
@@ -489,16 +499,6 @@ impl RaftNode {
     fn may_win(&self) -> bool {
         let alone = self.membership().is_single_voter(self.config.node);
         !alone || self.log_is_durable()
-    }
-
-    /// Whether new entries have to wait until older ones are durable and applied, and can be forgotten.
-    /// Those that are only not committed yet do not go away by waiting: the entry that commits them may
-    /// be the one that is refused. A leader bounds what it proposes; one that does not is refused.
-    fn must_wait_for_room(&self) -> bool {
-        let view = self.raw.store();
-        let commit = LogIndex::new(self.raw.raft.raft_log.committed);
-        let settles = self.applied < commit || !self.log_is_durable();
-        view.is_full() && (settles || view.is_full_of_proposals(commit))
     }
 
     fn log_is_durable(&self) -> bool {

@@ -23,8 +23,8 @@ const SMALL_BYTES: usize = 1_000;
 /// heartbeat: where heartbeats follow entries on one way, a response shows that the entries were lost.
 /// Ours overtake them, so on a slow link every heartbeat would add another copy to a queue that is
 /// longer already than what the link can carry, and the member would never catch up (level 2, seed
-/// 1954). The transport tells what is lost; for one that does not, entries are sent again after waits
-/// that double.
+/// 1954). The transport tells what it has no room for or has lost, and the member when it has room again for
+/// what it refused. Where neither says anything, entries are sent again after waits that double.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     unanswered: BTreeMap<u64, Sent>,

@@ -85,7 +85,7 @@ pub enum Refused {
     /// A vote for a node that has not asked for it, or not in this term.
     #[error("a vote that was not asked for")]
     NotAsked,
-    /// Entries that are not durable or not applied fill the memory; the leader will send these again.
+    /// Entries that are not durable or not applied fill the memory; the leader is told once they do not.
     #[error("too many entries wait for the disk or the state machine")]
     Busy,
 }

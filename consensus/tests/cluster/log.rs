@@ -347,3 +347,59 @@ fn entries_lost_without_a_word_are_sent_again() {
     rig.commit(1, &"b".repeat(2_000));
     rig.run_until(3_000, "n3 catches up", Rig::agrees);
 }
+
+/// How often a leader shows that it is alive, by default.
+const HEARTBEAT_TICKS: u64 = 5;
+
+/// A member had no room for entries. It gets them with a heartbeat after it has, however long the leader would
+/// wait by then before it sends them again to one that is silent; and until then it is not sent copy after copy.
+#[test]
+fn entries_that_found_no_room_come_soon_after_there_is_some() {
+    for full_ticks in [20, 120, 350, 800] {
+        let bounds = |config: &mut Config| {
+            config.command_bytes_max = 2_000;
+            config.uncommitted_bytes_max = 4_000;
+            config.log_view_bytes_max = 8_000;
+            config.message_bytes_max = 2_000;
+        };
+        let mut rig = Rig::led_by(1, Setup::voters(3).config(bounds));
+        rig.stall_machine(3, true);
+        for n in 0..20 {
+            rig.commit(1, &format!("{n:0>1500}"));
+        }
+        let before = rig.sent.len();
+        rig.ticks(full_ticks);
+        let copies = entries_sent_to_3(&rig, before);
+        assert!((1..10).contains(&copies), "{copies} copies");
+        assert!(rig.status(3).last < rig.status(1).last, "n3 is full");
+        rig.stall_machine(3, false);
+        rig.run_until(2 * HEARTBEAT_TICKS, "n3 catches up", Rig::agrees);
+    }
+}
+
+/// What the leader's own transport had no room for is tried once with each heartbeat.
+#[test]
+fn entries_that_were_not_sent_are_tried_with_every_heartbeat() {
+    const FULL_TICKS: u64 = 200;
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    rig.net.rule = Some(Box::new(|_, to, message| match &message.body {
+        Body::Append { entries, .. } if to == 3 && !entries.is_empty() => Fate::Refuse,
+        _ => Fate::Deliver,
+    }));
+    let before = rig.sent.len();
+    rig.commit(1, &"b".repeat(2_000));
+    rig.ticks(FULL_TICKS);
+    let tries = entries_sent_to_3(&rig, before) as u64;
+    let heartbeats = FULL_TICKS / HEARTBEAT_TICKS;
+    assert!((heartbeats - 2..heartbeats + 3).contains(&tries), "{tries}");
+    rig.net.rule = None;
+    rig.run_until(2 * HEARTBEAT_TICKS, "n3 catches up", Rig::agrees);
+}
+
+fn entries_sent_to_3(rig: &Rig, before: usize) -> usize {
+    let sent = rig.sent[before..].iter();
+    let entries = |body: &Body| matches!(body, Body::Append { entries, .. } if !entries.is_empty());
+    sent.filter(|(_, to, message)| *to == 3 && entries(&message.body))
+        .count()
+}

@@ -13,6 +13,8 @@ pub(crate) type Rule = Box<dyn FnMut(u64, u64, &Message) -> Fate>;
 pub(crate) enum Fate {
     Deliver,
     Drop,
+    /// There is no room for it, and the sender is told so.
+    Refuse,
     /// Arrives so many ticks later.
     Delay(u64),
 }
@@ -39,7 +41,7 @@ pub(crate) struct InFlight {
 }
 
 impl Net {
-    /// Returns false when the link is cut, as a transport without a connection would.
+    /// Returns false when the link is cut or has no room, as a transport would.
     pub(crate) fn send(
         &mut self,
         now: u64,
@@ -56,6 +58,7 @@ impl Net {
         };
         let delay = match fate {
             Fate::Drop => return true,
+            Fate::Refuse => return false,
             Fate::Delay(ticks) => ticks,
             Fate::Deliver => 0,
         };
