@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Message as PbMessage, MessageType};
 
 use crate::convert;
-use crate::durability::{Append, AppendTicket, LogWrite};
-use crate::entry::Entry;
+use crate::durability::{Append, AppendTicket, Cut, LogWrite};
+use crate::entry::{Entry, ORIGIN};
 use crate::message::Message;
 use crate::planted;
-use crate::types::{HardState, NodeId};
+use crate::types::{HardState, LogIndex, NodeId};
 
 /// Messages to their receivers.
 pub(crate) type Outgoing = Vec<(NodeId, Message)>;
@@ -18,9 +18,11 @@ pub(crate) type Outgoing = Vec<(NodeId, Message)>;
 ///
 /// Invariants:
 /// - `unpersisted` is in the order in which the writes were asked for;
-/// - a message in it leaves with the ticket of its write, or of a later one.
+/// - a message in it leaves with the ticket of its write, or of a later one;
+/// - `untold` is set only while a write in `unpersisted` replaces what it stands for.
 pub(crate) struct DurabilityGate {
     unpersisted: VecDeque<Unpersisted>,
+    untold: Option<Untold>,
     /// The hard state of the last write, durable or on its way.
     written: HardState,
 }
@@ -33,7 +35,42 @@ struct Unpersisted {
     number: u64,
     /// Whether the term or vote is part of the write.
     changes_vote: bool,
+    /// What it does to the log, if anything.
+    replaces: Option<Replaced>,
     messages: Outgoing,
+}
+
+/// A write replaces everything from `first` on, and the log ends with `last` then.
+#[derive(Clone, Copy)]
+struct Replaced {
+    first: LogIndex,
+    last: LogIndex,
+}
+
+impl Replaced {
+    /// A snapshot takes the place of the whole log.
+    fn by(write: &LogWrite) -> Option<Self> {
+        let first = write.entries.first().map(|entry| entry.id.index);
+        let last = write.entries.last().map(|entry| entry.id.index);
+        match write.cut {
+            Some(Cut::Restore { base, .. }) => Some(Self {
+                first: ORIGIN.index,
+                last: last.unwrap_or(base.index),
+            }),
+            Some(Cut::Compact { .. }) | None => Some(Self {
+                first: first?,
+                last: last?,
+            }),
+        }
+    }
+}
+
+/// What is durable and `raft` has not been told of.
+struct Untold {
+    /// The number of the last `raft` Ready.
+    number: u64,
+    /// The end of the log as written last.
+    last: Option<LogIndex>,
 }
 
 impl DurabilityGate {
@@ -41,6 +78,7 @@ impl DurabilityGate {
     pub(crate) fn new(durable: HardState) -> Self {
         Self {
             unpersisted: VecDeque::new(),
+            untold: None,
             written: durable,
         }
     }
@@ -81,6 +119,7 @@ impl DurabilityGate {
             ticket: number,
             number,
             changes_vote,
+            replaces: Replaced::by(&write),
             messages: Vec::new(),
         });
         Append { number, write }
@@ -104,13 +143,14 @@ impl DurabilityGate {
     }
 
     /// Releases what waited for the writes of `ticket` into `open`. Returns the number of the last
-    /// `raft` Ready that is durable now.
+    /// `raft` Ready that it may take for durable now, if that is another one.
     ///
     /// # Panics
     ///
     /// When the ticket belongs to another node or came twice.
-    pub(crate) fn persisted(&mut self, ticket: &AppendTicket, open: &mut Outgoing) -> u64 {
-        let mut number = None;
+    pub(crate) fn persisted(&mut self, ticket: &AppendTicket, open: &mut Outgoing) -> Option<u64> {
+        let before = self.unpersisted.len();
+        let mut untold = self.untold.take();
         while self
             .unpersisted
             .front()
@@ -118,9 +158,34 @@ impl DurabilityGate {
         {
             let first = self.unpersisted.pop_front().expect("just seen");
             open.extend(first.messages);
-            number = Some(first.number);
+            let written = first.replaces.map(|replaced| replaced.last);
+            untold = Some(Untold {
+                number: first.number,
+                last: written.or(untold.and_then(|untold| untold.last)),
+            });
         }
-        number.expect("a ticket stands for a write that is not yet confirmed")
+        assert!(
+            self.unpersisted.len() < before,
+            "a ticket stands for a write that is not yet confirmed"
+        );
+        if untold.as_ref().is_some_and(|untold| self.replaces(untold)) {
+            self.untold = untold;
+            return None;
+        }
+        untold.map(|untold| untold.number)
+    }
+
+    /// Whether a write on its way to the disk replaces the end of what is `untold`.
+    ///
+    /// `raft` compares what is durable with its log by index and term. A third leader may send an entry again
+    /// that was replaced. `raft` would then take the first write of it for the last one, although another entry
+    /// comes in between on the disk. A leader that runs this code does not: it asks first where the logs meet,
+    /// and the answer waits for the disk. But Raft lets a leader begin anywhere, and a member may lie.
+    fn replaces(&self, untold: &Untold) -> bool {
+        let mut writes = self.unpersisted.iter().filter_map(|write| write.replaces);
+        untold
+            .last
+            .is_some_and(|last| writes.any(|replaced| replaced.first <= last))
     }
 }
 
@@ -146,5 +211,66 @@ fn needs(message: &PbMessage) -> Needs {
         MessageType::MsgRequestVoteResponse if planted::is("vote-before-durable") => Needs::Vote,
         MessageType::MsgAppendResponse if planted::is("entries-before-durable") => Needs::Vote,
         _ => Needs::AllWrites,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+
+    use super::*;
+    use crate::membership::Membership;
+    use crate::types::{EntryId, Term};
+
+    const HARD_STATE: HardState = HardState {
+        term: Term::new(1),
+        vote: None,
+        commit: LogIndex::new(1),
+    };
+
+    fn write(indexes: RangeInclusive<u64>) -> LogWrite {
+        let entries = indexes.map(|index| {
+            let id = EntryId::new(HARD_STATE.term, LogIndex::new(index));
+            Entry::command(id, "x".into())
+        });
+        LogWrite::new(entries.collect(), HARD_STATE)
+    }
+
+    fn without_entries() -> LogWrite {
+        LogWrite::new(Vec::new(), HARD_STATE)
+    }
+
+    fn snapshot(index: u64) -> LogWrite {
+        let node = NodeId::new(1).expect("not zero");
+        let cut = Cut::Restore {
+            base: EntryId::new(HARD_STATE.term, LogIndex::new(index)),
+            membership: Membership::new([node], []).expect("one voter"),
+        };
+        LogWrite {
+            cut: Some(cut),
+            ..without_entries()
+        }
+    }
+
+    /// What `raft` is told, ticket by ticket, when all `writes` are on their way at once.
+    fn told<const COUNT: usize>(writes: [LogWrite; COUNT]) -> [Option<u64>; COUNT] {
+        let mut gate = DurabilityGate::new(HARD_STATE);
+        let appends = (1..).zip(writes).map(|(at, write)| gate.write(at, write));
+        let numbers: Vec<u64> = appends.map(|append| append.number).collect();
+        let mut tell = |number| gate.persisted(&AppendTicket { number }, &mut Vec::new());
+        std::array::from_fn(|at| tell(numbers[at]))
+    }
+
+    #[test]
+    fn raft_is_told_of_what_no_write_on_its_way_replaces() {
+        assert_eq!(told([write(5..=6), write(7..=7)]), [Some(1), Some(2)]);
+        let again = [write(5..=5), write(5..=5), write(5..=5)];
+        assert_eq!(told(again), [None, None, Some(3)]);
+        let in_part = [write(5..=5), write(6..=7), write(7..=7), write(8..=8)];
+        assert_eq!(told(in_part), [Some(1), None, Some(3), Some(4)]);
+        let with_a_vote = [write(5..=5), without_entries(), write(5..=5)];
+        assert_eq!(told(with_a_vote), [None, None, Some(3)]);
+        let with_a_snapshot = [write(5..=5), snapshot(7), write(8..=8)];
+        assert_eq!(told(with_a_snapshot), [None, Some(2), Some(3)]);
     }
 }

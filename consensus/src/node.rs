@@ -262,12 +262,13 @@ impl RaftNode {
         reason = "a ticket is good for one use"
     )]
     pub fn handle_persisted(&mut self, ticket: AppendTicket) {
-        let number = self.gate.persisted(&ticket, &mut self.out.messages);
-        self.raw.on_persist_ready(number);
-        if let Some((_, last)) = self.restoring.take_if(|(write, _)| *write <= ticket.number) {
-            // What `raft` calls applied is what it need not look at any more.
-            self.raw.advance_apply_to(last.index.value());
-            self.out.install = Some(last);
+        if let Some(number) = self.gate.persisted(&ticket, &mut self.out.messages) {
+            self.raw.on_persist_ready(number);
+            if let Some((_, last)) = self.restoring.take_if(|(write, _)| *write <= number) {
+                // What `raft` calls applied is what it need not look at any more.
+                self.raw.advance_apply_to(last.index.value());
+                self.out.install = Some(last);
+            }
         }
         self.settle();
     }

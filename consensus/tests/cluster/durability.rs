@@ -2,7 +2,7 @@
 
 use quorate_consensus::{Body, Message};
 
-use crate::rig::{Rig, Setup};
+use crate::rig::{Fate, Rig, Setup};
 
 fn count(rig: &Rig, from: u64, what: impl Fn(&Body) -> bool) -> usize {
     let sent = rig.sent.iter();
@@ -264,6 +264,58 @@ fn the_ready_that_asks_for_a_write_does_not_carry_its_promise() {
     assert_eq!(ready.append.as_ref().unwrap().write().entries.len(), 1);
     assert!(ready.messages.is_empty(), "{:?}", ready.messages);
     assert!(core.poll_ready().is_none());
+}
+
+/// A new leader asks where logs meet before it sends what another one had sent, and the answer waits for the
+/// disk. So no entry is on its way to a disk twice, with another leader's in between, as long as all members
+/// run this code; `traps/ready.rs` has what happens where one does not.
+#[test]
+fn no_entry_is_on_its_way_to_a_disk_twice() {
+    let mut rig = Rig::led_by(1, Setup::voters(5));
+    rig.commit(1, "a");
+    rig.stall_disk(2, true);
+    rig.partition(&[&[1, 2], &[3, 4, 5]]);
+    rig.propose(1, "b");
+    let first = rig.status(1).last;
+    let queued = |rig: &mut Rig| {
+        let writes = rig.disk(2).queue.iter();
+        let entries = writes.flat_map(|(_, append)| append.write().entries.clone());
+        entries.map(|entry| entry.id).collect::<Vec<_>>()
+    };
+    assert_eq!(queued(&mut rig), [first]);
+    // n3 leads, and only n2 hears what it begins with.
+    rig.heal();
+    rig.isolate(1);
+    rig.net.rule = Some(Box::new(|from, to, message| match message.body {
+        Body::Append { .. } if from == 3 && to != 2 => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    rig.elect(3);
+    let other = rig.status(3).last;
+    assert_eq!((rig.status(2).last, other.index), (other, first.index));
+    assert_eq!(queued(&mut rig), [first, other]);
+    // n1 leads again, with the entry that n3 has replaced.
+    rig.heal();
+    rig.isolate(3);
+    rig.run_until(400, "n1 leads again", |rig| {
+        rig.leads(1) && rig.term(1) > other.term.value()
+    });
+    rig.ticks(300);
+    assert!(rig.leads(1) && rig.holders(first).len() == 3);
+    let term = rig.status(1).term;
+    let asks =
+        |message: &Message| message.term == term && matches!(message.body, Body::Append { .. });
+    let mut sent = rig.sent.iter();
+    assert!(sent.any(|(_, to, message)| *to == 2 && asks(message)));
+    assert_eq!(queued(&mut rig), [first, other], "n1 waits for its answer");
+    while rig.queued_writes(2) > 0 && rig.status(2).last == other {
+        rig.persist_one(2);
+    }
+    assert!(!queued(&mut rig).contains(&other), "that is durable before");
+    rig.stall_disk(2, false);
+    rig.heal();
+    rig.run_until(200, "all agree", Rig::agrees);
+    rig.check_log_matching();
 }
 
 /// A leader whose disk hangs gives leadership away, to one whose disk has everything; what it had taken on is

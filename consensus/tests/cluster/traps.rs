@@ -22,6 +22,7 @@
 //! | 3.3 | applied before the commit index is durable | `cluster/restart::applied_may_be_ahead_of_the_durable_commit` |
 //! | 3.3 | `advance_append` takes all for durable | `ready::what_is_not_durable_yet` |
 //! | 3.3 | what is written must be readable | `ready::what_is_on_its_way_to_the_disk` |
+//! | - | entries that are replaced and come again (not on the page) | `ready::entries_that_are_replaced_and_come_again` |
 //! | 3.3 | `advance` takes all for applied | `ready::what_is_not_applied_yet` |
 //! | 3.3 | numbers of writes come in order | `cluster/durability::tickets_come_one_by_one` |
 //! | 3.3 | the vote is durable before entries of its term | `cluster/durability::a4_no_vote_before_its_ticket` |

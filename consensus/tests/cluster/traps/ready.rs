@@ -5,11 +5,11 @@ use raft::storage::MemStorage;
 use raft::{RawNode, StateRole};
 
 use super::bare::{
-    accept, bare, bare_leader, carry_out, config, members, node, panics, pb, pb_append,
-    settled_leader, write,
+    accept, bare, bare_leader, carry_out, config, elected, members, node, panics, pb, pb_append,
+    pb_entries, settled_leader, write,
 };
-use super::{heartbeat, message};
-use crate::rig::{Rig, Setup};
+use super::{append, cluster, entry_id, heartbeat, message, vote};
+use crate::rig::{Rig, Setup, id};
 
 /// A single voter that leads; its first entry is on its way to the disk.
 fn single() -> RawNode<MemStorage> {
@@ -148,4 +148,62 @@ fn what_is_not_applied_yet() {
     assert_eq!(handed_out.take_committed_entries().len(), 1);
     let _ = node.advance(handed_out);
     assert_eq!((before, node.raft.raft_log.applied), (1, last));
+}
+
+/// An entry is on its way to the disk, another leader replaces it, and a third one sends it again. When the
+/// first write is durable, raft takes it for the last one (`raft_log.rs` line 532 guards only what was not handed
+/// out yet). So it applies the entry while the disk may still come to hold the other one, and panics if it is
+/// elected (`raw_node.rs` line 496). Here `raft` is not told of a write that another one on its way replaces.
+#[test]
+fn entries_that_are_replaced_and_come_again() {
+    let (mut rig, term, status) = cluster();
+    rig.checker.byzantine = true;
+    rig.isolate(2);
+    rig.stall_disk(2, true);
+    let index = status.last.index.next().value();
+    let (first, other) = (entry_id(term, index), entry_id(term + 1, index));
+    let leaders = [(1, term, first), (3, term + 1, other), (1, term + 2, first)];
+    for (leader, term, entry) in leaders {
+        rig.hear(2, leader, message(term, append(status.last, &[entry])))
+            .unwrap();
+        rig.pump();
+    }
+    rig.hear(2, 1, message(term + 2, heartbeat(index))).unwrap();
+    rig.pump();
+    assert_eq!(rig.queued_writes(2), 3);
+    let applied = rig.applied_index(2);
+    rig.persist_one(2);
+    assert_eq!(rig.applied_index(2), applied, "another entry replaces it");
+    rig.core(2).campaign();
+    for pre in [true, false] {
+        let vote = message(term + 3, vote(pre));
+        let _ = rig.core(2).handle_message(id(3), vote);
+    }
+    rig.pump();
+    assert!(!rig.leads(2), "it leads, and its log is not durable");
+    rig.persist_one(2);
+    assert!(rig.durable(2).holds(other));
+    assert_eq!(rig.applied_index(2), applied);
+    rig.persist_one(2);
+    assert_eq!(rig.applied_index(2), first.index);
+
+    let mut node = bare();
+    let mut first_write = None;
+    for (leader, term, entry_term) in [(2, 1, 1), (3, 2, 2), (2, 3, 1)] {
+        let mut append = pb_append((0, 0), &[]);
+        (append.from, append.term) = (leader, term);
+        append.set_entries(pb_entries(entry_term, &[1]).into());
+        append.commit = u64::from(term == 3);
+        node.step(append).unwrap();
+        let ready = node.ready();
+        write(node.store(), &ready);
+        first_write = first_write.or(Some(ready.number()));
+        node.advance_append_async(ready);
+    }
+    node.on_persist_ready(first_write.unwrap());
+    let ready = node.ready();
+    assert_eq!(ready.committed_entries().len(), 1);
+    node.advance_append_async(ready);
+    let at = panics(elected(node), |node| drop(node.ready()));
+    assert_eq!(at, "raw_node.rs:496");
 }
