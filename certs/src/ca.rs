@@ -1,11 +1,13 @@
 //! A certificate authority: makes itself, keeps itself in two files, and issues identities.
 
 mod chance;
+mod ledger;
 mod open;
+mod revoke;
 mod template;
 
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
@@ -13,11 +15,15 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use self::chance::Chance;
+pub use self::ledger::Record;
+pub(crate) use self::revoke::LIST_FILE;
 pub(crate) use self::template::parse_authority_name;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::{ClusterName, Identity, Role, Subject};
 use crate::issued::Issued;
+use crate::revocation::RevocationList;
+use crate::serial::Serial;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -28,7 +34,7 @@ pub const LIFE_MAX: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 const SKEW: Duration = Duration::from_secs(10 * 60);
 
 const CA_KEY_FILE: &str = "ca.key";
-const CA_CERTIFICATE_FILE: &str = "ca.crt";
+pub(crate) const CA_CERTIFICATE_FILE: &str = "ca.crt";
 
 /// How a CA is made.
 #[derive(Clone, Debug)]
@@ -107,6 +113,11 @@ pub struct Ca {
     certificate: CertificateDer<'static>,
     certificate_pem: String,
     not_after: SystemTime,
+    /// What it has revoked, and the same in PEM.
+    list: Option<RevocationList>,
+    list_pem: String,
+    /// Where it is kept.
+    directory: Option<PathBuf>,
     chance: Chance,
 }
 
@@ -162,6 +173,9 @@ impl Ca {
             certificate_pem: certificate.pem(),
             certificate: certificate.into(),
             not_after,
+            list: None,
+            list_pem: String::new(),
+            directory: None,
             chance,
         })
     }
@@ -176,7 +190,7 @@ impl Ca {
         cluster: &ClusterName,
         options: &CaOptions,
     ) -> Result<Self, CaError> {
-        let ca = Self::generate(cluster, options)?;
+        let mut ca = Self::generate(cluster, options)?;
         let key = Zeroizing::new(ca.key.serialize_pem());
         files::write_new(
             directory,
@@ -189,6 +203,7 @@ impl Ca {
                 ),
             ],
         )?;
+        ca.directory = Some(directory.to_owned());
         Ok(ca)
     }
 
@@ -250,8 +265,9 @@ impl Ca {
 
     /// Makes a new key and a certificate for `subject` of this cluster.
     ///
-    /// A life that ends after the CA's is cut ([`Issued::shortened`]). Errors: a life out of
-    /// bounds, a CA that is expired at the time of issue, no randomness.
+    /// A life that ends after the CA's is cut ([`Issued::shortened`]). Where the CA is in a folder, the
+    /// certificate is noted there first. Errors: a life out of bounds, a CA that is expired at the time of
+    /// issue, no randomness, a folder that can not be written.
     pub fn issue(&self, subject: &Subject, options: &IssueOptions) -> Result<Issued, CaError> {
         let identity = Identity::new(self.cluster.clone(), subject.clone());
         let (now, wanted) = validity(options.now, options.life_for(subject.role()))?;
@@ -269,6 +285,14 @@ impl Ca {
         let issuer =
             Issuer::from_ca_cert_der(&self.certificate, &*self.key).map_err(CaError::signing)?;
         let certificate = params.signed_by(&*key, &issuer).map_err(CaError::signing)?;
+        if let Some(directory) = &self.directory {
+            let record = Record {
+                serial: Serial::new(&serial),
+                identity: identity.clone(),
+                not_after,
+            };
+            ledger::add(directory, &record)?;
+        }
         Ok(Issued {
             identity,
             now,
@@ -276,7 +300,7 @@ impl Ca {
             shortened: not_after < wanted,
             key: Zeroizing::new(key.serialize_pem()),
             certificate: certificate.pem(),
-            roots: self.certificate_pem.clone(),
+            roots: self.certificate_pem.clone() + &self.list_pem,
         })
     }
 }
@@ -333,6 +357,11 @@ pub enum CaError {
     /// The key is another certificate's.
     #[error("{CA_KEY_FILE} is not the key of {CA_CERTIFICATE_FILE}: restore both from one backup")]
     KeyMismatch,
+    /// The list of revoked certificates is another CA's.
+    #[error(
+        "ca.crl was not signed by this CA: restore it from your backup, or move it away to begin anew"
+    )]
+    ForeignList,
     /// The certificate may not sign others.
     #[error(
         "{CA_CERTIFICATE_FILE} is not a CA's certificate (it lacks {missing}): make a CA with \
@@ -360,6 +389,9 @@ pub enum CaError {
         /// When it expired.
         not_after: SystemTime,
     },
+    /// More was issued than is read.
+    #[error("ca.issued is too large to be read: move it away, and revoke by number what it names")]
+    LedgerTooLarge,
     /// There is no number for a CA after it.
     #[error("the CA has the last generation there is: give the cluster another name")]
     LastGeneration,

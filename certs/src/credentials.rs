@@ -14,6 +14,7 @@ use crate::facts::Facts;
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+use crate::revocation::lists_in;
 use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, identity_of, provider};
 use crate::verify_error::VerifyError;
 
@@ -55,8 +56,8 @@ impl Credentials {
         Self::from_pem(&key, &chain, roots, UnixTime::now())
     }
 
-    /// Takes a PKCS #8 key, a chain (leaf first) and roots, all PEM, and checks them as a peer would
-    /// at `now`: the key is the leaf's, and the leaf verifies by [`Trust::verify`] against the roots.
+    /// Takes a PKCS #8 key, a chain (leaf first), and roots with their revocation lists, all PEM, and checks
+    /// them as a peer would at `now`: the key is the leaf's, and the leaf verifies by [`Trust::verify`] against the roots.
     ///
     /// Errors: what does not hold. A process that started with bad credentials would only find out
     /// from its peers' refusals.
@@ -67,13 +68,15 @@ impl Credentials {
         now: UnixTime,
     ) -> Result<Self, CredentialsError> {
         let chain = certificates(chain, CERTIFICATE_FILE, CHAIN_CERTIFICATES_MAX)?;
+        let lists = lists_in(roots, ROOTS_FILE)?;
         let roots = certificates(roots, ROOTS_FILE, ROOTS_MAX)?;
         let leaf = chain.first().expect("`certificates` returns at least one");
         let facts = Facts::read(leaf).map_err(|detail| VerifyError::Malformed {
             detail: detail.to_owned(),
         })?;
         let cluster = identity_of(&facts)?.cluster;
-        let trust = Trust::new(cluster, roots)?;
+        let lists = lists.iter().map(|list| list.der().clone());
+        let trust = Trust::new(cluster, roots, lists)?;
         let verified = trust.verify(&chain, now)?;
         let key = certified_key(key, chain)?;
         Ok(Self {

@@ -1,7 +1,7 @@
 //! Reading and writing key material: bounded, private from the first instant, never over something.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -149,6 +149,35 @@ pub(crate) fn replace(
     let _ = fs::remove_file(&written);
     write_one(&written, contents, secrecy, &mut Vec::new())?;
     rename(directory, &written, name)
+}
+
+/// Adds `line` to the end of the file `name` in `directory`, which is made if it is missing. On disk when this
+/// returns.
+pub(crate) fn append_line(directory: &Path, name: &str, line: &str) -> Result<(), FileError> {
+    let path = directory.join(name);
+    let is_new = !path.exists();
+    let append = || {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let mut file = options.mode(MODE_SECRET).open(&path)?;
+        // Half a line of an earlier attempt stays half a line, and does not become half of this one.
+        let mut last = [b'\n'];
+        if file.seek(SeekFrom::End(-1)).is_ok() {
+            file.read_exact(&mut last)?;
+        }
+        let begin = if last == [b'\n'] { "" } else { "\n" };
+        file.write_all(format!("{begin}{line}\n").as_bytes())?;
+        file.sync_all()
+    };
+    append().map_err(|source| FileError::Io {
+        path: path.clone(),
+        action: "written",
+        source,
+    })?;
+    match is_new {
+        true => sync_directory(directory),
+        false => Ok(()),
+    }
 }
 
 /// Gives the file at `from` the name `name` in `directory`, in the place of what has it.

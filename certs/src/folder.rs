@@ -5,14 +5,20 @@ use std::path::{Path, PathBuf};
 use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use crate::ca::parse_authority_name;
+use crate::ca::{CA_CERTIFICATE_FILE, LIST_FILE, parse_authority_name};
 use crate::credentials::{Credentials, CredentialsError, certificates, key_in};
 use crate::facts::Facts;
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+use crate::revocation::{PEM_TAG, RevocationList, lists_in, newest_of};
 use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, TrustError, identity_of};
 use crate::verify_error::VerifyError;
+
+type Trusted = (Vec<CertificateDer<'static>>, Vec<RevocationList>);
+
+/// What errors call the file of a CA.
+const NAME_OF_INPUT: &str = "the authority's file";
 
 /// The folder that [`Issued::write`] made, to be changed while its owner runs.
 ///
@@ -24,6 +30,8 @@ pub struct Folder {
     path: PathBuf,
     identity: Identity,
     roots: Vec<CertificateDer<'static>>,
+    /// At most one of each root.
+    lists: Vec<RevocationList>,
 }
 
 impl Folder {
@@ -40,11 +48,14 @@ impl Folder {
             })
             .and_then(|facts| identity_of(&facts))
             .map_err(CredentialsError::from)?;
-        let roots = files::read(&path.join(ROOTS_FILE), Secrecy::Public)?;
+        let trusted = files::read(&path.join(ROOTS_FILE), Secrecy::Public)?;
+        let roots = certificates(&trusted, ROOTS_FILE, ROOTS_MAX)?;
+        let lists = lists_in(&trusted, ROOTS_FILE)?;
         Ok(Self {
             path: path.to_owned(),
             identity,
-            roots: certificates(&roots, ROOTS_FILE, ROOTS_MAX)?,
+            lists: newest_of(lists, &roots).map_err(CredentialsError::from)?,
+            roots,
         })
     }
 
@@ -83,8 +94,9 @@ impl Folder {
         chain: &[u8],
         roots: &[u8],
     ) -> Result<Credentials, FolderError> {
-        let roots = self.with(certificates(roots, ROOTS_FILE, ROOTS_MAX)?);
-        let bundle = bundle(&roots);
+        let lists = lists_in(roots, ROOTS_FILE)?;
+        let (roots, lists) = self.with(certificates(roots, ROOTS_FILE, ROOTS_MAX)?, lists)?;
+        let bundle = bundle(&roots, &lists);
         let credentials = Credentials::from_pem(key, chain, bundle.as_bytes(), UnixTime::now())?;
         if *credentials.identity() != self.identity {
             return Err(FolderError::OtherIdentity {
@@ -100,17 +112,23 @@ impl Folder {
         files::replace(&self.path, NEXT_KEY_FILE, key, Secrecy::Secret)?;
         files::replace(&self.path, CERTIFICATE_FILE, chain, Secrecy::Public)?;
         files::rename(&self.path, &self.path.join(NEXT_KEY_FILE), KEY_FILE)?;
-        self.roots = roots;
+        (self.roots, self.lists) = (roots, lists);
         Ok(credentials)
     }
 
-    /// Trusts the CA whose certificate is in the file `authority` as well. Returns whether it did not
-    /// before.
+    /// Trusts a CA as well, and takes its list of what it has revoked, unless a newer one is there: from the CA's
+    /// folder, or from a file of PEM with either or both. Returns whether that changes anything.
     ///
-    /// Errors: a file that holds no CA's certificate, or that of a CA of another cluster; more than
-    /// [`ROOTS_MAX`] in all; a file that can not be written.
+    /// Errors: a file that holds neither, or the certificate of a CA of another cluster, or a list that nobody
+    /// who is trusted has signed; more than [`ROOTS_MAX`] in all; a list by which the folder's own certificate
+    /// is revoked; a file that can not be written.
     pub fn trust(&mut self, authority: &Path) -> Result<bool, FolderError> {
-        let added = authorities(authority)?;
+        let pem = authority_pem(authority)?;
+        let lists = lists_in(&pem, NAME_OF_INPUT)?;
+        let added = match certificates(&pem, NAME_OF_INPUT, ROOTS_MAX) {
+            Err(CredentialsError::NotPem { .. }) if !lists.is_empty() => Vec::new(),
+            other => other?,
+        };
         for certificate in &added {
             let facts = Facts::read(certificate).map_err(|detail| TrustError::MalformedRoot {
                 position: 0,
@@ -125,25 +143,29 @@ impl Folder {
                 });
             }
         }
-        let roots = self.with(added);
-        let is_news = roots.len() > self.roots.len();
-        self.set_roots(roots)?;
+        let (roots, lists) = self.with(added, lists)?;
+        let is_news = roots != self.roots || lists != self.lists;
+        if is_news {
+            self.set_roots(roots, lists)?;
+        }
         Ok(is_news)
     }
 
-    /// Trusts the CA whose certificate is in the file `authority` no longer. Returns whether it did
-    /// before.
+    /// Trusts a CA no longer: that in a folder, or those in a file of PEM. Returns whether it did before.
     ///
     /// Errors: [`FolderError::StillNeeded`] where the folder's own certificate would not be good any more; a
     /// file that can not be read or written.
     pub fn distrust(&mut self, authority: &Path) -> Result<bool, FolderError> {
-        let removed = authorities(authority)?;
+        let pem = authority_pem(authority)?;
+        let removed = certificates(&pem, NAME_OF_INPUT, ROOTS_MAX)?;
         let mut roots = self.roots.clone();
         roots.retain(|root| !removed.contains(root));
         if roots.len() == self.roots.len() {
             return Ok(false);
         }
-        self.set_roots(roots).map_err(|error| match error {
+        let mut lists = self.lists.clone();
+        lists.retain(|list| roots.iter().any(|root| list.is_of(root)));
+        self.set_roots(roots, lists).map_err(|error| match error {
             FolderError::Credentials(
                 CredentialsError::Trust(TrustError::NoRoots)
                 | CredentialsError::NotPem { .. }
@@ -156,22 +178,32 @@ impl Folder {
         Ok(true)
     }
 
-    /// The roots, and those of `more` that are not among them.
-    fn with(&self, more: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+    /// The roots, and those of `more` that are not among them; the newest lists of all of them.
+    fn with(
+        &self,
+        more: Vec<CertificateDer<'static>>,
+        lists: Vec<RevocationList>,
+    ) -> Result<Trusted, FolderError> {
         let mut roots = self.roots.clone();
         for root in more {
             if !roots.contains(&root) {
                 roots.push(root);
             }
         }
-        roots
+        let lists = self.lists.iter().cloned().chain(lists);
+        let lists = newest_of(lists, &roots).map_err(CredentialsError::from)?;
+        Ok((roots, lists))
     }
 
-    fn set_roots(&mut self, roots: Vec<CertificateDer<'static>>) -> Result<(), FolderError> {
-        let bundle = bundle(&roots);
+    fn set_roots(
+        &mut self,
+        roots: Vec<CertificateDer<'static>>,
+        lists: Vec<RevocationList>,
+    ) -> Result<(), FolderError> {
+        let bundle = bundle(&roots, &lists);
         Credentials::load_trusting(&self.path, bundle.as_bytes())?;
         files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Secrecy::Public)?;
-        self.roots = roots;
+        (self.roots, self.lists) = (roots, lists);
         Ok(())
     }
 
@@ -188,17 +220,28 @@ impl Folder {
     }
 }
 
-fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, FolderError> {
-    let pem = files::read(file, Secrecy::Public)?;
-    let found = certificates(&pem, "the authority's file", ROOTS_MAX)?;
-    Ok(found)
+/// Certificates and lists of a CA, from its folder or from a file.
+fn authority_pem(path: &Path) -> Result<Vec<u8>, FileError> {
+    if !path.is_dir() {
+        return Ok(files::read(path, Secrecy::Public)?.to_vec());
+    }
+    let mut pem = files::read(&path.join(CA_CERTIFICATE_FILE), Secrecy::Public)?.to_vec();
+    match files::read(&path.join(LIST_FILE), Secrecy::Public) {
+        Ok(list) => pem.extend_from_slice(&list),
+        Err(FileError::Missing { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(pem)
 }
 
-fn bundle(roots: &[CertificateDer<'_>]) -> String {
-    let blocks: Vec<Pem> = roots
+fn bundle(roots: &[CertificateDer<'_>], lists: &[RevocationList]) -> String {
+    let roots = roots
         .iter()
-        .map(|root| Pem::new("CERTIFICATE", root.to_vec()))
-        .collect();
+        .map(|root| Pem::new("CERTIFICATE", root.to_vec()));
+    let lists = lists
+        .iter()
+        .map(|list| Pem::new(PEM_TAG, list.der().to_vec()));
+    let blocks: Vec<Pem> = roots.chain(lists).collect();
     let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
     pem::encode_many_config(&blocks, config)
 }

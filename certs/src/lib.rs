@@ -32,10 +32,12 @@ mod identity;
 mod inspect;
 mod issued;
 mod planted;
+mod revocation;
+mod serial;
 mod trust;
 mod verify_error;
 
-pub use ca::{Ca, CaAlgorithm, CaError, CaOptions, IssueOptions, LIFE_MAX};
+pub use ca::{Ca, CaAlgorithm, CaError, CaOptions, IssueOptions, LIFE_MAX, Record};
 pub use credentials::{Credentials, CredentialsError};
 pub use files::{FILE_BYTES_MAX, FileError};
 pub use folder::{Folder, FolderError};
@@ -44,5 +46,6 @@ pub use identity::{
 };
 pub use inspect::{CertificateInfo, InspectError, inspect, inspect_file};
 pub use issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+pub use serial::{Serial, SerialError};
 pub use trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, Verified, provider};
 pub use verify_error::VerifyError;

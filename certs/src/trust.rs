@@ -5,13 +5,17 @@ use std::time::SystemTime;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
+    RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
+};
 
 use crate::facts::{Facts, system_time};
 use crate::identity::{ClusterName, Identity};
 use crate::planted;
+use crate::revocation::{RevocationList, newest_of};
 use crate::verify_error::VerifyError;
 
 /// Most certificates in a chain: leaf, issuing CA, and room for a cross-signed rotation. Bounds what
@@ -51,6 +55,8 @@ struct Inner {
     cluster: ClusterName,
     roots: Vec<Root>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// At most one of each root, and signed by it.
+    lists: Vec<CertRevocationList<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -61,13 +67,16 @@ struct Root {
 }
 
 impl Trust {
-    /// Trusts `roots` to say who is who in `cluster`, and in no other.
+    /// Trusts `roots` to say who is who in `cluster`, and in no other, and who is good no more: by the newest
+    /// of `lists` that each of them has signed. Of a root without one, nothing is known to be revoked.
     ///
-    /// Errors: no root, more than [`ROOTS_MAX`], or one that is not a CA certificate. An expired root
-    /// is kept: it only makes [`Trust::verify`] fail for what it issued.
+    /// Errors: no root, more than [`ROOTS_MAX`], or one that is not a CA certificate; a list that is
+    /// malformed, or that no root has signed. An expired root is kept: it only makes [`Trust::verify`] fail for
+    /// what it issued.
     pub fn new(
         cluster: ClusterName,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
+        lists: impl IntoIterator<Item = CertificateRevocationListDer<'static>>,
     ) -> Result<Self, TrustError> {
         let mut kept = Vec::new();
         let mut anchors = Vec::new();
@@ -96,11 +105,18 @@ impl Trust {
         if kept.is_empty() {
             return Err(TrustError::NoRoots);
         }
+        let lists = lists.into_iter().enumerate().map(|(position, list)| {
+            RevocationList::read(list)
+                .map_err(|detail| TrustError::MalformedList { position, detail })
+        });
+        let roots: Vec<_> = kept.iter().map(|root| root.certificate.clone()).collect();
+        let lists = newest_of(lists.collect::<Result<Vec<_>, _>>()?, &roots)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 cluster,
                 roots: kept,
                 anchors,
+                lists: usable(&lists)?,
                 algorithms: provider().signature_verification_algorithms,
             }),
         })
@@ -118,8 +134,8 @@ impl Trust {
 
     /// Says for whom `chain` (leaf first, then issuers, without the root) speaks at `now`.
     ///
-    /// In this order: path to a root, validity of every certificate and of the root; then, of a leaf
-    /// that our CA has signed: exactly one URI name, which is an identity of this cluster; key usages
+    /// In this order: path to a root, validity of every certificate and of the root, and that none is on the
+    /// root's list of revoked ones; then, of a leaf that our CA has signed: exactly one URI name, which is an identity of this cluster; key usages
     /// that fit a peer; and DNS names that say the same as the identity. Whether that identity is
     /// welcome is the caller's question.
     pub fn verify(
@@ -163,6 +179,16 @@ impl Trust {
         let translate =
             |error: webpki::Error| VerifyError::from_webpki(&error, &self.inner.cluster, now);
         let end_entity = EndEntityCert::try_from(leaf).map_err(translate)?;
+        let lists: Vec<_> = self.inner.lists.iter().collect();
+        // No lists at all are an error there.
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options
+                // A root without a list has revoked nothing.
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        let revocation = revocation.filter(|_| !planted::is("revoked-accepted"));
         let path = end_entity
             .verify_for_usage(
                 self.inner.algorithms.all,
@@ -172,7 +198,7 @@ impl Trust {
                 // "If present", because an issuing CA need not repeat it; `check_purpose` requires
                 // it of the leaf.
                 KeyUsage::client_auth(),
-                None,
+                revocation,
                 None,
             )
             .map_err(translate)?;
@@ -224,6 +250,17 @@ impl Trust {
     pub fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.algorithms.supported_schemes()
     }
+}
+
+/// The lists as webpki reads them.
+fn usable(lists: &[RevocationList]) -> Result<Vec<CertRevocationList<'static>>, TrustError> {
+    let read = |(position, list): (usize, &RevocationList)| {
+        let list = OwnedCertRevocationList::from_der(list.der());
+        let detail = "not usable as a revocation list";
+        list.map(CertRevocationList::from)
+            .map_err(|_| TrustError::MalformedList { position, detail })
+    };
+    lists.iter().enumerate().map(read).collect()
 }
 
 /// Of a certificate that webpki has found to be signed.
@@ -297,6 +334,27 @@ pub enum TrustError {
     )]
     NotACa {
         /// Its place in the list, from 0.
+        position: usize,
+    },
+    /// More lists than there can be roots.
+    #[error("more than {ROOTS_MAX} revocation lists: keep the newest of each CA that is trusted")]
+    TooManyLists,
+    /// Not a list of what is revoked.
+    #[error("revocation list number {} is malformed ({detail}): copy ca.crl again", .position + 1)]
+    MalformedList {
+        /// Its place among the lists, from 0.
+        position: usize,
+        /// What was wrong.
+        detail: &'static str,
+    },
+    /// A list that nobody who is trusted has signed.
+    #[error(
+        "revocation list number {} was signed by no CA that is trusted here: take ca.crl from the same \
+         folder as ca.crt",
+        .position + 1
+    )]
+    ForeignList {
+        /// Its place among the lists, from 0.
         position: usize,
     },
 }

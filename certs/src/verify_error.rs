@@ -86,6 +86,20 @@ pub enum VerifyError {
         /// The time it was judged by.
         now: SystemTime,
     },
+    /// On the list of its CA.
+    #[error("certificate was revoked by its CA: issue a new one with `quorate certs issue`")]
+    Revoked,
+    /// The CA's list is past its end, and nobody knows what was revoked since.
+    #[error(
+        "the CA's revocation list ended at {} (now {}): get a newer one with `quorate certs trust`",
+        Rfc3339(*.next_update), Rfc3339(*.now)
+    )]
+    ListExpired {
+        /// When there was to be a newer one.
+        next_update: SystemTime,
+        /// The time it was judged by.
+        now: SystemTime,
+    },
     /// A CA's own certificate, where the certificate of a node, client or admin was expected.
     #[error("a CA certificate was presented as an identity: use the one in cert.pem, not ca.pem")]
     CaAsLeaf,
@@ -167,6 +181,13 @@ impl From<VerifyError> for rustls::Error {
                 time: unix_time(now),
                 not_before: unix_time(not_before),
             },
+            VerifyError::Revoked => CertificateError::Revoked,
+            VerifyError::ListExpired { next_update, now } => {
+                CertificateError::ExpiredRevocationListContext {
+                    time: unix_time(now),
+                    next_update: unix_time(next_update),
+                }
+            }
             VerifyError::CaAsLeaf | VerifyError::WrongPurpose { .. } => {
                 CertificateError::InvalidPurpose
             }
@@ -201,6 +222,11 @@ impl VerifyError {
             },
             webpki::Error::CertNotValidYet { not_before, .. } => Self::NotYetValid {
                 not_before: system_time(*not_before),
+                now: system_time(now),
+            },
+            webpki::Error::CertRevoked => Self::Revoked,
+            webpki::Error::CrlExpired { next_update, .. } => Self::ListExpired {
+                next_update: system_time(*next_update),
                 now: system_time(now),
             },
             webpki::Error::CaUsedAsEndEntity => Self::CaAsLeaf,

@@ -296,7 +296,7 @@ fn a_chain_ends_with_its_first_certificate_that_does() {
         },
     );
     for (ca, life) in [(short, half), (TestCa::new("c1"), HOUR)] {
-        let trust = Trust::new(cluster("c1"), [ca.ca.certificate().clone()]).unwrap();
+        let trust = Trust::new(cluster("c1"), [ca.ca.certificate().clone()], []).unwrap();
         // Which is good for an hour by itself.
         let verified = trust.verify(&ca.forge(|_| {}), now()).unwrap();
         let left = verified

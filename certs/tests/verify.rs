@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{AlertDescription, CertificateError};
 
 fn trust(ca: &TestCa) -> Trust {
-    Trust::new(ca.ca.cluster().clone(), [ca.ca.certificate().clone()]).unwrap()
+    Trust::new(ca.ca.cluster().clone(), [ca.ca.certificate().clone()], []).unwrap()
 }
 
 fn alert(error: VerifyError) -> u8 {
@@ -107,7 +107,7 @@ fn j3_same_ca_name_with_another_key_is_refused() {
 fn several_roots_are_trusted_together() {
     let (old, new) = (TestCa::new("c1"), TestCa::new("c1"));
     let roots = [old.ca.certificate().clone(), new.ca.certificate().clone()];
-    let both = Trust::new(cluster("c1"), roots).unwrap();
+    let both = Trust::new(cluster("c1"), roots, []).unwrap();
     assert!(both.verify(&chain(&old.node(1)), now()).is_ok());
     assert!(both.verify(&chain(&new.node(2)), now()).is_ok());
 }
@@ -120,7 +120,7 @@ fn j8_another_clusters_identity_is_refused() {
         ours.ca.certificate().clone(),
         theirs.ca.certificate().clone(),
     ];
-    let trust = Trust::new(cluster("c1"), roots).unwrap();
+    let trust = Trust::new(cluster("c1"), roots, []).unwrap();
     let error = trust.verify(&chain(&theirs.node(1)), now()).unwrap_err();
     assert!(matches!(error, VerifyError::WrongCluster { .. }), "{error}");
     assert!(error.to_string().contains("spiffe://c2/node/1"));
@@ -131,7 +131,7 @@ fn j8_another_clusters_identity_is_refused() {
 #[test]
 fn j20_a_ca_is_confined_to_its_clusters_names() {
     let ca = TestCa::new("c2");
-    let trust = Trust::new(cluster("c1"), [ca.ca.certificate().clone()]).unwrap();
+    let trust = Trust::new(cluster("c1"), [ca.ca.certificate().clone()], []).unwrap();
     let error = trust.verify(&ca.forge(|_| {}), now()).unwrap_err();
     assert!(matches!(error, VerifyError::Malformed { .. }), "{error}");
 }
@@ -345,7 +345,7 @@ fn j20_dns_names_must_agree_with_the_identity() {
 fn roots_must_be_cas() {
     let ca = TestCa::new("c1");
     let root = || ca.ca.certificate().clone();
-    let new = |roots: Vec<CertificateDer<'static>>| Trust::new(cluster("c1"), roots).err();
+    let new = |roots: Vec<CertificateDer<'static>>| Trust::new(cluster("c1"), roots, []).err();
     assert_eq!(new(vec![]), Some(TrustError::NoRoots));
     assert_eq!(
         new(vec![root(), chain(&ca.node(1)).remove(0)]),

@@ -20,7 +20,7 @@ impl CloseCode {
     pub const DUPLICATE: Self = Self(1);
     /// The peer is no longer a member.
     pub const REMOVED: Self = Self(2);
-    /// The peer's certificate is not trusted any more.
+    /// The peer's certificate was revoked, or its CA is not trusted any more.
     pub const REVOKED: Self = Self(3);
     /// The peer's certificate expired while the connection lived.
     pub const EXPIRED: Self = Self(4);

@@ -12,7 +12,9 @@ use std::{
 };
 
 use common::*;
-use quorate_certs::{Ca, CaOptions, ClusterName, Credentials, IssueOptions, Issued, Subject};
+use quorate_certs::{
+    Ca, CaOptions, ClusterName, Credentials, IssueOptions, Issued, Subject, inspect,
+};
 use quorate_quic_transport::{
     Admit, CloseCode, CloseReason, Config, Environment, Inbound, Lane, PeerUp, Refused, System,
     Transport,
@@ -186,6 +188,35 @@ fn k7_who_is_not_trusted_any_more_is_not_kept() {
         two.transport.replace_credentials(renewed).unwrap();
         one.next_up();
         two.next_up();
+    });
+}
+
+/// Who is on the list of the CA is not kept either, and everybody else is.
+#[test]
+fn j15_who_is_revoked_is_not_kept() {
+    on_each_runtime(|runtime| {
+        let mut ca = authority(1);
+        let start = |credentials| Program::start(config(), credentials, Arc::clone(runtime));
+        let mut one = start(node(1, &ca, &[&ca]));
+        let stolen = issue(&ca, &Subject::node(2).unwrap(), HOUR);
+        let mut two = start(stolen.credentials().unwrap());
+        let mut three = start(node(3, &ca, &[&ca]));
+        connected(&mut one, &mut two);
+        connected(&mut one, &mut three);
+        let number = inspect(stolen.certificate_pem().as_bytes()).unwrap();
+        let number = number[0].serial.parse().unwrap();
+        ca.revoke(&[number], SystemTime::now()).unwrap();
+        let with_list = issue(&ca, &Subject::node(1).unwrap(), HOUR);
+        let with_list = with_list.credentials().unwrap();
+        one.transport.replace_credentials(with_list).unwrap();
+        assert_eq!(next_end(&mut one), (CloseCode::REVOKED, "us"));
+        assert_eq!(next_end(&mut two), (CloseCode::REVOKED, "peer"));
+        let error = one.last_error(&two.identity());
+        assert!(error.contains("revoked"), "{error}");
+        still_connected(&one, &mut three, 1);
+        let renewed = node(2, &ca, &[&ca]);
+        two.transport.replace_credentials(renewed).unwrap();
+        one.next_up();
     });
 }
 

@@ -216,10 +216,13 @@ impl Cluster {
     pub fn founded_by(founders: u64, newcomers: u64) -> Self {
         let nodes = founders + newcomers;
         let ports = Ports::claim(nodes as usize);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let name = ClusterName::new(CLUSTER).expect("a name");
+        let ca = Ca::create(&folder.path().join("ca"), &name, &CaOptions::default());
         let cluster = Self {
             founders,
-            folder: tempfile::tempdir().expect("a temporary folder"),
-            ca: ca(CLUSTER),
+            folder,
+            ca: ca.expect("a CA"),
             addresses: (1..).zip(ports.addresses()).collect(),
             _ports: ports,
             running: BTreeMap::new(),
@@ -268,7 +271,7 @@ impl Cluster {
             .expect("written");
     }
 
-    /// The CA.
+    /// The CA, which is in the folder `ca`.
     #[must_use]
     pub fn ca(&self) -> &Ca {
         &self.ca

@@ -118,8 +118,14 @@ fn rows() -> Vec<String> {
             ),
         ),
         row(
-            "certificates in a chain; roots",
-            pair(number(CHAIN_CERTIFICATES_MAX), number(ROOTS_MAX)),
+            "certificates in a chain; roots; revocation lists",
+            // As many lists as roots: of each root one.
+            format!(
+                "{}; {}; {}",
+                number(CHAIN_CERTIFICATES_MAX),
+                number(ROOTS_MAX),
+                number(ROOTS_MAX)
+            ),
         ),
         row(
             "key; value",

@@ -79,8 +79,6 @@ fn k7_a_ca_is_followed_by_the_next_under_load() {
     let subject = Subject::client("inside").unwrap();
     cluster.issue(&subject, "inside");
     cluster.issue(&subject, "outdated");
-    std::fs::create_dir(cluster.path("ca")).unwrap();
-    std::fs::write(cluster.path("ca/ca.crt"), cluster.ca().certificate_pem()).unwrap();
     certs(&cluster, &["init"], &[("after", "ca"), ("out", "next")]);
 
     let io = IoThread::spawn("inside").unwrap();
@@ -126,4 +124,24 @@ fn k7_a_folder_that_is_no_good_changes_nothing() {
     cluster.send(1, "HUP");
     assert!(eventually(|| says("the certificate is not taken")));
     cluster.takes_writes("still");
+}
+
+/// Whoever is revoked is disconnected by every node that has the list, at once, and is not let in again; nobody else notices.
+#[test]
+fn j15_who_is_revoked_while_connected_is_out() {
+    let cluster = Cluster::started();
+    let io = IoThread::spawn("inside").unwrap();
+    let client = cluster.client(io.runtime());
+    async_io::block_on(client.put("key", "before")).unwrap();
+    let revoke = ["revoke", "--client", "inside"];
+    certs(&cluster, &revoke, &[("ca", "ca")]);
+    for node in ["n1", "n2", "n3"] {
+        certs(&cluster, &["trust"], &[("dir", node), ("ca", "ca/ca.crl")]);
+    }
+    reload(&cluster, 1);
+    let refused = async_io::block_on(client.put("key", "after")).unwrap_err();
+    assert!(refused.to_string().contains("revoked"), "{refused}");
+    let found = cluster.run(&["kv", "get", "key"]).succeeded();
+    assert_eq!(found.out, "before\n");
+    cluster.takes_writes("others");
 }

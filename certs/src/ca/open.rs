@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::chance::Chance;
-use super::{CA_CERTIFICATE_FILE, CA_KEY_FILE, Ca, CaError, template};
+use super::{CA_CERTIFICATE_FILE, CA_KEY_FILE, Ca, CaError, revoke, template};
 use crate::facts::Facts;
 use crate::files::{self, Secrecy};
 use crate::identity::ClusterName;
@@ -22,6 +22,10 @@ pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
     let (certificate, certificate_pem, facts) = certificate_in(directory)?;
     check(&facts, &key, now)?;
     let (cluster, generation) = name_in(&facts)?;
+    let (list, list_pem) = revoke::read(directory)?;
+    if list.as_ref().is_some_and(|list| !list.is_of(&certificate)) {
+        return Err(CaError::ForeignList);
+    }
     Ok(Ca {
         cluster,
         generation,
@@ -29,6 +33,9 @@ pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
         certificate,
         certificate_pem,
         not_after: facts.not_after,
+        list,
+        list_pem,
+        directory: Some(directory.to_owned()),
         chance: Chance::System,
     })
 }

@@ -1,6 +1,7 @@
 //! `quorate certs`: make a CA, issue identities, look at certificates, check them as a peer would.
 
 mod change;
+mod revoke;
 
 use std::io::{self, Write};
 use std::num::NonZeroU64;
@@ -17,6 +18,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::change::ChangeCommand;
+use self::revoke::RevokeCommand;
 use super::credentials::file_code;
 use super::{Failure, exit};
 
@@ -26,7 +28,7 @@ Exit codes: 0 good | 3 expired | 65 not valid | 66 file missing or unreadable
   others as in `quorate --help`";
 
 /// The certificate in a folder made by `quorate certs init`.
-pub(super) const AUTHORITY_FILE: &str = "ca.crt";
+const AUTHORITY_FILE: &str = "ca.crt";
 
 #[derive(Subcommand, Debug)]
 #[command(after_help = HELP)]
@@ -61,6 +63,8 @@ pub(crate) enum CertsCommand {
     },
     #[command(flatten)]
     Change(ChangeCommand),
+    #[command(flatten)]
+    Revoke(RevokeCommand),
     /// Show what certificates say, without verifying them
     Inspect {
         /// PEM files, or folders made by `certs issue` or `certs init`
@@ -141,11 +145,12 @@ pub(crate) fn run(command: CertsCommand, out: &mut dyn Write) -> Result<(), Cert
             issue(&ca, &who.subject()?, &directory, life, out)?;
             let mut folder = Folder::open(&directory)?;
             for authority in also_trust {
-                folder.trust(&change::certificate_of(&authority))?;
+                folder.trust(&authority)?;
             }
             Ok(())
         }
         CertsCommand::Change(change) => change::run(change, out),
+        CertsCommand::Revoke(revoke) => revoke::run(revoke, out),
         CertsCommand::Inspect { files, json } => inspect(&files, json, out),
         CertsCommand::Verify { dir, expected } => verify(&dir, expected, out),
     }
@@ -313,6 +318,12 @@ fn verify(
 pub(crate) enum CertsError {
     #[error("name exactly one of --node, --client and --admin")]
     WhoIsNotOne,
+    #[error(
+        "{} has no account of such a certificate that is good: find its number with `quorate certs inspect`, and \
+         give --serial",
+        .directory.display()
+    )]
+    NothingToRevoke { directory: PathBuf },
     #[error("name either --cluster or --after")]
     OfIsNotOne,
     #[error(transparent)]
@@ -370,6 +381,7 @@ impl CertsError {
             | Self::Folder(_)
             | Self::Inspect { .. }
             | Self::Credentials { .. }
+            | Self::NothingToRevoke { .. }
             | Self::OtherIdentity { .. } => exit::DATA,
             Self::Output(_) => exit::IO,
         }

@@ -509,6 +509,15 @@ pub const BUGS: &[Bug] = &[
         test("certs", "verify", "an_expired_ca_is_refused"),
     ),
     bug(
+        "revoked-accepted",
+        "a certificate that its CA has revoked is good",
+        test(
+            "certs",
+            "revocation",
+            "j15_a_revoked_certificate_is_refused",
+        ),
+    ),
+    bug(
         "other-cluster-accepted",
         "an identity of another cluster is good",
         test("certs", "verify", "j8_another_clusters_identity_is_refused"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use quorate_certs::{Ca, Credentials, Folder, IssueOptions};
 
-use super::{AUTHORITY_FILE, CertsError, parse_life, rfc3339};
+use super::{CertsError, parse_life, rfc3339};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ChangeCommand {
@@ -32,7 +32,7 @@ pub(crate) enum ChangeCommand {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Trust one more authority of the same cluster: the next one
+    /// Trust one more authority of the same cluster, or take the newest list of what one has revoked
     Trust(Roots),
     /// Trust an authority no longer: the one before
     Distrust(Roots),
@@ -42,10 +42,10 @@ pub(crate) enum ChangeCommand {
 pub(crate) struct Roots {
     /// Folder made by `certs issue`
     #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// Its ca.crt, or the directory that is in
+    pub(super) dir: PathBuf,
+    /// Directory of the authority, or its ca.crt or ca.crl
     #[arg(long, value_name = "CA")]
-    ca: PathBuf,
+    pub(super) ca: PathBuf,
 }
 
 pub(super) fn run(command: ChangeCommand, out: &mut dyn Write) -> Result<(), CertsError> {
@@ -56,30 +56,25 @@ pub(super) fn run(command: ChangeCommand, out: &mut dyn Write) -> Result<(), Cer
             tell_renewed(&dir, &renewed, out)
         }
         ChangeCommand::Trust(Roots { dir, ca }) => {
-            let is_news = Folder::open(&dir)?.trust(&certificate_of(&ca))?;
+            let is_news = Folder::open(&dir)?.trust(&ca)?;
             tell_roots(
                 &dir,
                 is_news,
-                ["trusts that authority now", "trusted it already"],
+                [
+                    "trusts that authority, and knows its newest list",
+                    "did so before",
+                ],
                 out,
             )
         }
         ChangeCommand::Distrust(Roots { dir, ca }) => {
-            let is_news = Folder::open(&dir)?.distrust(&certificate_of(&ca))?;
+            let is_news = Folder::open(&dir)?.distrust(&ca)?;
             let words = [
                 "does not trust that authority any more",
                 "did not trust it before",
             ];
             tell_roots(&dir, is_news, words, out)
         }
-    }
-}
-
-/// What is meant by the path of an authority: its certificate.
-pub(super) fn certificate_of(authority: &Path) -> PathBuf {
-    match authority.is_dir() {
-        true => authority.join(AUTHORITY_FILE),
-        false => authority.to_owned(),
     }
 }
 
@@ -166,7 +161,7 @@ mod tests {
             ca: ca.to_owned(),
         };
         let mut said = Vec::new();
-        for expected in ["trusts that authority now", "nothing was changed"] {
+        for expected in ["trusts that authority", "nothing was changed"] {
             said.clear();
             run(ChangeCommand::Trust(roots(&next)), &mut said).unwrap();
             let said = String::from_utf8_lossy(&said);

@@ -1,0 +1,132 @@
+//! Revoking: a CA's list of certificates that are good no more before their time.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    CertificateRevocationListParams, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber,
+};
+
+use super::{Ca, CaError, ledger};
+use crate::facts::offset_date_time;
+use crate::files::{self, FileError, Secrecy};
+use crate::revocation::{RevocationList, Revoked, lists_in};
+use crate::serial::Serial;
+
+pub(crate) const LIST_FILE: &str = "ca.crl";
+
+/// For how long what has expired stays on a list: clocks may differ.
+const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Ca {
+    /// What it has issued, in its order: as far back as it has kept account, and nothing for one in memory.
+    ///
+    /// Errors: a file that can not be read, or is too large.
+    pub fn issued(&self) -> Result<Vec<super::Record>, CaError> {
+        self.directory
+            .as_deref()
+            .map_or(Ok(Vec::new()), ledger::read)
+    }
+
+    /// The numbers of what it has revoked and what is not long expired.
+    pub fn revoked(&self) -> impl Iterator<Item = Serial> + '_ {
+        let revoked = self.list.iter().flat_map(RevocationList::revoked);
+        revoked.map(|entry| Serial::new(&entry.serial))
+    }
+
+    /// Its list of revoked certificates in PEM; nothing before the first.
+    pub fn revocation_list_pem(&self) -> &str {
+        &self.list_pem
+    }
+
+    /// Revokes the certificates with these numbers as of `now`. Where the CA is in a folder, the new list is on
+    /// disk when this returns; nobody else knows it yet: see [`Folder::trust`](crate::Folder::trust).
+    ///
+    /// The list has no end but that of the CA: one that had to be renewed every week would some day not be,
+    /// and take the cluster down. What has expired leaves it.
+    ///
+    /// Returns how many of them had not been revoked. Errors: a file that can not be read or written.
+    pub fn revoke(&mut self, serials: &[Serial], now: SystemTime) -> Result<usize, CaError> {
+        let records = self.issued()?;
+        let is_over = |serial: &Serial| {
+            let known = records.iter().find(|record| record.serial == *serial);
+            known.is_some_and(|record| record.not_after + KEPT_AFTER_EXPIRY < now)
+        };
+        let known: Vec<Serial> = self.revoked().collect();
+        let mut news: Vec<Serial> = serials.to_vec();
+        news.sort();
+        news.dedup();
+        news.retain(|serial| !known.contains(serial));
+        if news.is_empty() {
+            return Ok(0);
+        }
+        let old = self.list.iter().flat_map(RevocationList::revoked).cloned();
+        let entries = old.filter(|entry| !is_over(&Serial::new(&entry.serial)));
+        let added = news.iter().map(|serial| Revoked {
+            serial: serial.bytes().to_vec(),
+            at: now,
+        });
+        let entries: Vec<Revoked> = entries.chain(added).collect();
+        let number = self.list.as_ref().map_or(0, RevocationList::number) + 1;
+        let pem = self.sign_list(&entries, number, now)?;
+        if let Some(directory) = &self.directory {
+            files::replace(directory, LIST_FILE, pem.as_bytes(), Secrecy::Public)?;
+        }
+        (self.list, self.list_pem) = (Some(only_list(&pem)?), pem);
+        Ok(news.len())
+    }
+
+    fn sign_list(
+        &self,
+        entries: &[Revoked],
+        number: u64,
+        now: SystemTime,
+    ) -> Result<String, CaError> {
+        let date = |time| offset_date_time(time).ok_or(CaError::BadTime);
+        let entry = |entry: &Revoked| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&entry.serial),
+                revocation_time: date(entry.at)?,
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let issuer =
+            Issuer::from_ca_cert_der(&self.certificate, &*self.key).map_err(CaError::signing)?;
+        let params = CertificateRevocationListParams {
+            this_update: date(now)?,
+            next_update: date(self.not_after)?,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: entries.iter().map(entry).collect::<Result<_, CaError>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&issuer).map_err(CaError::signing)?;
+        list.pem().map_err(CaError::signing)
+    }
+}
+
+/// The list in `directory` and its PEM, if there is one.
+pub(super) fn read(directory: &Path) -> Result<(Option<RevocationList>, String), CaError> {
+    let pem = match files::read(&directory.join(LIST_FILE), Secrecy::Public) {
+        Ok(pem) => pem,
+        Err(FileError::Missing { .. }) => return Ok((None, String::new())),
+        Err(error) => return Err(error.into()),
+    };
+    let pem = String::from_utf8(pem.to_vec()).map_err(|_| unreadable())?;
+    Ok((Some(only_list(&pem)?), pem))
+}
+
+fn only_list(pem: &str) -> Result<RevocationList, CaError> {
+    let lists = lists_in(pem.as_bytes(), LIST_FILE).map_err(|_| unreadable())?;
+    <[RevocationList; 1]>::try_from(lists)
+        .map(|[list]| list)
+        .map_err(|_| unreadable())
+}
+
+fn unreadable() -> CaError {
+    CaError::Unreadable {
+        file: LIST_FILE,
+        what: "revocation list",
+    }
+}

@@ -1,0 +1,125 @@
+//! Certificates that are good no more before their time: the lists that CAs sign (RFC 5280 section 5).
+//!
+//! A list stands among the roots, in the same file and after the same PEM: whoever trusts a CA takes its list with
+//! it, and both change in one step.
+
+use std::time::SystemTime;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::credentials::CredentialsError;
+use crate::trust::{ROOTS_MAX, TrustError};
+
+/// What PEM calls a list.
+pub(crate) const PEM_TAG: &str = "X509 CRL";
+
+/// One list, as somebody has signed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RevocationList {
+    der: CertificateRevocationListDer<'static>,
+    /// Rises with every list of one CA.
+    number: u64,
+    revoked: Vec<Revoked>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Revoked {
+    /// As the certificate has it.
+    pub(crate) serial: Vec<u8>,
+    pub(crate) at: SystemTime,
+}
+
+impl RevocationList {
+    /// Reads one list with nothing after it. The error names what could not be read.
+    pub(crate) fn read(der: CertificateRevocationListDer<'static>) -> Result<Self, &'static str> {
+        let (rest, list) = CertificateRevocationList::from_der(&der)
+            .map_err(|_| "not an X.509 revocation list")?;
+        if !rest.is_empty() {
+            return Err("bytes after the revocation list");
+        }
+        let number = list
+            .crl_number()
+            .and_then(|number| u64::try_from(number).ok())
+            .ok_or("a revocation list without a number, or with too large a one")?;
+        let revoked = list
+            .iter_revoked_certificates()
+            .map(|entry| Revoked {
+                serial: entry.raw_serial().to_vec(),
+                at: entry.revocation_date.to_datetime().into(),
+            })
+            .collect();
+        Ok(Self {
+            number,
+            revoked,
+            der,
+        })
+    }
+
+    pub(crate) fn der(&self) -> &CertificateRevocationListDer<'static> {
+        &self.der
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn revoked(&self) -> &[Revoked] {
+        &self.revoked
+    }
+
+    /// Whether `authority` has signed it: by name and by key, since names can be had by anybody.
+    pub(crate) fn is_of(&self, authority: &CertificateDer<'_>) -> bool {
+        let (Ok((_, list)), Ok((_, authority))) = (
+            CertificateRevocationList::from_der(&self.der),
+            X509Certificate::from_der(authority),
+        ) else {
+            return false;
+        };
+        list.issuer().as_raw() == authority.subject().as_raw()
+            && list.verify_signature(authority.public_key()).is_ok()
+    }
+}
+
+/// Of each root the newest list, the first one where two have one number. An older one says less.
+///
+/// Errors: a list that no root has signed.
+pub(crate) fn newest_of(
+    lists: impl IntoIterator<Item = RevocationList>,
+    roots: &[CertificateDer<'_>],
+) -> Result<Vec<RevocationList>, TrustError> {
+    let mut newest: Vec<Option<RevocationList>> = vec![None; roots.len()];
+    for (position, list) in lists.into_iter().enumerate() {
+        let root = roots.iter().position(|root| list.is_of(root));
+        let known = &mut newest[root.ok_or(TrustError::ForeignList { position })?];
+        if known
+            .as_ref()
+            .is_none_or(|known| known.number < list.number)
+        {
+            *known = Some(list);
+        }
+    }
+    Ok(newest.into_iter().flatten().collect())
+}
+
+/// All lists in `pem`, at most [`ROOTS_MAX`].
+pub(crate) fn lists_in(
+    pem: &[u8],
+    file: &'static str,
+) -> Result<Vec<RevocationList>, CredentialsError> {
+    let mut lists = Vec::new();
+    for list in CertificateRevocationListDer::pem_slice_iter(pem) {
+        let position = lists.len();
+        if position == ROOTS_MAX {
+            return Err(TrustError::TooManyLists.into());
+        }
+        let list = list.map_err(|_| CredentialsError::NotPem { file })?;
+        let list = RevocationList::read(list)
+            .map_err(|detail| TrustError::MalformedList { position, detail })?;
+        lists.push(list);
+    }
+    Ok(lists)
+}

@@ -1,0 +1,289 @@
+//! Certificates that are good no more before their time.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::time::SystemTime;
+
+use common::{HOUR, TestCa, chain, cluster, now};
+use quorate_certs::{
+    Ca, CaError, CaOptions, Credentials, CredentialsError, Folder, FolderError, Identity,
+    IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
+};
+use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
+
+fn serial(issued: &Issued) -> Serial {
+    let found = inspect(issued.certificate_pem().as_bytes()).unwrap();
+    found[0].serial.parse().unwrap()
+}
+
+fn lists(ca: &Ca) -> Vec<CertificateRevocationListDer<'static>> {
+    let pem = ca.revocation_list_pem().as_bytes();
+    CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+/// The CA as whoever opens its folder finds it.
+fn opened(ca: &TestCa) -> Ca {
+    Ca::open(&ca.directory).unwrap()
+}
+
+fn revoke(ca: &TestCa, issued: &Issued) {
+    let mut ca = opened(ca);
+    let news = ca.revoke(&[serial(issued)], SystemTime::now()).unwrap();
+    assert_eq!(news, 1);
+}
+
+fn trusting(ca: &TestCa) -> Trust {
+    let opened = opened(ca);
+    let root = ca.ca.certificate().clone();
+    Trust::new(cluster("c1"), [root], lists(&opened)).unwrap()
+}
+
+fn alert(error: VerifyError) -> u8 {
+    match rustls::Error::from(error) {
+        rustls::Error::InvalidCertificate(error) => rustls::AlertDescription::from(error).into(),
+        other => panic!("no alert for {other:?}"),
+    }
+}
+
+/// What was revoked is refused, and nothing else is; also what was revoked before the last one.
+#[test]
+fn j15_a_revoked_certificate_is_refused() {
+    let ca = TestCa::new("c1");
+    let [first, second, good] = [1, 1, 2].map(|id| ca.node(id));
+    assert!(trusting(&ca).verify(&chain(&first), now()).is_ok());
+    for revoked in [&first, &second] {
+        revoke(&ca, revoked);
+        let error = trusting(&ca).verify(&chain(revoked), now()).unwrap_err();
+        assert_eq!(error, VerifyError::Revoked);
+        assert_eq!(alert(error), 44);
+    }
+    for revoked in [&first, &second] {
+        assert!(trusting(&ca).verify(&chain(revoked), now()).is_err());
+    }
+    assert!(trusting(&ca).verify(&chain(&good), now()).is_ok());
+    // The same identity gets another one.
+    assert!(trusting(&ca).verify(&chain(&ca.node(1)), now()).is_ok());
+    let again = opened(&ca).revoke(&[serial(&first)], SystemTime::now());
+    assert_eq!(again.unwrap(), 0);
+}
+
+/// A list may be that of a CA whose own certificates are of any kind of key.
+#[test]
+fn every_kind_of_key_signs_lists() {
+    for algorithm in [
+        quorate_certs::CaAlgorithm::EcdsaP256,
+        quorate_certs::CaAlgorithm::EcdsaP384,
+        quorate_certs::CaAlgorithm::Ed25519,
+    ] {
+        let options = CaOptions {
+            algorithm,
+            ..CaOptions::default()
+        };
+        let ca = TestCa::with("c1", &options);
+        let issued = ca.node(1);
+        revoke(&ca, &issued);
+        let error = trusting(&ca).verify(&chain(&issued), now());
+        assert_eq!(error, Err(VerifyError::Revoked));
+    }
+}
+
+/// Who has which numbers is known, but for a certificate that was not handed out because the machine failed.
+#[test]
+fn what_was_issued_is_known() {
+    let ca = TestCa::new("c1");
+    assert_eq!(opened(&ca).issued().unwrap(), []);
+    let issued = [ca.node(1), ca.node(2)];
+    let ledger = ca.directory.join("ca.issued");
+    let half = "4a00 2030-01-01T00:00:00Z spiffe://c1/node/3";
+    let mut text = fs::read_to_string(&ledger).unwrap();
+    text.push_str(half);
+    fs::write(&ledger, &text).unwrap();
+    let check = |expected: &[&Issued]| {
+        let records = opened(&ca).issued().unwrap();
+        assert_eq!(records.len(), expected.len());
+        for (record, issued) in records.iter().zip(expected) {
+            assert_eq!(record.serial, serial(issued));
+            assert_eq!(record.identity, *issued.identity());
+            assert_eq!(record.not_after, issued.not_after());
+        }
+    };
+    check(&[&issued[0], &issued[1]]);
+    let next = ca.node(4);
+    // Now it is a whole line, of a certificate that nobody has: that does no harm.
+    let records = opened(&ca).issued().unwrap();
+    assert_eq!(records.len(), 4);
+    assert_eq!(records[3].serial, serial(&next));
+    assert_eq!(
+        records[2].identity,
+        Identity::from_uri("spiffe://c1/node/3").unwrap()
+    );
+}
+
+/// What has expired leaves the list with the next revocation, or lists would grow for ever.
+#[test]
+fn lists_forget_what_has_expired() {
+    let ca = TestCa::new("c1");
+    let options = |hours: u32| IssueOptions {
+        life: Some(HOUR),
+        now: SystemTime::now() - hours * HOUR,
+    };
+    let issue = |hours| {
+        ca.ca
+            .issue(&Subject::node(1).unwrap(), &options(hours))
+            .unwrap()
+    };
+    let (long_ago, lately) = (issue(48), issue(3));
+    for issued in [&long_ago, &lately] {
+        revoke(&ca, issued);
+    }
+    let good = ca.node(1);
+    revoke(&ca, &good);
+    let revoked: Vec<Serial> = opened(&ca).revoked().collect();
+    assert_eq!(revoked, [serial(&lately), serial(&good)]);
+}
+
+/// A folder takes the list of a CA that it trusts, keeps the newest, and lets go of it with the CA.
+#[test]
+fn j15_a_folder_takes_lists() {
+    let ca = TestCa::new("c1");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("n1");
+    let (own, [first, second]) = (ca.node(1), [2, 3].map(|id| ca.node(id)));
+    own.write(&path).unwrap();
+    let mut folder = Folder::open(&path).unwrap();
+    assert!(!folder.trust(&ca.directory).unwrap());
+    revoke(&ca, &first);
+    let older = directory.path().join("older.crl");
+    fs::copy(ca.directory.join("ca.crl"), &older).unwrap();
+    assert!(folder.trust(&ca.directory).unwrap());
+    revoke(&ca, &second);
+    assert!(folder.trust(&ca.directory.join("ca.crl")).unwrap());
+
+    let refuses = |issued: &Issued| {
+        let credentials = Credentials::load(&path).unwrap();
+        credentials.trust().verify(&chain(issued), now()) == Err(VerifyError::Revoked)
+    };
+    assert!(refuses(&first) && refuses(&second) && !refuses(&own));
+    // Neither an older list nor a renewal makes anything good again.
+    assert!(!folder.trust(&older).unwrap());
+    folder.renew(&ca.node(1)).unwrap();
+    assert!(refuses(&first) && refuses(&second));
+    assert!(!Folder::open(&path).unwrap().trust(&ca.directory).unwrap());
+    // Whoever is new has the list from the beginning.
+    let credentials = opened(&ca).issue(&Subject::node(4).unwrap(), &IssueOptions::default());
+    let credentials = credentials.unwrap().credentials().unwrap();
+    assert!(credentials.trust().verify(&chain(&first), now()).is_err());
+
+    let next = ca.directory.with_file_name("next");
+    let next = Ca::create_after(&ca.directory, &next, &CaOptions::default()).unwrap();
+    let issued = next.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+    folder.renew(&issued.unwrap()).unwrap();
+    assert!(refuses(&first));
+    assert!(folder.distrust(&ca.directory).unwrap());
+    let pem = fs::read_to_string(path.join("ca.pem")).unwrap();
+    assert!(!pem.contains("CRL"), "{pem}");
+}
+
+/// A folder does not cut off its own branch: whoever is revoked is told, and not changed.
+#[test]
+fn j15_whoever_is_revoked_hears_of_it() {
+    let ca = TestCa::new("c1");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("n1");
+    let own = ca.node(1);
+    own.write(&path).unwrap();
+    revoke(&ca, &own);
+    let mut folder = Folder::open(&path).unwrap();
+    let error = folder.trust(&ca.directory).unwrap_err();
+    let FolderError::Credentials(CredentialsError::Refused(VerifyError::Revoked)) = error else {
+        panic!("{error}");
+    };
+    Credentials::load(&path).unwrap();
+    let issued = opened(&ca).issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+    folder.renew(&issued.unwrap()).unwrap();
+    assert!(!folder.trust(&ca.directory).unwrap());
+}
+
+/// A list of another CA, also of one that has the same name, is no list at all.
+#[test]
+fn j17_a_list_of_another_issuer_is_not_taken() {
+    let ca = TestCa::new("c1");
+    let issued = ca.node(1);
+    for other in [TestCa::new("c2"), TestCa::new("c1")] {
+        revoke(&other, &other.node(1));
+        let foreign = lists(&opened(&other));
+        let root = ca.ca.certificate().clone();
+        let error = Trust::new(cluster("c1"), [root], foreign).unwrap_err();
+        assert_eq!(error, TrustError::ForeignList { position: 0 });
+        let directory = tempfile::tempdir().unwrap();
+        issued.write(directory.path()).unwrap();
+        let mut folder = Folder::open(directory.path()).unwrap();
+        folder.trust(&other.directory.join("ca.crl")).unwrap_err();
+        fs::copy(other.directory.join("ca.crl"), ca.directory.join("ca.crl")).unwrap();
+        assert!(matches!(Ca::open(&ca.directory), Err(CaError::ForeignList)));
+    }
+}
+
+/// A list that has ended, which ours never do, says nothing about what was revoked since: nobody is believed.
+#[test]
+fn j16_a_stale_list_opens_nothing() {
+    let ca = TestCa::new("c1");
+    let issued = ca.node(1);
+    let sign = |next_update: SystemTime| {
+        let key = fs::read_to_string(ca.directory.join("ca.key")).unwrap();
+        let key = KeyPair::from_pem(&key).unwrap();
+        let issuer = Issuer::from_ca_cert_der(ca.ca.certificate(), key).unwrap();
+        let params = CertificateRevocationListParams {
+            this_update: (SystemTime::now() - 2 * HOUR).into(),
+            next_update: next_update.into(),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&issuer).unwrap();
+        let root = ca.ca.certificate().clone();
+        let trust = Trust::new(cluster("c1"), [root], [list.der().clone()]).unwrap();
+        trust.verify(&chain(&issued), now())
+    };
+    assert!(sign(SystemTime::now() + HOUR).is_ok());
+    let error = sign(SystemTime::now() - HOUR).unwrap_err();
+    assert!(matches!(error, VerifyError::ListExpired { .. }), "{error}");
+    assert!(error.to_string().contains("certs trust"), "{error}");
+}
+
+/// No changed or cut list makes anything panic, or passes for the CA's.
+#[test]
+fn j24_damaged_lists_are_not_taken() {
+    let ca = TestCa::new("c1");
+    let issued = ca.node(1);
+    revoke(&ca, &issued);
+    let [good] = <[_; 1]>::try_from(lists(&opened(&ca))).unwrap();
+    let taken = |der: &[u8]| {
+        let list = CertificateRevocationListDer::from(der.to_vec());
+        Trust::new(cluster("c1"), [ca.ca.certificate().clone()], [list]).is_ok()
+    };
+    assert!(taken(&good));
+    for position in 0..good.len() {
+        assert!(!taken(&good[..position]), "cut at {position}");
+        let mut bad = good.to_vec();
+        bad[position] ^= 1 << (position % 8);
+        assert!(!taken(&bad), "changed at {position}");
+    }
+    let longer = [&good[..], b"x"].concat();
+    assert!(!taken(&longer));
+    let pem = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let directory = tempfile::tempdir().unwrap();
+    issued.write(directory.path()).unwrap();
+    let roots = directory.path().join("ca.pem");
+    let both = fs::read_to_string(&roots).unwrap() + pem;
+    fs::write(&roots, both).unwrap();
+    Credentials::load(directory.path()).unwrap_err();
+}

@@ -1,0 +1,221 @@
+//! Certificates that are good no more before their time, and what an authority has issued.
+
+use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use quorate_certs::{Ca, Name, Record, Serial, Subject};
+
+use super::{CertsError, rfc3339};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum RevokeCommand {
+    /// Revoke certificates before they expire
+    Revoke {
+        /// Directory of the authority
+        #[arg(long, value_name = "DIR", default_value = "ca")]
+        ca: PathBuf,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Show what an authority has issued
+    List {
+        /// Directory of the authority
+        #[arg(long, value_name = "DIR", default_value = "ca")]
+        ca: PathBuf,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which ones: all that somebody has, or one.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Whose {
+    /// All of a node
+    #[arg(long, value_name = "ID")]
+    node: Option<NonZeroU64>,
+    /// All of a client
+    #[arg(long, value_name = "NAME")]
+    client: Option<Name>,
+    /// All of an admin
+    #[arg(long, value_name = "NAME")]
+    admin: Option<Name>,
+    /// The one with this number, as `certs list` and `certs inspect` show it
+    #[arg(long, value_name = "HEX")]
+    serial: Option<Serial>,
+}
+
+pub(super) fn run(command: RevokeCommand, out: &mut dyn Write) -> Result<(), CertsError> {
+    match command {
+        RevokeCommand::Revoke { ca, whose } => revoke(&ca, whose, out),
+        RevokeCommand::List { ca, json } => list(&ca, json, out),
+    }
+}
+
+fn revoke(directory: &Path, whose: Whose, out: &mut dyn Write) -> Result<(), CertsError> {
+    let now = SystemTime::now();
+    let mut ca = Ca::open(directory)?;
+    let subject = match whose {
+        Whose { node: Some(id), .. } => Some(Subject::Node(id)),
+        Whose {
+            client: Some(name), ..
+        } => Some(Subject::Client(name)),
+        Whose {
+            admin: Some(name), ..
+        } => Some(Subject::Admin(name)),
+        _ => None,
+    };
+    let serials = match &subject {
+        None => whose.serial.into_iter().collect(),
+        Some(subject) => good_of(&ca, subject, now)?,
+    };
+    if serials.is_empty() {
+        return Err(CertsError::NothingToRevoke {
+            directory: directory.to_owned(),
+        });
+    }
+    let news = ca.revoke(&serials, now)?;
+    let at = directory.display();
+    if news == 0 {
+        writeln!(out, "That was revoked before: nothing was changed.")?;
+        return Ok(());
+    }
+    for serial in &serials {
+        writeln!(out, "Revoked {serial}.")?;
+    }
+    writeln!(
+        out,
+        "Nobody knows yet. Next, for every folder of a node, client or admin:"
+    )?;
+    writeln!(out, "  quorate certs trust --dir DIR --ca {at}/ca.crl")?;
+    Ok(())
+}
+
+/// The numbers of what `subject` has that is good still.
+fn good_of(ca: &Ca, subject: &Subject, now: SystemTime) -> Result<Vec<Serial>, CertsError> {
+    let revoked: Vec<Serial> = ca.revoked().collect();
+    let is_good = |record: &Record| {
+        record.identity.subject == *subject
+            && record.not_after > now
+            && !revoked.contains(&record.serial)
+    };
+    let records = ca.issued()?.into_iter().filter(is_good);
+    Ok(records.map(|record| record.serial).collect())
+}
+
+/// One certificate as it is listed.
+#[derive(serde::Serialize)]
+struct Listed {
+    serial: String,
+    identity: String,
+    not_after: String,
+    state: &'static str,
+}
+
+fn list(directory: &Path, json: bool, out: &mut dyn Write) -> Result<(), CertsError> {
+    let now = SystemTime::now();
+    let ca = Ca::open(directory)?;
+    let revoked: Vec<Serial> = ca.revoked().collect();
+    let listed = |record: Record| Listed {
+        state: match () {
+            () if record.not_after <= now => "expired",
+            () if revoked.contains(&record.serial) => "revoked",
+            () => "good",
+        },
+        serial: record.serial.to_string(),
+        identity: record.identity.to_string(),
+        not_after: rfc3339(record.not_after),
+    };
+    let listed: Vec<Listed> = ca.issued()?.into_iter().map(listed).collect();
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &listed).map_err(io::Error::from)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{:<32}  {:<20}  {:<7}  IDENTITY",
+        "NUMBER", "VALID UNTIL", "STATE"
+    )?;
+    for Listed {
+        serial,
+        identity,
+        not_after,
+        state,
+    } in listed
+    {
+        writeln!(out, "{serial:<32}  {not_after:<20}  {state:<7}  {identity}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_certs::{ClusterName, Credentials};
+
+    use super::super::change::{ChangeCommand, Roots, run as change};
+    use super::super::{init, issue};
+    use super::*;
+    use crate::cli::exit;
+
+    /// A client is revoked by its name, and listed so; a node's folder takes the list.
+    #[test]
+    fn somebody_is_revoked_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (ca, n1) = (path("ca"), path("n1"));
+        let sink = &mut io::sink();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        let eve = Subject::client("eve").unwrap();
+        for folder in ["eve", "eve again"] {
+            issue(&ca, &eve, &path(folder), None, sink).unwrap();
+        }
+        let whose = |client: &str| Whose {
+            node: None,
+            client: Some(Name::new(client).unwrap()),
+            admin: None,
+            serial: None,
+        };
+        let mut said = Vec::new();
+        revoke(&ca, whose("eve"), &mut said).unwrap();
+        let text = String::from_utf8_lossy(&said);
+        assert_eq!(text.matches("Revoked ").count(), 2, "{text}");
+        for nobody in ["eve", "adam"] {
+            let nothing = revoke(&ca, whose(nobody), sink).unwrap_err();
+            assert_eq!(nothing.exit_code(), exit::DATA);
+        }
+        said.clear();
+        list(&ca, false, &mut said).unwrap();
+        let text = String::from_utf8_lossy(&said);
+        assert_eq!(
+            text.matches("revoked  spiffe://orders/client/eve").count(),
+            2,
+            "{text}"
+        );
+        assert!(text.contains("good     spiffe://orders/node/1"), "{text}");
+        said.clear();
+        list(&ca, true, &mut said).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&said).unwrap();
+        assert_eq!(json[1]["state"], "revoked");
+
+        let trust = Roots {
+            dir: n1.clone(),
+            ca,
+        };
+        change(ChangeCommand::Trust(trust), sink).unwrap();
+        let judge = Credentials::load(&n1).unwrap();
+        let eve = Credentials::load(&path("eve")).unwrap();
+        let now = rustls_now();
+        let found = judge.trust().verify(&eve.certified_key().cert, now);
+        assert!(found.is_err(), "{found:?}");
+    }
+
+    fn rustls_now() -> quorate_quic_transport::rustls::pki_types::UnixTime {
+        quorate_quic_transport::rustls::pki_types::UnixTime::now()
+    }
+}
