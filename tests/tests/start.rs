@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use quorate_tests::process::{Cluster, eventually, executable, quorate};
 use serde_json::{Map, Value};
@@ -33,29 +34,60 @@ fn k12_under_every_runtime() {
     quorate(args).failed(64, &["async-str", "async-std", "smol", "tokio", "bare"]);
 }
 
+/// A node that logs to `log`, and where it says that it is ready.
+fn logging_to(cluster: &Cluster, log: impl Into<Stdio>) -> Child {
+    let mut args = alone(cluster);
+    args.push("--log=debug".into());
+    let mut node = Command::new(executable())
+        .args(args)
+        .stdin(Stdio::piped()) // held open: the node ends with this process
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("the executable runs");
+    let mut ready = String::new();
+    let mut out = BufReader::new(node.stdout.take().expect("piped"));
+    out.read_line(&mut ready).expect("it says something");
+    assert!(ready.contains("listening on"), "{ready}");
+    node
+}
+
+fn ends_in_order(mut node: Child) {
+    drop(node.stdin.take());
+    assert_eq!(node.wait().expect("it ends").code(), Some(0));
+}
+
 /// A node whose log cannot be written any more, because its reader is gone (journald that is restarted) or the disk is
 /// full, serves on, and ends in order.
 #[test]
-fn a_log_that_nobody_reads_stops_no_node() {
+fn k11_a_log_that_cannot_be_written_stops_no_node() {
     let full = || File::options().write(true).open("/dev/full").unwrap();
     for log in [Stdio::piped(), full().into()] {
         let cluster = Cluster::new();
-        let mut node = Command::new(executable())
-            .args(alone(&cluster))
-            .stdin(Stdio::piped()) // held open: the node ends with this process
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut node = logging_to(&cluster, log);
         drop(node.stderr.take());
-        let mut ready = String::new();
-        let mut out = BufReader::new(node.stdout.take().unwrap());
-        out.read_line(&mut ready).unwrap();
-        assert!(ready.contains("listening on"), "{ready}");
         cluster.run(&["kv", "put", "key", "value"]).succeeded();
-        drop(node.stdin.take());
-        assert_eq!(node.wait().unwrap().code(), Some(0));
+        ends_in_order(node);
     }
+}
+
+/// The same where its reader is there and does not read: a pipe takes 64 KiB.
+#[test]
+fn k11_a_log_that_nobody_reads_stops_no_node() {
+    let cluster = Cluster::new();
+    let mut node = logging_to(&cluster, Stdio::piped());
+    let mut pipe = node.stderr.take().unwrap();
+    let args = ["bench", "put", "--clients=8", "--seconds=1"];
+    let load = cluster.run(&args).succeeded();
+    assert!(load.out.contains("errors       none"), "{load:#?}");
+    cluster.run(&["kv", "put", "key", "value"]).succeeded();
+    let log = thread::spawn(move || {
+        let mut log = String::new();
+        pipe.read_to_string(&mut log).unwrap();
+        log
+    });
+    ends_in_order(node);
+    assert!(log.join().unwrap().len() > 64 << 10, "it never was full");
 }
 
 /// A structured log is one JSON object a line, and says by name at which term and index what was

@@ -1,8 +1,15 @@
 //! Where diagnostics go: to stderr, never to stdout, so that output can be piped.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal};
+use std::mem;
+use std::time::Duration;
 
+use async_io::Timer;
+use tracing::warn;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Failure, exit};
 
@@ -19,8 +26,73 @@ pub(crate) enum Format {
     Json,
 }
 
+/// How many lines may wait for whoever reads the log: about a MiB. Further ones are lost, and counted.
+const LINES_MAX: usize = 4096;
+
+/// How often it is looked whether lines were lost.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// Starts logging at `level`, or at what `QUORATE_LOG` says, or at `default`.
 pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result<(), Failure> {
+    init_to(io::stderr, level, format, default)
+}
+
+/// The same for what must never wait for its log: a thread of its own writes it.
+pub(crate) fn init_in_background(
+    level: Option<&str>,
+    format: Format,
+    default: &str,
+) -> Result<Background, Failure> {
+    let (writer, worker) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_MAX)
+        .thread_name("quorate-logger")
+        .finish(io::stderr());
+    let lost = writer.error_counter();
+    init_to(writer, level, format, default)?;
+    Ok(Background {
+        worker: Some(worker),
+        lost,
+    })
+}
+
+/// The thread that writes the log. Dropped, it has written what waits, unless its reader does not take it.
+pub(crate) struct Background {
+    worker: Option<WorkerGuard>,
+    lost: ErrorCounter,
+}
+
+impl Background {
+    /// Says so when lines were lost, for as long as it is polled.
+    pub(crate) async fn tell_losses(&self) -> Infallible {
+        let mut told = 0;
+        loop {
+            Timer::after(LOOK_EVERY).await;
+            let lost = self.lost.dropped_lines();
+            if lost > told {
+                warn!(
+                    lines = lost - told,
+                    "lines of the log were lost: its reader is too slow"
+                );
+                told = lost;
+            }
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let worker = self.worker.take();
+        if self.lost.dropped_lines() > 0 {
+            // It is stuck most likely: it would be waited for, and complain on standard output.
+            mem::forget(worker);
+        }
+    }
+}
+
+fn init_to<W>(writer: W, level: Option<&str>, format: Format, default: &str) -> Result<(), Failure>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let from_environment = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let (origin, text) = match (level, from_environment.as_deref()) {
         (Some(level), _) => ("--log", level),
@@ -31,7 +103,7 @@ pub(crate) fn init(level: Option<&str>, format: Format, default: &str) -> Result
         parse(text).map_err(|error| Failure::new(exit::USAGE, format!("{origin}: {error}")))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         .with_ansi(io::stderr().is_terminal())
         // What cannot be written (a full disk, a reader that is gone) is lost. Saying so, to the same place, would
         // panic.

@@ -33,14 +33,16 @@ pub(crate) struct StartArgs {
 
 pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let settings = args.flags.settings()?;
-    logging::init(settings.log.as_deref(), settings.log_format, "info")?;
+    let log = logging::init_in_background(settings.log.as_deref(), settings.log_format, "info")?;
     let credentials = super::credentials(&settings.cert)?;
     agree(&credentials, &settings)?;
     // Before anything is opened, so that a signal during a long recovery is not lost.
     let (stop, reloads) = Stop::listen_with_reloads(args.until_stdin_closes)?;
     let runtime = settings.runtime;
     let watched = WatchedFolder::new(settings.cert.clone(), reloads);
-    runtime.block_on(serve(settings, args.join, credentials, watched, stop, out))
+    let telling = async { match log.tell_losses().await {} };
+    let serving = serve(settings, args.join, credentials, watched, stop, out);
+    runtime.block_on(or(serving, telling))
 }
 
 /// Refuses a configuration that says another node or cluster than the certificate: a file copied
