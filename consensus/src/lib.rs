@@ -31,6 +31,7 @@ mod planted;
 mod proposals;
 mod reads;
 mod ready;
+mod recovery;
 mod repeats;
 mod sanitize;
 mod slog_bridge;

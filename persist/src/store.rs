@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use quorate_consensus::{
@@ -298,6 +299,29 @@ impl Store {
             boot,
             origin,
         })
+    }
+
+    /// Makes the log one of a cluster that was founded anew, with the number `origin`: a node that knows another
+    /// number is refused from now on, and refuses this one. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreFault`]; nothing is read or written any more then.
+    pub fn found_anew(&mut self, origin: NonZeroU64) -> Result<(), StoreFault> {
+        if self.stopped {
+            return Err(StoreFault::Stopped);
+        }
+        self.stopped = true;
+        let transaction = file::begin_durable(&self.database)?;
+        {
+            let mut meta = transaction.open_table(META_TABLE)?;
+            let body = origin.get().to_le_bytes().to_vec();
+            let row = self.seal.close_row(ORIGIN_ROW, body);
+            meta.insert(ORIGIN_ROW, row.as_slice())?;
+        }
+        transaction.commit()?;
+        self.stopped = false;
+        Ok(())
     }
 
     /// Checks `write` against the log before it, takes it over into the outline, and says what it removes.

@@ -222,6 +222,18 @@ impl Membership {
         parts.try_into()
     }
 
+    /// `node` alone, with the address it has.
+    pub(crate) fn only(&self, node: NodeId) -> Self {
+        let mut parts = self.0.clone();
+        parts.voters = BTreeSet::from([node]);
+        for others in [&mut parts.outgoing, &mut parts.learners, &mut parts.staged] {
+            others.clear();
+        }
+        parts.promotions.clear();
+        parts.addresses.retain(|id, _| *id == node);
+        parts.try_into().expect("one voter is enough")
+    }
+
     /// What a joint membership becomes with the entry `index`.
     pub(crate) fn left(&self, index: LogIndex) -> Self {
         let mut parts = self.0.clone();

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{bench, certs, check, demo, exit, kv, members, start, status, transfer};
+use super::{bench, certs, check, demo, exit, kv, members, recover, start, status, transfer};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
@@ -34,4 +34,6 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Check the files of a stopped node, without changing them
     Check(check::CheckArgs),
+    /// Make a stopped node the whole cluster, because the majority is lost for ever
+    Recover(recover::RecoverArgs),
 }

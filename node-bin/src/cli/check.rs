@@ -38,8 +38,8 @@ pub(crate) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
 }
 
 /// What was found in order.
-struct Checked {
-    log: CheckedLog,
+pub(super) struct Checked {
+    pub(super) log: CheckedLog,
     /// `None` when there is no such file, and the log is whole, which makes it again.
     state: Option<State>,
 }
@@ -49,7 +49,7 @@ struct State {
     digest: u64,
 }
 
-fn check(dir: &Path) -> Result<Checked, Failure> {
+pub(super) fn check(dir: &Path) -> Result<Checked, Failure> {
     let log = check_log(OsFiles, &dir.join(LOG_FILE)).map_err(|error| failure(&error))?;
     load_peers(&OsFiles, &dir.join(PEERS_FILE), &log.identity).map_err(|error| failure(&error))?;
     let path = dir.join(STATE_FILE);
@@ -125,7 +125,7 @@ fn rebuilt(log: &CheckedLog, failure: Failure) -> Failure {
     })
 }
 
-fn failure(error: &OpenError) -> Failure {
+pub(super) fn failure(error: &OpenError) -> Failure {
     let code = match error {
         OpenError::Missing { .. } => exit::NO_INPUT,
         OpenError::Locked { .. } => exit::UNAVAILABLE,

@@ -13,6 +13,7 @@ pub(crate) mod exit;
 mod kv;
 mod logging;
 mod members;
+mod recover;
 mod reload;
 mod runtime;
 mod start;
@@ -116,6 +117,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Recover(args) => recover::run(&args, out),
     }
 }
 

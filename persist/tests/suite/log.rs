@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::disk::Rng;
 use crate::{
-    State, changed, compact_to, entry, hard_state, identity, index, membership, small, write,
+    State, changed, compact_to, entry, hard_state, identity, index, membership, node, small, write,
 };
 
 fn new_store() -> (TempDir, PathBuf) {
@@ -39,6 +39,34 @@ fn a_new_store_is_a_founding_member() {
     let opened = open(&path);
     assert_eq!((opened.boot, opened.store_id), (2, store_id));
     assert_eq!(opened.recovered, Recovered::founding(membership()));
+}
+
+/// A log of a cluster that goes on as another one: its number is another from then on, and nothing else is.
+#[test]
+fn k10_a_log_that_is_founded_anew() {
+    let (_directory, path) = new_store();
+    let mut opened = open(&path);
+    let former = opened.origin;
+    opened.store.append(&[write(2, 2..=5, 4)]).unwrap();
+    let alone = open_after(opened, &path).recovered.alone(node(2)).unwrap();
+    let mut opened = open(&path);
+    opened.store.append(&[alone]).unwrap();
+    let number = (1 << 63 | 7).try_into().unwrap();
+    opened.store.found_anew(number).unwrap();
+    let (store_id, boot) = (opened.store_id, opened.boot);
+    let opened = open_after(opened, &path);
+    assert_eq!(opened.origin, number.get());
+    assert_ne!(opened.origin, former);
+    assert_eq!((opened.store_id, opened.boot), (store_id, boot + 1));
+    let recovered = opened.recovered;
+    assert!(recovered.membership().is_single_voter(node(2)));
+    assert_eq!(recovered.hard_state, hard_state(3, Some(2), 7));
+    assert_eq!(recovered.last, index(7));
+}
+
+fn open_after(opened: Opened, path: &Path) -> Opened {
+    drop(opened);
+    open(path)
 }
 
 /// Entries, a replaced suffix, the hard state and the members are the same after a restart.

@@ -1,0 +1,98 @@
+//! `quorate recover`: what is left of a cluster whose majority is lost for ever goes on as one node.
+
+use std::io::Write;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use clap::Args;
+use quorate::{LOG_FILE, NodeId};
+use quorate_consensus::{LogStore, LogWrite};
+use quorate_persist::{CheckedLog, Files, Opened, Options, OsFiles, Store};
+
+use super::check::{self, Checked};
+use super::{Failure, exit};
+
+/// No cluster is founded with such a number, and none is recovered with the same one again.
+const RECOVERED: u64 = 1 << 63;
+
+/// Make a stopped node the only member of its cluster, because the majority is lost for ever
+///
+/// What it has not got is lost, even where it was acknowledged. Of several nodes that are left, take the one whose last
+/// entry, as `quorate check` shows it, has the highest term, and among those the highest index. Should the others
+/// come back, there are two clusters: destroy their data folders first.
+#[derive(Args, Debug)]
+pub(crate) struct RecoverArgs {
+    /// The data folder
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Do it, instead of only saying what would be done
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    // Nothing is built on a folder that is not in order.
+    let Checked { log, .. } = check::check(&args.dir)?;
+    let node = log.identity.node;
+    let write = log.recovered.alone(node).ok_or_else(|| {
+        let members = log.recovered.membership();
+        let message = format!("{node} is no member of this cluster any more; those are {members}");
+        Failure::new(exit::CONFIG, message).help("recover one of those")
+    })?;
+    write!(out, "{}", plan(&log, node)).map_err(Failure::output)?;
+    if !args.yes {
+        let message = "nothing was changed";
+        return Err(Failure::new(exit::USAGE, message)
+            .help("if the others are gone for good, repeat the command with --yes"));
+    }
+    carry_out(args, &log, &write)?;
+    let (number, commit) = (node.value(), write.hard_state.commit);
+    writeln!(
+        out,
+        "Done: node {number} is the only member, as of entry {commit}. Start it as before, and then replace the others by new\n\
+         nodes under new ids: `quorate members add`, with `quorate start --join` for each."
+    )
+    .map_err(Failure::output)
+}
+
+fn plan(log: &CheckedLog, node: NodeId) -> String {
+    let members = log.recovered.membership();
+    let others: Vec<String> = members
+        .members()
+        .filter(|other| *other != node)
+        .map(|other| other.value().to_string())
+        .collect();
+    let (number, last) = (node.value(), log.last());
+    let commit = log.recovered.hard_state.commit;
+    format!(
+        "Node {number} of cluster {:?}: entries up to {last}, of which it knows that those up to {commit} are committed.\n\
+         It becomes the only member, with all of that committed; what only others had is lost. They are: {}.\n",
+        log.identity.cluster,
+        match others.is_empty() {
+            true => "nobody".to_owned(),
+            false => others.join(", "),
+        },
+    )
+}
+
+fn carry_out(args: &RecoverArgs, log: &CheckedLog, write: &LogWrite) -> Result<(), Failure> {
+    let path = args.dir.join(LOG_FILE);
+    let options = Options {
+        background: false,
+        ..Options::default()
+    };
+    let opened =
+        Store::open(&path, &log.identity, options).map_err(|error| check::failure(&error))?;
+    let Opened { mut store, .. } = opened;
+    let mut origin = [0; 8];
+    let drawn = OsFiles.random(&mut origin);
+    drawn.map_err(|error| Failure::new(exit::OS, format!("no randomness: {error}")))?;
+    let origin = NonZeroU64::new(u64::from_le_bytes(origin) | RECOVERED).expect("one bit is set");
+    let written = store
+        .append(std::slice::from_ref(write))
+        .and_then(|()| Ok(store.found_anew(origin)?));
+    written.map_err(|error| {
+        let message = format!("cannot write {}: {error}", path.display());
+        Failure::new(exit::IO, message).help("mend the cause and repeat the command")
+    })
+}

@@ -1,0 +1,72 @@
+//! The majority is lost for ever, and one node that is left becomes the cluster (reliability scenario K10).
+
+use std::fs;
+
+use quorate_tests::process::{Cluster, eventually, quorate};
+use serde_json::Value;
+
+const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
+
+fn members(cluster: &Cluster) -> Vec<u64> {
+    let listed = cluster.run(&["members", "list", "--json"]).succeeded();
+    let listed: Value = serde_json::from_str(&listed.out).expect("JSON");
+    let members = listed["members"].as_array().expect("a list");
+    let ids = members.iter().filter_map(|member| member["node"].as_u64());
+    ids.collect()
+}
+
+/// Two of three are gone. The third has all that it had, becomes the cluster, takes writes and new members; and one of
+/// the two that comes back after all is not let in, and disturbs nobody.
+#[test]
+fn k10_one_of_three_goes_on() {
+    let mut cluster = Cluster::with_newcomers(2);
+    for node in 1..=3 {
+        cluster.start(node);
+    }
+    for n in 0..20 {
+        cluster.takes_writes(&format!("before/{n}"));
+    }
+    // A linearizable read there: it has applied all of them.
+    cluster
+        .run(&["kv", "get", "before/19", "--at", "3"])
+        .succeeded();
+    let data = cluster.text("data3");
+    quorate(["recover", &data]).failed(UNAVAILABLE, &["log.redb", "already open"]);
+    for node in [1, 2, 3] {
+        assert_eq!(cluster.signal(node, "KILL"), 137);
+    }
+
+    let log = cluster.path("data3").join("log.redb");
+    let before = fs::read(&log).unwrap();
+    let asked = quorate(["recover", &data]).failed(USAGE, &["nothing was changed", "--yes"]);
+    assert!(asked.out.contains("They are: 1, 2."), "{asked:#?}");
+    assert_eq!(fs::read(&log).unwrap(), before);
+    let done = quorate(["recover", &data, "--yes"]).succeeded();
+    assert!(done.out.contains("node 3 is the only member"), "{done:#?}");
+    quorate(["check", &data]).succeeded();
+
+    cluster.start(3);
+    for n in 0..20 {
+        let key = format!("before/{n}");
+        let found = cluster.run(&["kv", "get", &key]).succeeded();
+        assert_eq!(found.out, "value\n");
+    }
+    cluster.takes_writes("alone");
+    assert_eq!(members(&cluster), [3]);
+    for node in [4, 5] {
+        cluster.join(node);
+        let (node, address) = (node.to_string(), cluster.address(node).to_string());
+        let add = ["members", "add", &node, "--address", &address, "--wait"];
+        cluster.run_as("admin", &add).succeeded();
+    }
+    assert_eq!(members(&cluster), [3, 4, 5]);
+
+    cluster.start(1);
+    let refused = || cluster.log(1).contains("was founded with other members");
+    assert!(eventually(refused), "{}", cluster.log(1));
+    cluster.takes_writes("with the ghost");
+    assert_eq!(members(&cluster), [3, 4, 5]);
+    assert_eq!(cluster.signal(3, "KILL"), 137);
+    cluster.takes_writes("with two of the three");
+}
