@@ -7,6 +7,7 @@ use serde_json::Value;
 
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
+const NOT_FOUND: i32 = 1;
 
 fn members(cluster: &Cluster) -> Vec<u64> {
     let listed = cluster.run(&["members", "list", "--json"]).succeeded();
@@ -69,4 +70,33 @@ fn k10_one_of_three_goes_on() {
     assert_eq!(members(&cluster), [3, 4, 5]);
     assert_eq!(cluster.signal(3, "KILL"), 137);
     cluster.takes_writes("with two of the three");
+}
+
+/// A copy of a stopped node's folder is a backup: when all is lost, a cluster begins with it, and has what was written
+/// before it was made.
+#[test]
+fn a_copied_folder_is_a_backup() {
+    let mut cluster = Cluster::started();
+    cluster.takes_writes("kept");
+    cluster.run(&["kv", "get", "kept", "--at", "2"]).succeeded();
+    assert_eq!(cluster.signal(2, "TERM"), 0);
+    let (data, backup) = (cluster.path("data2"), cluster.path("backup"));
+    fs::create_dir(&backup).unwrap();
+    for file in fs::read_dir(&data).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), backup.join(file.file_name())).unwrap();
+    }
+    cluster.start(2);
+    cluster.takes_writes("lost");
+    for node in [1, 2, 3] {
+        assert_eq!(cluster.signal(node, "KILL"), 137);
+        fs::remove_dir_all(cluster.path(&format!("data{node}"))).unwrap();
+    }
+    fs::rename(&backup, &data).unwrap();
+    quorate(["recover", &cluster.text("data2"), "--yes"]).succeeded();
+    cluster.start(2);
+    cluster.takes_writes("new");
+    let kept = cluster.run(&["kv", "get", "kept"]).succeeded();
+    assert_eq!(kept.out, "value\n");
+    cluster.run(&["kv", "get", "lost"]).failed(NOT_FOUND, &[]);
 }
