@@ -46,7 +46,7 @@ pub enum BindError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The socket could not be made or bound.
-    #[error("cannot listen on {addr}: {err}; is another process using the port?")]
+    #[error("cannot listen on {addr}: {err}{}", advice(err))]
     Socket {
         /// The address asked for.
         addr: SocketAddr,
@@ -61,6 +61,16 @@ pub enum BindError {
         #[source]
         err: rustls::Error,
     },
+}
+
+/// What is to be done, where the system's words do not say it.
+fn advice(err: &io::Error) -> &'static str {
+    match err.kind() {
+        io::ErrorKind::AddrInUse => "; another process uses the port",
+        io::ErrorKind::AddrNotAvailable => "; give an address of this machine",
+        io::ErrorKind::PermissionDenied => "; give a port from 1024 on",
+        _ => "",
+    }
 }
 
 /// Typed messages between verified identities over QUIC. Cheap to clone; when the last clone is
