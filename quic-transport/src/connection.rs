@@ -34,6 +34,8 @@ pub(crate) async fn run(
     installed: Installed,
     ended: Sender<Infallible>,
 ) {
+    // Before anything that may take long.
+    shared.own.watch(*lock(&established.verdict));
     let (session, after) = match installed {
         Installed::New { session, after } => {
             // The former session's `Down` comes first, or the service would read it as ours.
@@ -52,7 +54,6 @@ pub(crate) async fn run(
         established,
         session,
     };
-    lanes.shared.own.watch(*lock(&lanes.established.verdict));
     lanes.spawn_tasks();
     let error = or(
         lanes.established.connection.closed(),

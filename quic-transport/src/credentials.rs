@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use futures_lite::future::or;
+use futures_lite::future::{or, yield_now};
 use quorate_certs::{Credentials, Identity, Verified, VerifyError};
 use rustls::pki_types::{CertificateDer, UnixTime};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     close::{CloseCode, Refused},
@@ -22,6 +22,10 @@ use crate::{
 
 /// Longest until connections are looked at again. They are known to end later, so it costs next to nothing.
 const LOOK_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// How many certificates are judged before others have their turn: some milliseconds. With thousands of connections,
+/// all of them at once would keep a node from its heartbeats.
+const JUDGED_AT_ONCE: usize = 32;
 
 /// Shortest: with connections whose certificates end one after the other, all are looked at for each.
 const LOOK_AFTER_MIN: Duration = Duration::from_millis(100);
@@ -157,7 +161,8 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     while !shared.is_finished() {
         let seen = shared.own.signal.generation();
         let now = shared.runtime.now();
-        let mut timer = shared.runtime.new_timer(look(&shared, now));
+        let next = look(&shared, now).await;
+        let mut timer = shared.runtime.new_timer(next);
         or(
             poll_fn(|context| timer.as_mut().poll(context)),
             shared.own.signal.changed(seen),
@@ -167,25 +172,53 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 }
 
 /// Looks at every connection once. Returns when that is to be done again.
-fn look(shared: &Shared, now: Instant) -> Instant {
+async fn look(shared: &Shared, now: Instant) -> Instant {
     let own = shared.own.current();
     // First of all: a connection that comes while we look wakes us again if it ends before that.
     let mut next = now + LOOK_AFTER_MAX;
     *lock(&shared.own.next_look) = Some(next);
+    let (mut judged, mut clients) = (0, 0);
     for link in shared.links() {
         let Some(connection) = link.with(|state| state.current.clone()) else {
             continue;
         };
-        match end_of(&connection, now, &own) {
+        if is_outdated(&connection, &own) {
+            judged += 1;
+            if judged % JUDGED_AT_ONCE == 0 {
+                yield_now().await;
+            }
+        }
+        let (code, why) = match end_of(&connection, now, &own) {
             Ok(until) if until > now || planted::is("expired-connections-kept") => {
                 next = next.min(until.max(now + LOOK_AFTER_MIN));
+                continue;
             }
-            Ok(_) => end(&connection, CloseCode::EXPIRED, "it has expired"),
-            Err(why) => end(&connection, CloseCode::REVOKED, &why.to_string()),
+            Ok(_) => (CloseCode::EXPIRED, "it has expired".to_owned()),
+            Err(why) => (CloseCode::REVOKED, why.to_string()),
+        };
+        let peer = &link.identity;
+        if link.is_node() {
+            warn!(%peer, why, "the peer's certificate is not good any more; its connection ends");
+        } else {
+            clients += 1;
+            debug!(%peer, why, "the client's certificate is not good any more; its connection ends");
         }
+        let reason = "your certificate is not good here any more: renew it, and load it";
+        connection.close(Refused::new(code, reason));
+    }
+    if clients > 0 {
+        // One line for all: there may be thousands.
+        warn!(
+            clients,
+            "connections end: the certificates of clients are not good any more"
+        );
     }
     *lock(&shared.own.next_look) = Some(next);
     next
+}
+
+fn is_outdated(connection: &Established, own: &Current) -> bool {
+    lock(&connection.verdict).generation != own.generation
 }
 
 /// When the connection ends, judged again if our credentials are others by now.
@@ -198,11 +231,4 @@ fn end_of(connection: &Established, now: Instant, own: &Current) -> Result<Insta
         *verdict = verdict.again(now, &connection.connection, own)?;
     }
     Ok(verdict.until)
-}
-
-fn end(connection: &Established, code: CloseCode, why: &str) {
-    let peer = &connection.up.identity;
-    warn!(%peer, why, "the peer's certificate is not good any more; its connection ends");
-    let reason = "your certificate is not good here any more: renew it, and load it";
-    connection.close(Refused::new(code, reason));
 }

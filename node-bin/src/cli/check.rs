@@ -94,7 +94,7 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
             log.last()
         );
         return Err(Failure::new(exit::DATA, message).help(
-            "the log was lost or replaced: do not start this node on it; remove the member and add a new one",
+            "the log was lost or replaced: do not start this node on it; `quorate members replace` puts a new one in its place",
         ));
     }
     let digest = store.digest().map_err(damaged)?;
@@ -120,7 +120,7 @@ fn rebuilt(log: &CheckedLog, failure: Failure) -> Failure {
         true => "the log is in order: move the file away, and the next start makes it again from the log",
         false => {
             "the log is in order, but its beginning was compacted into the state: do not start this node \
-             on it; remove the member and add a new one"
+             on it; `quorate members replace` puts a new one in its place"
         }
     })
 }

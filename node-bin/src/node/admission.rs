@@ -35,8 +35,8 @@ impl Admission {
             return Ok(());
         }
         Err(format!(
-            "node {} was founded with other members: give it an empty data folder, and the same peers as the \
-             others, or let it join",
+            "node {} was founded with other members, or one of us was recovered without the other: it has to \
+             begin with an empty data folder, as a new node",
             node.value()
         ))
     }
