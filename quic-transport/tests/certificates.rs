@@ -34,6 +34,8 @@ const CERTIFICATE_REQUIRED: u8 = 116;
 struct Forger {
     ca: Ca,
     key: String,
+    /// Where the CA notes what it issues.
+    _folder: tempfile::TempDir,
 }
 
 impl Forger {
@@ -43,7 +45,11 @@ impl Forger {
         let name = ClusterName::new("c1").unwrap();
         let ca = Ca::create(&folder, &name, &CaOptions::default()).unwrap();
         let key = std::fs::read_to_string(folder.join("ca.key")).unwrap();
-        Self { ca, key }
+        Self {
+            ca,
+            key,
+            _folder: directory,
+        }
     }
 
     fn issue(&self, node: u64, options: &IssueOptions) -> Issued {
