@@ -11,8 +11,8 @@ use super::overlay::Overlay;
 
 /// How much less the thread that writes gets of a processor that all want: at 3, half of what others do (nice(2)). It
 /// has until the next checkpoint, and everybody else has somebody who waits: 256 clients on two cores had a p99.9
-/// of 34 ms before, and of 24 ms with it and [`Job::Drop`]. Higher: as much again, for 30 MiB at 10, since more is
-/// applied in memory while it writes.
+/// of 34 ms before, and of 24 ms with it and [`Job::Drop`]. Higher: a little less still, and more memory (30 MiB more
+/// at 10), since more is applied while it writes.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 3;
 
