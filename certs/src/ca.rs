@@ -113,9 +113,8 @@ pub struct Ca {
     certificate: CertificateDer<'static>,
     certificate_pem: String,
     not_after: SystemTime,
-    /// What it has revoked, and the same in PEM.
+    /// What it has revoked.
     list: Option<RevocationList>,
-    list_pem: String,
     /// Where it is kept.
     directory: Option<PathBuf>,
     chance: Chance,
@@ -174,7 +173,6 @@ impl Ca {
             certificate: certificate.into(),
             not_after,
             list: None,
-            list_pem: String::new(),
             directory: None,
             chance,
         })
@@ -300,7 +298,7 @@ impl Ca {
             shortened: not_after < wanted,
             key: Zeroizing::new(key.serialize_pem()),
             certificate: certificate.pem(),
-            roots: self.certificate_pem.clone() + &self.list_pem,
+            roots: self.certificate_pem.clone() + &self.revocation_list_pem(),
         })
     }
 }

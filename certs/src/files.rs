@@ -205,6 +205,10 @@ fn write_one(
             source,
         },
     };
+    // It could not be read again.
+    if contents.len() as u64 > FILE_BYTES_MAX {
+        return Err(FileError::TooLarge { path: path.into() });
+    }
     let mode = match secrecy {
         Secrecy::Secret => MODE_SECRET,
         Secrecy::Public => MODE_PUBLIC,

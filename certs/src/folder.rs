@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::ca::{CA_CERTIFICATE_FILE, LIST_FILE, parse_authority_name};
@@ -11,7 +10,7 @@ use crate::facts::Facts;
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
-use crate::revocation::{PEM_TAG, RevocationList, lists_in, newest_of};
+use crate::revocation::{RevocationList, lists_in, newest_of, pem_text};
 use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, TrustError, identity_of};
 use crate::verify_error::VerifyError;
 
@@ -235,15 +234,10 @@ fn authority_pem(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 fn bundle(roots: &[CertificateDer<'_>], lists: &[RevocationList]) -> String {
-    let roots = roots
-        .iter()
-        .map(|root| Pem::new("CERTIFICATE", root.to_vec()));
-    let lists = lists
-        .iter()
-        .map(|list| Pem::new(PEM_TAG, list.der().to_vec()));
-    let blocks: Vec<Pem> = roots.chain(lists).collect();
-    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
-    pem::encode_many_config(&blocks, config)
+    let roots = roots.iter().map(|root| pem_text("CERTIFICATE", root));
+    roots
+        .chain(lists.iter().map(RevocationList::to_pem))
+        .collect()
 }
 
 /// Why a folder was left as it is.

@@ -5,6 +5,7 @@
 
 use std::time::SystemTime;
 
+use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::certificate::X509Certificate;
@@ -12,10 +13,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::credentials::CredentialsError;
+use crate::serial::Serial;
 use crate::trust::{ROOTS_MAX, TrustError};
-
-/// What PEM calls a list.
-pub(crate) const PEM_TAG: &str = "X509 CRL";
 
 /// One list, as somebody has signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +27,7 @@ pub(crate) struct RevocationList {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Revoked {
-    /// As the certificate has it.
-    pub(crate) serial: Vec<u8>,
+    pub(crate) serial: Serial,
     pub(crate) at: SystemTime,
 }
 
@@ -48,7 +46,7 @@ impl RevocationList {
         let revoked = list
             .iter_revoked_certificates()
             .map(|entry| Revoked {
-                serial: entry.raw_serial().to_vec(),
+                serial: Serial::new(entry.raw_serial()),
                 at: entry.revocation_date.to_datetime().into(),
             })
             .collect();
@@ -61,6 +59,10 @@ impl RevocationList {
 
     pub(crate) fn der(&self) -> &CertificateRevocationListDer<'static> {
         &self.der
+    }
+
+    pub(crate) fn to_pem(&self) -> String {
+        pem_text("X509 CRL", &self.der)
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -82,6 +84,12 @@ impl RevocationList {
         list.issuer().as_raw() == authority.subject().as_raw()
             && list.verify_signature(authority.public_key()).is_ok()
     }
+}
+
+/// One block of PEM.
+pub(crate) fn pem_text(tag: &str, der: &[u8]) -> String {
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(tag, der), config)
 }
 
 /// Of each root the newest list, the first one where two have one number. An older one says less.

@@ -263,14 +263,7 @@ fn j8_who_is_no_ca_of_the_cluster_is_not_trusted() {
 /// The next CA can be made when the one before is expired and its key lost: its name is all that counts.
 #[test]
 fn the_next_ca_needs_only_the_name_of_the_one_before() {
-    let ca = TestCa::with(
-        "c1",
-        &CaOptions {
-            life: HOUR,
-            now: SystemTime::now() - 2 * HOUR,
-            ..CaOptions::default()
-        },
-    );
+    let ca = TestCa::expired("c1");
     fs::remove_file(ca.directory.join("ca.key")).unwrap();
     let (next, _) = after(&ca, "next");
     assert_eq!(next.generation().get(), 2);

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use common::{HOUR, TestCa, chain, cluster, now};
 use quorate_certs::{
-    Ca, CaError, CaOptions, Credentials, CredentialsError, Folder, FolderError, Identity,
-    IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
+    Ca, CaError, CaOptions, Credentials, CredentialsError, FileError, Folder, FolderError,
+    Identity, IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
 };
 use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
 use rustls::pki_types::CertificateRevocationListDer;
@@ -22,8 +22,8 @@ fn serial(issued: &Issued) -> Serial {
 }
 
 fn lists(ca: &Ca) -> Vec<CertificateRevocationListDer<'static>> {
-    let pem = ca.revocation_list_pem().as_bytes();
-    CertificateRevocationListDer::pem_slice_iter(pem)
+    let pem = ca.revocation_list_pem();
+    CertificateRevocationListDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .unwrap()
 }
@@ -147,6 +147,40 @@ fn lists_forget_what_has_expired() {
     revoke(&ca, &good);
     let revoked: Vec<Serial> = opened(&ca).revoked().collect();
     assert_eq!(revoked, [serial(&lately), serial(&good)]);
+}
+
+/// A list that could not be read again is not written, and neither is a folder's: who has them goes on with what was there.
+#[test]
+fn lists_are_bounded() {
+    let ca = TestCa::new("c1");
+    let serials = |count: u64| -> Vec<Serial> {
+        let serial = |n| format!("4a{n:030x}").parse().unwrap();
+        (0..count).map(serial).collect()
+    };
+    let now = SystemTime::now();
+    let error = opened(&ca).revoke(&serials(2000), now).unwrap_err();
+    assert!(
+        matches!(&error, CaError::File(FileError::TooLarge { .. })),
+        "{error}"
+    );
+    assert_eq!(opened(&ca).revoked().count(), 0);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("n1");
+    ca.node(1).write(&path).unwrap();
+    // The most that fits the file of the CA, and not the folder's, where the CA itself stands as well.
+    let most = (1000..2000)
+        .rev()
+        .find(|count| opened(&ca).revoke(&serials(*count), now).is_ok());
+    assert!(most.unwrap() > 1200, "{most:?}");
+    let error = Folder::open(&path)
+        .unwrap()
+        .trust(&ca.directory)
+        .unwrap_err();
+    assert!(
+        matches!(&error, FolderError::File(FileError::TooLarge { .. })),
+        "{error}"
+    );
+    Credentials::load(&path).unwrap();
 }
 
 /// A folder takes the list of a CA that it trusts, keeps the newest, and lets go of it with the CA.

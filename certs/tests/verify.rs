@@ -169,14 +169,7 @@ fn j4_j5_validity_is_checked() {
 /// dates.
 #[test]
 fn an_expired_ca_is_refused() {
-    let ca = TestCa::with(
-        "c1",
-        &CaOptions {
-            life: HOUR,
-            now: SystemTime::now() - 2 * HOUR,
-            ..CaOptions::default()
-        },
-    );
+    let ca = TestCa::expired("c1");
     let error = trust(&ca).verify(&ca.forge(|_| {}), now()).unwrap_err();
     assert!(
         matches!(error, VerifyError::AuthorityExpired { .. }),

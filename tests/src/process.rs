@@ -324,20 +324,10 @@ impl Cluster {
             .append(true)
             .open(self.path(&format!("log{node}")))
             .expect("a log can be written");
-        let mut child = Command::new(executable())
-            .args(args)
-            .stdin(Stdio::piped()) // held open: the node ends with this process
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the executable runs");
-        let mut ready = String::new();
-        let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        // Ends with a line or with the process.
-        let _ = out.read_line(&mut ready);
+        let (child, said) = start_logging_to(args, log);
         self.running.insert(node, child);
         assert!(
-            ready.contains("listening on"),
+            said.contains("listening on"),
             "node {node} did not start: {}",
             self.log(node)
         );
@@ -458,6 +448,26 @@ impl Drop for Cluster {
             let _ = child.wait();
         }
     }
+}
+
+/// Starts a node that logs to `log`, and waits for the first line that it says besides.
+///
+/// # Panics
+///
+/// When there is no executable to run.
+pub fn start_logging_to(args: &[String], log: impl Into<Stdio>) -> (Child, String) {
+    let mut child = Command::new(executable())
+        .args(args)
+        .stdin(Stdio::piped()) // held open: the node ends with this process
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("the executable runs");
+    let mut said = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    // Ends with a line or with the process.
+    let _ = out.read_line(&mut said);
+    (child, said)
 }
 
 /// A CA of its own, also for a name that another one has.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::process::{Child, Stdio};
 use std::thread;
 
-use quorate_tests::process::{Cluster, eventually, executable, quorate};
+use quorate_tests::process::{Cluster, eventually, quorate, start_logging_to};
 use serde_json::{Map, Value};
 
 /// A node starts, writes, reads and stops in order under every runtime that can be chosen, and a
@@ -38,17 +38,8 @@ fn k12_under_every_runtime() {
 fn logging_to(cluster: &Cluster, log: impl Into<Stdio>) -> Child {
     let mut args = alone(cluster);
     args.push("--log=debug".into());
-    let mut node = Command::new(executable())
-        .args(args)
-        .stdin(Stdio::piped()) // held open: the node ends with this process
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .expect("the executable runs");
-    let mut ready = String::new();
-    let mut out = BufReader::new(node.stdout.take().expect("piped"));
-    out.read_line(&mut ready).expect("it says something");
-    assert!(ready.contains("listening on"), "{ready}");
+    let (node, said) = start_logging_to(&args, log);
+    assert!(said.contains("listening on"), "{said}");
     node
 }
 

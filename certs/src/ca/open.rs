@@ -22,7 +22,7 @@ pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
     let (certificate, certificate_pem, facts) = certificate_in(directory)?;
     check(&facts, &key, now)?;
     let (cluster, generation) = name_in(&facts)?;
-    let (list, list_pem) = revoke::read(directory)?;
+    let list = revoke::read(directory)?;
     if list.as_ref().is_some_and(|list| !list.is_of(&certificate)) {
         return Err(CaError::ForeignList);
     }
@@ -34,7 +34,6 @@ pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
         certificate_pem,
         not_after: facts.not_after,
         list,
-        list_pem,
         directory: Some(directory.to_owned()),
         chance: Chance::System,
     })

@@ -31,12 +31,14 @@ impl Ca {
     /// The numbers of what it has revoked and what is not long expired.
     pub fn revoked(&self) -> impl Iterator<Item = Serial> + '_ {
         let revoked = self.list.iter().flat_map(RevocationList::revoked);
-        revoked.map(|entry| Serial::new(&entry.serial))
+        revoked.map(|entry| entry.serial.clone())
     }
 
     /// Its list of revoked certificates in PEM; nothing before the first.
-    pub fn revocation_list_pem(&self) -> &str {
-        &self.list_pem
+    pub fn revocation_list_pem(&self) -> String {
+        self.list
+            .as_ref()
+            .map_or_else(String::new, RevocationList::to_pem)
     }
 
     /// Revokes the certificates with these numbers as of `now`. Where the CA is in a folder, the new list is on
@@ -45,7 +47,8 @@ impl Ca {
     /// The list has no end but that of the CA: one that had to be renewed every week would some day not be,
     /// and take the cluster down. What has expired leaves it.
     ///
-    /// Returns how many of them had not been revoked. Errors: a file that can not be read or written.
+    /// Returns how many of them had not been revoked. Errors: a file that can not be read or written; a list
+    /// of more than some 1,300 certificates, which would be too large to be read.
     pub fn revoke(&mut self, serials: &[Serial], now: SystemTime) -> Result<usize, CaError> {
         let records = self.issued()?;
         let is_over = |serial: &Serial| {
@@ -61,18 +64,19 @@ impl Ca {
             return Ok(0);
         }
         let old = self.list.iter().flat_map(RevocationList::revoked).cloned();
-        let entries = old.filter(|entry| !is_over(&Serial::new(&entry.serial)));
-        let added = news.iter().map(|serial| Revoked {
-            serial: serial.bytes().to_vec(),
-            at: now,
-        });
+        let entries = old.filter(|entry| !is_over(&entry.serial));
+        let added = news
+            .iter()
+            .cloned()
+            .map(|serial| Revoked { serial, at: now });
         let entries: Vec<Revoked> = entries.chain(added).collect();
         let number = self.list.as_ref().map_or(0, RevocationList::number) + 1;
-        let pem = self.sign_list(&entries, number, now)?;
+        let list = self.sign_list(&entries, number, now)?;
         if let Some(directory) = &self.directory {
+            let pem = list.to_pem();
             files::replace(directory, LIST_FILE, pem.as_bytes(), Secrecy::Public)?;
         }
-        (self.list, self.list_pem) = (Some(only_list(&pem)?), pem);
+        self.list = Some(list);
         Ok(news.len())
     }
 
@@ -81,11 +85,11 @@ impl Ca {
         entries: &[Revoked],
         number: u64,
         now: SystemTime,
-    ) -> Result<String, CaError> {
+    ) -> Result<RevocationList, CaError> {
         let date = |time| offset_date_time(time).ok_or(CaError::BadTime);
         let entry = |entry: &Revoked| {
             Ok(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(&entry.serial),
+                serial_number: SerialNumber::from_slice(entry.serial.bytes()),
                 revocation_time: date(entry.at)?,
                 reason_code: None,
                 invalidity_date: None,
@@ -102,31 +106,24 @@ impl Ca {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let list = params.signed_by(&issuer).map_err(CaError::signing)?;
-        list.pem().map_err(CaError::signing)
+        RevocationList::read(list.into()).map_err(|detail| CaError::Signing {
+            detail: detail.into(),
+        })
     }
 }
 
-/// The list in `directory` and its PEM, if there is one.
-pub(super) fn read(directory: &Path) -> Result<(Option<RevocationList>, String), CaError> {
+/// The list in `directory`, if there is one.
+pub(super) fn read(directory: &Path) -> Result<Option<RevocationList>, CaError> {
     let pem = match files::read(&directory.join(LIST_FILE), Secrecy::Public) {
         Ok(pem) => pem,
-        Err(FileError::Missing { .. }) => return Ok((None, String::new())),
+        Err(FileError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let pem = String::from_utf8(pem.to_vec()).map_err(|_| unreadable())?;
-    Ok((Some(only_list(&pem)?), pem))
-}
-
-fn only_list(pem: &str) -> Result<RevocationList, CaError> {
-    let lists = lists_in(pem.as_bytes(), LIST_FILE).map_err(|_| unreadable())?;
+    let lists = lists_in(&pem, LIST_FILE).unwrap_or_default();
     <[RevocationList; 1]>::try_from(lists)
-        .map(|[list]| list)
-        .map_err(|_| unreadable())
-}
-
-fn unreadable() -> CaError {
-    CaError::Unreadable {
-        file: LIST_FILE,
-        what: "revocation list",
-    }
+        .map(|[list]| Some(list))
+        .map_err(|_| CaError::Unreadable {
+            file: LIST_FILE,
+            what: "revocation list",
+        })
 }

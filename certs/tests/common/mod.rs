@@ -40,6 +40,16 @@ impl TestCa {
         }
     }
 
+    /// One that ended an hour ago.
+    pub fn expired(name: &str) -> Self {
+        let options = CaOptions {
+            life: HOUR,
+            now: SystemTime::now() - 2 * HOUR,
+            ..CaOptions::default()
+        };
+        Self::with(name, &options)
+    }
+
     pub fn node(&self, id: u64) -> Issued {
         self.ca
             .issue(&Subject::node(id).unwrap(), &IssueOptions::default())
