@@ -47,8 +47,8 @@ mod node;
 mod planted;
 
 pub use node::{
-    EVENTS_MAX, Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, PEERS_FILE, Service,
-    StartError,
+    ADDRESSES_MAX, EVENTS_MAX, Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle,
+    PEERS_FILE, Service, StartError,
 };
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{

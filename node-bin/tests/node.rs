@@ -32,7 +32,7 @@ fn config(directory: &Path, peers: &[u64]) -> NodeConfig {
     let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
     config.peers = peers
         .iter()
-        .map(|peer| (NodeId::new(*peer).unwrap(), nowhere))
+        .map(|peer| (NodeId::new(*peer).unwrap(), vec![nowhere]))
         .collect();
     config
 }

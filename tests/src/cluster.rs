@@ -93,7 +93,9 @@ impl Cluster {
         around: impl FnOnce(KvStore) -> M,
     ) {
         let mut config = NodeConfig::new(self.addresses[&node], self.data_dir(node));
-        config.peers = self.addresses.clone();
+        config.peers = (self.addresses.iter())
+            .map(|(&node, &at)| (node, vec![at]))
+            .collect();
         (self.configure)(&mut config);
         let credentials = self.credentials(&Subject::Node(node.into()));
         let started = Node::builder(config, credentials)

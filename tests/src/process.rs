@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -283,9 +284,13 @@ impl Cluster {
         self.start_args_reaching(node, |peer| self.addresses[&peer])
     }
 
-    /// The same, where `node` reaches the founders at the addresses that `reach` says.
+    /// The same, where `node` reaches the founders at the addresses or names that `reach` says.
     #[must_use]
-    pub fn start_args_reaching(&self, node: u64, reach: impl Fn(u64) -> SocketAddr) -> Vec<String> {
+    pub fn start_args_reaching<A: Display>(
+        &self,
+        node: u64,
+        reach: impl Fn(u64) -> A,
+    ) -> Vec<String> {
         let mut args = vec![
             "start".into(),
             "--until-stdin-closes".into(),

@@ -218,7 +218,7 @@ fn e9_a_node_founded_with_other_members_is_refused() {
     futures_lite::future::block_on(async {
         let cluster = Cluster::start_as(3, |config| {
             if config.data_dir.ends_with("n3") {
-                config.peers.insert(id(4), ([127, 0, 0, 1], 9).into());
+                config.peers.insert(id(4), vec![([127, 0, 0, 1], 9).into()]);
             }
         });
         let client = cluster.client(Duration::from_secs(20));

@@ -47,7 +47,9 @@ impl Cluster {
     fn seat(&self, node: NodeId) -> Result<Seat, Box<dyn Error>> {
         let folder: PathBuf = self.folder.path().join(node.to_string());
         let mut config = NodeConfig::new(self.addresses[&node], folder);
-        config.peers = self.addresses.clone();
+        config.peers = (self.addresses.iter())
+            .map(|(&node, &at)| (node, vec![at]))
+            .collect();
         Ok((config, self.credentials(&Subject::Node(node.into()))?))
     }
 

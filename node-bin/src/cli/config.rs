@@ -18,6 +18,7 @@ use quorate_consensus::NodeId;
 use reading::Reading;
 pub(crate) use value::{address, node_id, time};
 
+use super::places::Place;
 use super::runtime::Runtime;
 use super::{Failure, exit, logging};
 
@@ -37,7 +38,7 @@ pub(crate) struct Settings {
     pub(crate) cert: PathBuf,
     /// The other founding members. This node's own entry is allowed, so that all nodes can share
     /// one list.
-    pub(crate) peers: BTreeMap<NodeId, SocketAddr>,
+    pub(crate) peers: BTreeMap<NodeId, Place>,
     pub(crate) runtime: Runtime,
     pub(crate) log: Option<String>,
     pub(crate) log_format: logging::Format,
@@ -61,7 +62,7 @@ pub(crate) struct Flags {
     /// UDP address for peers and clients, such as 127.0.0.1:7001
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
-    /// Another founding member; once for each
+    /// Another founding member; once for each. A name is looked up until the two are connected
     #[arg(long = "peer", value_name = "ID=HOST:PORT")]
     pub(crate) peers: Vec<String>,
     /// Folder with key.pem, cert.pem and ca.pem
@@ -166,7 +167,7 @@ election-timeout = "500ms"
 
 [peers]
 2 = "127.0.0.1:7002"
-3 = "localhost:7003"
+3 = "n3.not-there-yet.invalid:7003"
 "#;
 
     /// A good file is read whole; its relative paths start at its own folder.
@@ -247,8 +248,8 @@ log = "inof"
         });
         let settings = reading.settings().unwrap();
         assert_eq!(settings.listen.port(), 8001);
-        let ports: Vec<u16> = settings.peers.values().map(SocketAddr::port).collect();
-        assert_eq!(ports, [7002, 8003]);
+        let peers: Vec<String> = settings.peers.values().map(Place::to_string).collect();
+        assert_eq!(peers, ["127.0.0.1:7002", "127.0.0.1:8003"]);
         assert_eq!(reading.mistakes, []);
     }
 
@@ -257,7 +258,10 @@ log = "inof"
     #[test]
     fn k6_a_peer_given_twice() {
         let mut reading = Reading::default();
-        let again = GOOD.replace("3 = \"localhost:7003\"", "02 = \"127.0.0.1:7009\"");
+        let again = GOOD.replace(
+            "3 = \"n3.not-there-yet.invalid:7003\"",
+            "02 = \"127.0.0.1:7009\"",
+        );
         reading.file(Path::new("n1.toml"), &again);
         reading.flags(&Flags {
             peers: ["2=127.0.0.1:1", "3=127.0.0.1:2", "03=127.0.0.1:3"]
@@ -278,7 +282,8 @@ log = "inof"
             ]
         );
         let settings = reading.settings().unwrap();
-        assert_eq!(settings.peers[&NodeId::new(2).unwrap()].port(), 1);
+        let second = settings.peers[&NodeId::new(2).unwrap()].to_string();
+        assert_eq!(second, "127.0.0.1:1");
     }
 
     /// Without a file, what is missing is a mistake of the command line and names the flag.

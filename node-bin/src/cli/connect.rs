@@ -1,7 +1,9 @@
 //! What every command that talks to a cluster shares: where it is, who we are, and what its errors mean
 //! to a script.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use quorate::kv::{Client, ClientConfig, ClientError, ConnectError, Refusal};
 use quorate_consensus::NodeId;
 use quorate_quic_transport::runtime::IoThread;
 
+use super::places::{Place, look_up_all};
 use super::{Failure, config, exit};
 
 /// Used when `--cert` is not given.
@@ -40,9 +43,9 @@ pub(crate) struct ConnectArgs {
 
 /// What the arguments and the environment come to, before anything is resolved or read.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct Given {
     cert: PathBuf,
-    nodes: Vec<(NodeId, String)>,
+    nodes: Vec<(NodeId, Place)>,
 }
 
 /// The network of one command: clients on one I/O thread.
@@ -54,16 +57,10 @@ pub(crate) struct Network {
 impl ConnectArgs {
     /// Reads the credentials, resolves the addresses and starts the I/O thread.
     pub(crate) fn open(&self, timeout: Duration) -> Result<Network, Failure> {
-        let place = place(self, |name| std::env::var(name).ok())?;
-        let credentials = super::credentials(&place.cert)?;
-        let mut endpoints: Vec<(NodeId, SocketAddr)> = Vec::new();
-        for (node, address) in &place.nodes {
-            let address = config::address(address).map_err(|error| {
-                Failure::new(exit::UNAVAILABLE, format!("node {}: {error}", node.value()))
-            })?;
-            endpoints.push((*node, address));
-        }
-        let mut config = ClientConfig::new(endpoints, credentials);
+        let given = given(self, |name| std::env::var(name).ok())?;
+        let credentials = super::credentials(&given.cert)?;
+        let mut config = ClientConfig::new(Vec::new(), credentials);
+        config.endpoints = endpoints(given.nodes)?;
         config.request_timeout = self.timeout.unwrap_or(timeout);
         let io = IoThread::spawn("client")
             .map_err(|error| Failure::new(exit::OS, format!("cannot start a thread: {error}")))?;
@@ -100,7 +97,28 @@ impl Network {
     }
 }
 
-fn place(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Place, Failure> {
+/// Where the nodes are. A name that stands for nothing is no reason to give up as long as another one does: it
+/// may be that of a node that is down.
+fn endpoints(nodes: Vec<(NodeId, Place)>) -> Result<BTreeMap<NodeId, Vec<SocketAddr>>, Failure> {
+    let mut errors = Vec::new();
+    let mut endpoints = BTreeMap::new();
+    for (node, looked_up) in block_on(look_up_all(nodes)) {
+        let addresses = looked_up.unwrap_or_else(|error| {
+            errors.push(format!("node {}: {error}", node.value()));
+            Vec::new()
+        });
+        endpoints.insert(node, addresses);
+    }
+    if endpoints.values().all(Vec::is_empty) {
+        return Err(Failure::new(exit::UNAVAILABLE, errors.join("\n")));
+    }
+    for error in errors {
+        let _ = writeln!(io::stderr(), "quorate: {error}; going on without it");
+    }
+    Ok(endpoints)
+}
+
+fn given(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Given, Failure> {
     let usage = |message: String| Failure::new(exit::USAGE, message);
     let cert = match &args.cert {
         Some(cert) => cert.clone(),
@@ -125,7 +143,7 @@ fn place(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Pla
             "add --node ID=HOST:PORT for each node, or set {NODES_VARIABLE}=1=HOST:PORT,2=HOST:PORT"
         )));
     }
-    let mut nodes: Vec<(NodeId, String)> = Vec::new();
+    let mut nodes: Vec<(NodeId, Place)> = Vec::new();
     for item in &written {
         let (node, address) = node(item).map_err(usage)?;
         if nodes.iter().any(|(other, _)| *other == node) {
@@ -134,17 +152,17 @@ fn place(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Pla
         }
         nodes.push((node, address));
     }
-    Ok(Place { cert, nodes })
+    Ok(Given { cert, nodes })
 }
 
 /// `ID=HOST:PORT`.
-fn node(text: &str) -> Result<(NodeId, String), String> {
+fn node(text: &str) -> Result<(NodeId, Place), String> {
     let expected = || format!("`{text}` is not ID=HOST:PORT, such as 1=127.0.0.1:7001");
-    let (id, address) = text.split_once('=').ok_or_else(expected)?;
-    if !address.contains(':') {
+    let (id, place) = text.split_once('=').ok_or_else(expected)?;
+    if !place.contains(':') {
         return Err(expected());
     }
-    Ok((config::node_id(id)?, address.to_owned()))
+    Ok((config::node_id(id)?, Place::parse(place)?))
 }
 
 /// A time in which something can happen.
@@ -241,13 +259,14 @@ mod tests {
             NODES_VARIABLE => Some(" 1=a:1, 2=b:2,".to_owned()),
             _ => None,
         };
-        let from_env = place(&args(None, &[]), env).unwrap();
+        let from_env = given(&args(None, &[]), env).unwrap();
         assert_eq!(from_env.cert, PathBuf::from("env"));
-        let pairs = vec![(id(1), "a:1".to_owned()), (id(2), "b:2".to_owned())];
+        let at = |text| Place::parse(text).unwrap();
+        let pairs = vec![(id(1), at("a:1")), (id(2), at("b:2"))];
         assert_eq!(from_env.nodes, pairs);
-        let from_flags = place(&args(Some("flag"), &["3=[::1]:3"]), env).unwrap();
+        let from_flags = given(&args(Some("flag"), &["3=[::1]:3"]), env).unwrap();
         assert_eq!(from_flags.cert, PathBuf::from("flag"));
-        assert_eq!(from_flags.nodes, [(id(3), "[::1]:3".to_owned())]);
+        assert_eq!(from_flags.nodes, [(id(3), at("[::1]:3"))]);
     }
 
     /// Each mistake is a usage error that shows the offending text or names the missing flag.
@@ -265,7 +284,7 @@ mod tests {
                 "node 1 was given twice",
             ),
         ] {
-            let failure = place(&args, none).unwrap_err();
+            let failure = given(&args, none).unwrap_err();
             assert_eq!(failure.code, exit::USAGE);
             assert!(failure.to_string().contains(expected), "{failure}");
         }

@@ -13,6 +13,7 @@ pub(crate) mod exit;
 mod kv;
 mod logging;
 mod members;
+mod places;
 mod recover;
 mod reload;
 mod runtime;

@@ -10,6 +10,7 @@ use quorate_persist::OpenError;
 use tracing::info;
 
 use super::config::{Flags, Settings};
+use super::places::PeerNames;
 use super::reload::WatchedFolder;
 use super::stop::Stop;
 use super::{Failure, exit, logging};
@@ -73,7 +74,8 @@ async fn serve(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let mut config = NodeConfig::new(settings.listen, settings.data_dir);
-    config.peers = settings.peers;
+    let (peers, names) = PeerNames::of(settings.peers);
+    config.peers = peers;
     config.join = join;
     let raft = &mut config.raft;
     raft.election_timeout = settings.election_timeout.unwrap_or(raft.election_timeout);
@@ -100,7 +102,7 @@ async fn serve(
         None
     };
     let watching = async {
-        watched.keep_current(&node).await;
+        or(watched.keep_current(&node), names.keep_current(&node)).await;
         None
     };
     match or(or(requested, by_itself), watching).await {

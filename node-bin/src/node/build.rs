@@ -22,7 +22,7 @@ use super::admission::Admission;
 use super::config::NodeConfig;
 use super::error::StartError;
 use super::events::Subscribers;
-use super::members::{Members, PeerTransport};
+use super::members::{AddressBook, Members, PeerTransport};
 use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
 use super::seams::RuntimeClock;
@@ -172,11 +172,16 @@ impl NodeBuilder {
         let (runtime, io_thread) = self.io(owner.node)?;
         let (transport, inbox) =
             self.bind(&runtime, &opened, secret, members.clone(), memory.clone())?;
+        let book = AddressBook::new(
+            owner.node,
+            self.credentials.identity().cluster.clone(),
+            transport.clone(),
+            members.clone(),
+            self.config.peers.clone(),
+        );
         let peers = PeerTransport {
             own: owner.node,
-            cluster: self.credentials.identity().cluster.clone(),
-            configured: self.config.peers.clone(),
-            transport: transport.clone(),
+            book: book.clone(),
             members,
             memory: memory.clone(),
             peers: BTreeMap::new(),
@@ -220,6 +225,7 @@ impl NodeBuilder {
                 started: clock.now(),
                 runtime: Arc::clone(&runtime),
                 files: self.files,
+                book,
                 subscribers,
             }),
             transport,

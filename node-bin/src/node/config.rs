@@ -13,13 +13,14 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Folder for log, state and secret; created when missing. One process at a time.
     pub data_dir: PathBuf,
-    /// The other founding members and where they are. The node's own entry is ignored, so that all
-    /// nodes can share one list. Empty: a cluster of one.
+    /// The other founding members and where they may be, which can also be told [later
+    /// on](crate::NodeHandle::set_addresses). The node's own entry is ignored, so that all nodes can share one
+    /// list. Empty: a cluster of one.
     ///
     /// The first start writes these members into the data folder; a later start with others is refused,
     /// because two nodes that disagree about the members could both lead. Once members have changed, the data
-    /// folder knows better, and this says only where those are that never had another address.
-    pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// folder knows better who they are, and this only says where else they may be.
+    pub peers: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Whether the first start joins a cluster that is there, whose members are the `peers`, instead of
     /// founding one. The cluster has to be told by a [change of its
     /// members](crate::NodeHandle::change_membership), before or after.

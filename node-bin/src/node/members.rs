@@ -18,6 +18,10 @@ use super::seams::{GROUP, RaftMessage, lane};
 /// How long the connection with a node that was removed stays: many round trips and a write to its disk.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// How many addresses of a member are tried, besides the one that the membership has: more than a name has
+/// where it stands for one node.
+pub const ADDRESSES_MAX: usize = 8;
+
 /// The members as consensus last said, shared with whoever has to know.
 #[derive(Clone)]
 pub(super) struct Members(Arc<Mutex<Membership>>);
@@ -32,13 +36,92 @@ impl Members {
     }
 }
 
-/// Sends Raft's messages to the other members, and keeps the transport's address book.
+/// Tells the transport where the other members are.
+#[derive(Clone)]
+pub(super) struct AddressBook(Arc<Book>);
+
+struct Book {
+    own: NodeId,
+    cluster: ClusterName,
+    transport: Transport,
+    members: Members,
+    /// What the membership does not say: where founding members are, unless they moved, and whoever is known
+    /// by name. Locked before the members.
+    given: Mutex<BTreeMap<NodeId, Vec<SocketAddr>>>,
+}
+
+impl AddressBook {
+    pub(super) fn new(
+        own: NodeId,
+        cluster: ClusterName,
+        transport: Transport,
+        members: Members,
+        given: BTreeMap<NodeId, Vec<SocketAddr>>,
+    ) -> Self {
+        Self(Arc::new(Book {
+            own,
+            cluster,
+            transport,
+            members,
+            given: Mutex::new(given),
+        }))
+    }
+
+    fn identity(&self, node: NodeId) -> Identity {
+        Identity::new(self.0.cluster.clone(), Subject::Node(node.into()))
+    }
+
+    fn peer(&self, node: NodeId) -> Option<Peer> {
+        self.0.transport.peer(&self.identity(node))
+    }
+
+    fn given(&self) -> MutexGuard<'_, BTreeMap<NodeId, Vec<SocketAddr>>> {
+        self.0.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`NodeHandle::set_addresses`](super::NodeHandle::set_addresses).
+    pub(super) fn give(&self, node: NodeId, addresses: Vec<SocketAddr>) {
+        let mut given = self.given();
+        given.insert(node, addresses);
+        if node != self.0.own {
+            self.tell(node, &given);
+        }
+    }
+
+    /// Where `node` is may have changed.
+    fn meet(&self, node: NodeId) {
+        let given = self.given();
+        if self.tell(node, &given) == 0 && !given.contains_key(&node) {
+            warn!(node = %self.0.own, peer = %node, "no address is known: it has to dial this node");
+        }
+    }
+
+    /// Tells the transport of a member, and returns how many addresses it has.
+    fn tell(&self, node: NodeId, given: &BTreeMap<NodeId, Vec<SocketAddr>>) -> usize {
+        let mut addresses: Vec<SocketAddr> = {
+            let membership = self.0.members.now();
+            if !membership.contains(node) {
+                return 0;
+            }
+            // Unlocked again before the transport is told, which asks for the members itself.
+            membership.address(node).into_iter().collect()
+        };
+        let others = given.get(&node).into_iter().flatten().take(ADDRESSES_MAX);
+        for other in others {
+            if !addresses.contains(other) {
+                addresses.push(*other);
+            }
+        }
+        let count = addresses.len();
+        self.0.transport.set_peer(self.identity(node), addresses);
+        count
+    }
+}
+
+/// Sends Raft's messages to the other members, and keeps the address book.
 pub(super) struct PeerTransport {
     pub(super) own: NodeId,
-    pub(super) cluster: ClusterName,
-    /// Where founding members are, who have no address in the membership unless they moved.
-    pub(super) configured: BTreeMap<NodeId, SocketAddr>,
-    pub(super) transport: Transport,
+    pub(super) book: AddressBook,
     pub(super) members: Members,
     pub(super) memory: PeerMemory,
     pub(super) peers: BTreeMap<NodeId, Peer>,
@@ -46,29 +129,16 @@ pub(super) struct PeerTransport {
 }
 
 impl PeerTransport {
-    fn identity(&self, node: NodeId) -> Identity {
-        Identity::new(self.cluster.clone(), Subject::Node(node.into()))
-    }
-
-    fn meet(&mut self, node: NodeId, membership: &Membership) {
-        let identity = self.identity(node);
-        let configured = self.configured.get(&node).copied();
-        let address = membership.address(node).or(configured);
-        if address.is_none() {
-            warn!(node = %self.own, peer = %node, "no address is known: it has to dial this node");
-        }
-        self.transport
-            .set_peer(identity.clone(), address.into_iter().collect());
+    fn meet(&mut self, node: NodeId) {
+        self.book.meet(node);
         self.peers
-            .extend(self.transport.peer(&identity).map(|peer| (node, peer)));
+            .extend(self.book.peer(node).map(|peer| (node, peer)));
     }
-}
 
-impl PeerTransport {
     /// Closes the connection with `node`, once what is on its way has had time to arrive: that it was removed
     /// is the last thing it is to hear.
     fn part(&self, node: NodeId) {
-        let (transport, identity) = (self.transport.clone(), self.identity(node));
+        let (transport, identity) = (self.book.0.transport.clone(), self.book.identity(node));
         let (members, runtime) = (self.members.clone(), Arc::clone(&self.runtime));
         self.runtime.spawn(Box::pin(async move {
             let mut timer = runtime.new_timer(runtime.now() + PARTING);
@@ -90,10 +160,7 @@ impl quorate_consensus::Transport for PeerTransport {
         match self.peers.get(&to) {
             Some(peer) => send(peer),
             // A leader from after this node's time, who has dialled it.
-            None => {
-                let peer = self.transport.peer(&self.identity(to));
-                send(&peer.ok_or(Undelivered)?)
-            }
+            None => send(&self.book.peer(to).ok_or(Undelivered)?),
         }
     }
 
@@ -107,7 +174,7 @@ impl quorate_consensus::Transport for PeerTransport {
         }
         let own = self.own;
         for node in membership.members().filter(|&node| node != own) {
-            self.meet(node, membership);
+            self.meet(node);
         }
     }
 }

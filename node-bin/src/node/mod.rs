@@ -34,6 +34,7 @@ pub use build::{LOG_FILE, NodeBuilder};
 pub use config::NodeConfig;
 pub use error::StartError;
 pub use events::{EVENTS_MAX, Events};
+pub use members::ADDRESSES_MAX;
 pub use peers::PEERS_FILE;
 pub(crate) use seams::GROUP;
 pub use service::Service;
@@ -59,6 +60,7 @@ struct Facts {
     started: Instant,
     runtime: Arc<dyn Runtime>,
     files: Arc<dyn quorate_persist::Files>,
+    book: members::AddressBook,
     subscribers: events::Subscribers,
 }
 
@@ -93,6 +95,17 @@ impl NodeHandle {
         new: quorate_certs::Credentials,
     ) -> Result<(), OtherIdentity> {
         self.transport.replace_credentials(new)
+    }
+
+    /// Says where `node` may be found, besides the address that the membership has for it: for those who know
+    /// members by name.
+    ///
+    /// It takes the place of what was said before, in [`NodeConfig::peers`] or here, is kept for a node that is
+    /// not a member yet, and is forgotten when this node ends. Addresses are tried in their order, that of the
+    /// membership first, and [`ADDRESSES_MAX`] at most; whoever answers has to prove that it is that node. A
+    /// connection that is open stays.
+    pub fn set_addresses(&self, node: NodeId, addresses: Vec<SocketAddr>) {
+        self.facts.book.give(node, addresses);
     }
 
     /// Where the node listens; the port is the real one even when 0 was asked for.

@@ -205,7 +205,9 @@ impl World {
         let mut config = NodeConfig::new(address(node_host(node), NODE_PORT), "/data");
         // Whoever comes after the voters is no founder: it joins, where a script has it start.
         config.join = node > self.params.voters;
-        config.peers = self.addresses();
+        config.peers = (self.addresses().into_iter())
+            .map(|(node, at)| (node, vec![at]))
+            .collect();
         config
             .peers
             .retain(|peer, _| peer.value() <= self.params.voters);

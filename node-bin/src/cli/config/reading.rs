@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::value::{address, folder, node_id, size, time};
 use super::{Flags, Settings};
+use crate::cli::places::Place;
 use crate::cli::runtime::Runtime;
 use crate::cli::{Failure, exit, logging};
 
@@ -250,8 +251,8 @@ impl Reading {
         self.intervals(election_timeout, heartbeat_interval);
         let mut peers = BTreeMap::new();
         for (id, given) in std::mem::take(&mut self.peers) {
-            match node_id(&id).and_then(|id| Ok((id, address(&given.text)?))) {
-                Ok((id, address)) => drop(peers.insert(id, address)),
+            match node_id(&id).and_then(|id| Ok((id, Place::parse(&given.text)?))) {
+                Ok((id, place)) => drop(peers.insert(id, place)),
                 Err(mistake) => self.mistake(given.line, format!("{}: {mistake}", given.origin)),
             }
         }

@@ -1,11 +1,13 @@
 //! How single values are written: numbers of nodes, folders, addresses, times, sizes. Each parser says what it
 //! expected instead.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_consensus::NodeId;
+
+use crate::cli::places::Place;
 
 pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
     text.parse()
@@ -21,15 +23,10 @@ pub(crate) fn folder(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// `HOST:PORT`; a name is resolved here, once, and its first address is taken.
+/// `HOST:PORT`; a name is looked up here, once, and its first address is taken.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    if !text.contains(':') {
-        return Err(format!("`{text}` has no port; expected HOST:PORT"));
-    }
-    text.to_socket_addrs()
-        .map_err(|error| format!("`{text}` is not HOST:PORT, or cannot be resolved: {error}"))?
-        .next()
-        .ok_or_else(|| format!("`{text}` resolves to no address"))
+    let addresses = Place::parse(text)?.look_up()?;
+    Ok(addresses[0])
 }
 
 /// A whole number and a unit: `250ms`, `5s`, `2m`.

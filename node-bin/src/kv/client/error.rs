@@ -17,12 +17,6 @@ pub enum ConnectError {
     /// There is nobody to talk to.
     #[error("no node was given; name at least one, with its id and address")]
     NoEndpoint,
-    /// One id stands for two nodes.
-    #[error("node {} was given twice with different addresses; give each node once", .node.value())]
-    SameNodeTwice {
-        /// The id.
-        node: NodeId,
-    },
     /// The credentials are a node's, and clients have their own.
     #[error(
         "these are the credentials of node {}, which only that node may use; issue a client's with \

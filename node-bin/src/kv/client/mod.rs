@@ -21,6 +21,7 @@ mod shared;
 mod tests;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +50,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a [`Client`] needs to know.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// The nodes and where they listen. At least one; all of them, so that no leader is out of reach.
-    pub endpoints: Vec<(NodeId, SocketAddr)>,
+    /// The nodes and where they may be, in the order in which that is tried; it can also be told [later
+    /// on](Client::set_addresses). At least one node; all of them, so that no leader is out of reach.
+    pub endpoints: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Who this client is and whom it trusts. They also name the cluster.
     pub credentials: Credentials,
     /// How long one operation may take, with all its repetitions. Default [`REQUEST_TIMEOUT`]. Too small:
@@ -62,11 +64,16 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// Talks to `endpoints` as `credentials`, with defaults for the rest.
+    /// Talks to `endpoints` as `credentials`, with defaults for the rest. A node may be there with several
+    /// addresses.
     #[must_use]
     pub fn new(endpoints: Vec<(NodeId, SocketAddr)>, credentials: Credentials) -> Self {
+        let mut nodes: BTreeMap<NodeId, Vec<SocketAddr>> = BTreeMap::new();
+        for (node, address) in endpoints {
+            nodes.entry(node).or_default().push(address);
+        }
         Self {
-            endpoints,
+            endpoints: nodes,
             credentials,
             request_timeout: REQUEST_TIMEOUT,
             environment: Arc::new(System),
@@ -454,6 +461,20 @@ impl Client {
     /// Credentials of somebody else; nothing has changed then.
     pub fn replace_credentials(&self, new: Credentials) -> Result<(), OtherIdentity> {
         self.shared.transport.replace_credentials(new)
+    }
+
+    /// Says where `node` may be found from now on, for this client and its clones: for those who know nodes by
+    /// name. Addresses are tried in their order; whoever answers has to prove that it is that node. A connection
+    /// that is open stays.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownNode`] when it is not among those the client was given.
+    pub fn set_addresses(
+        &self,
+        node: NodeId,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<(), ClientError> {
+        self.shared.set_addresses(node, addresses)
     }
 
     /// Closes every connection; operations of other clones fail. Returns when the nodes were told.

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use quinn::Runtime;
-use quorate_certs::{Identity, Subject};
+use quorate_certs::{Credentials, Identity, Subject};
 use quorate_consensus::{MEMBERS_MAX, NodeId};
 use quorate_quic_transport::{
-    CloseCode, Config, HandshakeError, Peer, PeerState, PeerStatus, Timings, Transport,
+    BindError, CloseCode, Config, Environment, HandshakeError, Inbox, Peer, PeerState, PeerStatus,
+    Timings, Transport,
 };
 
 use super::ClientConfig;
-use super::error::ConnectError;
+use super::error::{ClientError, ConnectError};
 use super::keeper::{self, Job};
 use super::routing::Routing;
 use super::sessions::Sessions;
@@ -30,7 +31,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// What the clones of one client share.
 pub(super) struct Shared {
     pub(super) peers: BTreeMap<NodeId, (Identity, Peer)>,
-    addresses: BTreeMap<NodeId, SocketAddr>,
     routing: Mutex<Routing>,
     pub(super) transport: Transport,
     pub(super) runtime: Arc<dyn Runtime>,
@@ -54,31 +54,17 @@ impl Shared {
             request_timeout,
             environment,
         } = config;
-        let endpoints = check(&endpoints)?;
+        check(&endpoints)?;
         if let Some(node) = credentials.identity().node_id() {
             // It would take the place of that node's own connections.
             return Err(ConnectError::NodeCredentials { node: node.into() });
         }
         let cluster = credentials.identity().cluster.clone();
-        let local = local_address(endpoints.values());
-        let (transport, inbox) = Transport::bind(
-            Config {
-                listen: local,
-                accept: false,
-                timings: Timings {
-                    idle_timeout: IDLE_TIMEOUT,
-                    keep_alive: KEEP_ALIVE,
-                    ..Timings::default()
-                },
-                ..Config::new_in(Arc::clone(&environment), local)
-            },
-            credentials,
-            Arc::clone(&runtime),
-        )?;
+        let (transport, inbox) = bind(&endpoints, &credentials, &environment, &runtime)?;
         let mut peers = BTreeMap::new();
-        for (&node, &address) in &endpoints {
+        for (node, addresses) in endpoints {
             let identity = Identity::new(cluster.clone(), Subject::Node(node.into()));
-            transport.set_peer(identity.clone(), vec![address]);
+            transport.set_peer(identity.clone(), addresses);
             let peer = transport
                 .peer(&identity)
                 .expect("a peer in the address book has a handle");
@@ -92,7 +78,6 @@ impl Shared {
         let shared = Arc::new(Self {
             routing: Mutex::new(Routing::new(peers.keys().copied())),
             peers,
-            addresses: endpoints,
             transport: transport.clone(),
             runtime,
             jobs,
@@ -158,6 +143,17 @@ impl Shared {
         self.link(node).as_ref().is_some_and(refuses_for_good)
     }
 
+    /// As [`Client::set_addresses`](super::Client::set_addresses).
+    pub(super) fn set_addresses(
+        &self,
+        node: NodeId,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<(), ClientError> {
+        let (identity, _) = (self.peers.get(&node)).ok_or(ClientError::UnknownNode { node })?;
+        self.transport.set_peer(identity.clone(), addresses);
+        Ok(())
+    }
+
     fn link(&self, node: NodeId) -> Option<PeerStatus> {
         let (identity, _) = self.peers.get(&node)?;
         let mut links = self.transport.peers().into_iter();
@@ -177,7 +173,7 @@ impl Shared {
             let error = link.last_error.map(|error| error.to_string());
             return error
                 .or_else(closed)
-                .unwrap_or_else(|| format!("no answer from {} yet", self.addresses[&node]));
+                .unwrap_or_else(|| no_answer(&link.state));
         }
         let routing = self.routing();
         routing
@@ -196,32 +192,57 @@ impl Shared {
     }
 }
 
-fn check(endpoints: &[(NodeId, SocketAddr)]) -> Result<BTreeMap<NodeId, SocketAddr>, ConnectError> {
-    let mut checked = BTreeMap::new();
-    for (node, address) in endpoints {
-        let before = checked.insert(*node, *address);
-        if before.is_some_and(|before| before != *address) {
-            return Err(ConnectError::SameNodeTwice { node: *node });
-        }
-    }
-    if checked.is_empty() {
+fn check(endpoints: &BTreeMap<NodeId, Vec<SocketAddr>>) -> Result<(), ConnectError> {
+    if endpoints.is_empty() {
         return Err(ConnectError::NoEndpoint);
     }
-    if checked.len() > MEMBERS_MAX {
+    if endpoints.len() > MEMBERS_MAX {
         return Err(ConnectError::TooManyEndpoints {
-            endpoints: checked.len(),
+            endpoints: endpoints.len(),
             endpoints_max: MEMBERS_MAX,
         });
     }
-    Ok(checked)
+    Ok(())
 }
 
-/// Any free port, of the family that reaches all nodes (an IPv6 socket reaches IPv4 as well).
-fn local_address<'a>(mut nodes: impl Iterator<Item = &'a SocketAddr>) -> SocketAddr {
-    if nodes.any(SocketAddr::is_ipv6) {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
+/// Any free port, of the family that reaches most: an IPv6 socket reaches IPv4 as well. Where there is no
+/// IPv6, names may have such addresses all the same.
+fn bind(
+    endpoints: &BTreeMap<NodeId, Vec<SocketAddr>>,
+    credentials: &Credentials,
+    environment: &Arc<dyn Environment>,
+    runtime: &Arc<dyn Runtime>,
+) -> Result<(Transport, Inbox), ConnectError> {
+    let bind = |local: SocketAddr| {
+        let config = Config {
+            accept: false,
+            timings: Timings {
+                idle_timeout: IDLE_TIMEOUT,
+                keep_alive: KEEP_ALIVE,
+                ..Timings::default()
+            },
+            ..Config::new_in(Arc::clone(environment), local)
+        };
+        Transport::bind(config, credentials.clone(), Arc::clone(runtime))
+    };
+    let mut addresses = endpoints.values().flatten();
+    let ipv4 = (Ipv4Addr::UNSPECIFIED, 0).into();
+    if !addresses.clone().any(SocketAddr::is_ipv6) {
+        return Ok(bind(ipv4)?);
+    }
+    match bind((Ipv6Addr::UNSPECIFIED, 0).into()) {
+        Err(BindError::Socket { .. }) if addresses.any(SocketAddr::is_ipv4) => Ok(bind(ipv4)?),
+        bound => Ok(bound?),
+    }
+}
+
+fn no_answer(state: &PeerState) -> String {
+    match state {
+        PeerState::Dialling { addrs } => {
+            let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
+            format!("no answer from {} yet", addrs.join(" or "))
+        }
+        _ => "no address is known for it".into(),
     }
 }
 

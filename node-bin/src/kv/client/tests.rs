@@ -633,8 +633,7 @@ fn endpoints_are_checked() {
     };
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     assert!(matches!(connect(vec![]), Err(ConnectError::NoEndpoint)));
-    let twice = connect(vec![(node(1), at(1)), (node(1), at(2))]);
-    assert!(matches!(twice, Err(ConnectError::SameNodeTwice { .. })));
+    assert!(connect(vec![(node(1), at(1)), (node(1), at(2))]).is_ok());
     let many = connect((1..=32).map(|id| (node(id), at(1))).collect());
     assert!(matches!(many, Err(ConnectError::TooManyEndpoints { .. })));
     let issued = stage

@@ -1,0 +1,240 @@
+//! Where nodes are, as people write it: names as well as addresses. What a name stands for may come late and
+//! change, where nodes run in containers, and while a node is down its name may stand for nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use async_io::Timer;
+use quorate::{ADDRESSES_MAX, NodeHandle};
+use quorate_consensus::NodeId;
+use quorate_quic_transport::PeerState;
+use tracing::{debug, info, warn};
+
+/// How often the name of a peer that is not connected is looked up: as often as one that does not answer is
+/// dialled.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(2);
+
+/// The longest name there is (RFC 1035, section 2.3.4), as it is written.
+const NAME_CHARS_MAX: usize = 253;
+
+/// `HOST:PORT`, whose host is an address or may be a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place(String);
+
+impl Place {
+    /// Checks how it is written, and looks nothing up.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text.parse::<SocketAddr>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| format!("`{text}` has no port; expected HOST:PORT"))?;
+        let wrong = |what: String| Err(format!("`{text}` is not HOST:PORT: {what}"));
+        if port.parse::<u16>().is_err() {
+            return wrong(format!("`{port}` is not a port (1 to 65535)"));
+        }
+        if host.contains(':') {
+            return wrong("an IPv6 address stands in brackets, such as [::1]:7001".into());
+        }
+        // Systems take `127.1` for 127.0.0.1, and wait for `10.0.0.300` to become somebody's name.
+        let last = host.rsplit('.').find(|label| !label.is_empty());
+        if last.is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
+            return wrong(format!("`{host}` is not an address"));
+        }
+        let of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if last.is_none() || host.len() > NAME_CHARS_MAX || !host.bytes().all(of_names) {
+            return wrong(format!("`{host}` is neither a name nor an address"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The address, unless it is a name.
+    pub(crate) fn literal(&self) -> Option<SocketAddr> {
+        self.0.parse().ok()
+    }
+
+    /// Looks the name up, for as long as that takes: an address at least, IPv4 first. Nodes that listen on
+    /// IPv4 only are common where names have both, and each address is given some seconds to answer.
+    pub(crate) fn look_up(&self) -> Result<Vec<SocketAddr>, String> {
+        let found = self.0.to_socket_addrs();
+        let found = found.map_err(|error| format!("`{self}` cannot be resolved: {error}"))?;
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for address in found {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        addresses.truncate(ADDRESSES_MAX);
+        if addresses.is_empty() {
+            return Err(format!("`{self}` resolves to no address"));
+        }
+        Ok(addresses)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What became of looking several names up at a time.
+pub(crate) type LookedUp = Vec<(NodeId, Result<Vec<SocketAddr>, String>)>;
+
+/// Looks all `places` up at a time, so that one that takes long costs no more than it takes itself.
+pub(crate) async fn look_up_all(places: impl IntoIterator<Item = (NodeId, Place)>) -> LookedUp {
+    let begun: Vec<_> = places
+        .into_iter()
+        .map(|(node, place)| (node, blocking::unblock(move || place.look_up())))
+        .collect();
+    let mut looked_up = Vec::new();
+    for (node, result) in begun {
+        looked_up.push((node, result.await));
+    }
+    looked_up
+}
+
+/// The peers of a node that are known by name.
+pub(crate) struct PeerNames(BTreeMap<NodeId, Known>);
+
+struct Known {
+    place: Place,
+    /// What it stood for, or why it stood for nothing, when it was last looked up.
+    last: Option<Result<Vec<SocketAddr>, String>>,
+}
+
+impl PeerNames {
+    /// What there is to begin with, nothing for names, and who is to be looked up.
+    pub(crate) fn of(
+        peers: BTreeMap<NodeId, Place>,
+    ) -> (BTreeMap<NodeId, Vec<SocketAddr>>, PeerNames) {
+        let mut addresses = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (node, place) in peers {
+            let literal = place.literal();
+            addresses.insert(node, literal.into_iter().collect());
+            if literal.is_none() {
+                names.insert(node, Known { place, last: None });
+            }
+        }
+        (addresses, PeerNames(names))
+    }
+
+    /// Looks the names of the peers up that `node` is not connected with, and tells it, for as long as it is
+    /// polled.
+    pub(crate) async fn keep_current(mut self, node: &NodeHandle) {
+        self.0.remove(&node.id());
+        if self.0.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let names = self.0.iter();
+            let mut missing: Vec<_> = names.map(|(&node, it)| (node, it.place.clone())).collect();
+            for link in node.transport().peers() {
+                if matches!(link.state, PeerState::Connected { .. }) {
+                    let peer = link.identity.node_id().map(NodeId::from);
+                    missing.retain(|(node, _)| Some(*node) != peer);
+                }
+            }
+            for (peer, result) in look_up_all(missing).await {
+                self.take(node, peer, result);
+            }
+            Timer::after(LOOK_UP_EVERY).await;
+        }
+    }
+
+    /// Says what is new, and nothing again.
+    fn take(&mut self, node: &NodeHandle, peer: NodeId, result: Result<Vec<SocketAddr>, String>) {
+        let Some(known) = self.0.get_mut(&peer) else {
+            return;
+        };
+        let is_news = known.last.as_ref() != Some(&result);
+        let (own, name) = (node.id(), &known.place);
+        match &result {
+            Ok(addresses) if is_news => {
+                info!(node = %own, %peer, %name, ?addresses, "the name of a peer stands for these");
+                node.set_addresses(peer, addresses.clone());
+            }
+            Err(error) if is_news => {
+                warn!(node = %own, %peer, error, "it is looked up again until the peer is connected");
+            }
+            _ => debug!(node = %own, %peer, %name, "looked up again, to the same effect"),
+        }
+        known.last = Some(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What can be an address or a name is taken, before anything is looked up.
+    #[test]
+    fn places_are_checked() {
+        for good in [
+            "127.0.0.1:7001",
+            "[::1]:7001",
+            "localhost:7001",
+            "n1.quorate.svc.cluster.local:7001",
+            "n1.quorate.:7001",
+            "node_1:7001",
+            "10.0.0.300.nip.io:1",
+            "1a:1",
+        ] {
+            let place = Place::parse(good).unwrap();
+            assert_eq!(place.to_string(), good);
+            assert_eq!(place.literal(), good.parse().ok());
+        }
+        let long = format!("{}:1", "n".repeat(NAME_CHARS_MAX + 1));
+        for (bad, why) in [
+            ("127.0.0.1", "has no port"),
+            ("n1", "has no port"),
+            ("n1:", "`` is not a port"),
+            ("n1:70000", "`70000` is not a port"),
+            ("n1:-1", "`-1` is not a port"),
+            ("::1:7001", "in brackets"),
+            (":7001", "`` is neither"),
+            ("..:7001", "`..` is neither"),
+            ("10.0.0.300:7001", "`10.0.0.300` is not an address"),
+            ("127.1:7001", "`127.1` is not an address"),
+            ("n 1:7001", "`n 1` is neither"),
+            ("n1/:7001", "`n1/` is neither"),
+            (&long, "is neither"),
+        ] {
+            let error = Place::parse(bad).unwrap_err();
+            assert!(error.contains(why) && error.contains(bad), "{error}");
+        }
+    }
+
+    /// IPv4 comes first, each address once.
+    #[test]
+    fn localhost_is_looked_up() {
+        let found = Place::parse("localhost:7001").unwrap().look_up().unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|at| at.ip().is_loopback() && at.port() == 7001)
+        );
+        assert!(found.is_sorted_by_key(SocketAddr::is_ipv6));
+        let mut once = found.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(once.len(), found.len());
+    }
+
+    /// Addresses are known at once; names are known to be peers.
+    #[test]
+    fn names_have_no_address_yet() {
+        let id = |id| NodeId::new(id).unwrap();
+        let place = |text| Place::parse(text).unwrap();
+        let peers = BTreeMap::from([(id(1), place("127.0.0.1:1")), (id(2), place("n2:1"))]);
+        let (addresses, names) = PeerNames::of(peers);
+        assert_eq!(addresses[&id(1)], ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(addresses[&id(2)], []);
+        assert_eq!(names.0.keys().collect::<Vec<_>>(), [&id(2)]);
+    }
+}
