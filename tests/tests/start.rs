@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use quorate_tests::process::{Cluster, eventually, quorate, start_logging_to};
+use quorate_tests::process::{Cluster, eventually, executable, quorate, start_logging_to};
 use serde_json::{Map, Value};
 
 /// A node starts, writes, reads and stops in order under every runtime that can be chosen, and a
@@ -79,6 +79,50 @@ fn k11_a_log_that_nobody_reads_stops_no_node() {
     });
     ends_in_order(node);
     assert!(log.join().unwrap().len() > 64 << 10, "it never was full");
+}
+
+/// A file that may not grow any more (`ulimit -f`) is told of as a full disk is, and costs nothing that was
+/// acknowledged.
+#[test]
+fn a_limit_of_the_size_of_files_is_told_of() {
+    let mut cluster = Cluster::new();
+    // In units of 512 bytes: a log and a state fit, and some 20 MiB of entries.
+    let mut node = Command::new("sh")
+        .args(["-c", "ulimit -f 80000; exec \"$@\"", "sh"])
+        .arg(executable())
+        .args(alone(&cluster))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(File::create(cluster.path("log1")).unwrap())
+        .spawn()
+        .unwrap();
+    let value = vec![b'v'; 1_000_000];
+    let put = |key: &String| {
+        let args = ["kv", "put", key, "-", "--timeout=2s"];
+        cluster.run_reading(&args, value.clone()).code == 0
+    };
+    let mut keys = (1..100).map(|key| key.to_string()).collect::<Vec<_>>();
+    let written = keys.iter().take_while(|key| put(key)).count();
+    keys.truncate(written);
+    let mut ended = None;
+    let ends = eventually(|| {
+        ended = node.try_wait().unwrap();
+        ended.is_some()
+    });
+    let told = cluster.log(1);
+    assert!(ends, "{told}");
+    assert_eq!(ended.unwrap().code(), Some(74), "{told}");
+    assert!(
+        told.contains("quorate: node 1 stopped: ") && told.contains("File too large"),
+        "{told}"
+    );
+    assert!(written > 5, "{told}");
+
+    cluster.start_with(1, &alone(&cluster));
+    for key in [&keys[0], &keys[written - 1]] {
+        let found = cluster.run(&["kv", "get", key]).succeeded();
+        assert_eq!(found.out.trim_end().len(), value.len());
+    }
 }
 
 /// A structured log is one JSON object a line, and says by name at which term and index what was

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read};
 use std::thread;
 
 use async_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::{Failure, exit};
@@ -23,10 +23,11 @@ impl Stop {
     }
 
     /// As [`listen`](Self::listen), and for SIGHUP as well, which asks for a reload: each is passed on. Where
-    /// it says that the terminal is gone, it asks for the end.
+    /// it says that the terminal is gone, it asks for the end. SIGXFSZ ends nothing any more: a file that may
+    /// not grow (`ulimit -f`) is an error like a full disk, which whoever writes can tell of.
     pub(crate) fn listen_with_reloads(with_stdin: bool) -> Result<(Self, Receiver<()>), Failure> {
         let (reload, reloads) = async_channel::bounded(1);
-        let signals = [SIGTERM, SIGINT, SIGHUP];
+        let signals = [SIGTERM, SIGINT, SIGHUP, SIGXFSZ];
         let stop = Self::listen_for(&signals, with_stdin, Some(reload))?;
         Ok((stop, reloads))
     }
@@ -54,7 +55,7 @@ impl Stop {
                         // One that waits is as good as two.
                         let _ = reload.try_send(());
                     }
-                    !reloads
+                    !reloads && *signal != SIGXFSZ
                 });
                 if let Some(signal) = arrived.next() {
                     let _ = from_signals.try_send(name(signal));
