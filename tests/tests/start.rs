@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -87,15 +87,7 @@ fn k11_a_log_that_nobody_reads_stops_no_node() {
 fn a_limit_of_the_size_of_files_is_told_of() {
     let mut cluster = Cluster::new();
     // In units of 512 bytes: a log and a state fit, and some 20 MiB of entries.
-    let mut node = Command::new("sh")
-        .args(["-c", "ulimit -f 80000; exec \"$@\"", "sh"])
-        .arg(executable())
-        .args(alone(&cluster))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(File::create(cluster.path("log1")).unwrap())
-        .spawn()
-        .unwrap();
+    let mut node = limited(&cluster, "-f 80000");
     let value = vec![b'v'; 1_000_000];
     let put = |key: &String| {
         let args = ["kv", "put", key, "-", "--timeout=2s"];
@@ -123,6 +115,44 @@ fn a_limit_of_the_size_of_files_is_told_of() {
         let found = cluster.run(&["kv", "get", key]).succeeded();
         assert_eq!(found.out.trim_end().len(), value.len());
     }
+}
+
+/// With too few file descriptors, or threads, a node ends with an error that says so; with enough it works. Root
+/// may have as many threads as it likes. (With 5 or 6 descriptors, threads of async-std panic first.)
+#[test]
+fn k9_limits_of_descriptors_and_threads_are_told_of() {
+    let mut worked = Vec::new();
+    for limit in [
+        "-n 4", "-n 7", "-n 9", "-n 12", "-n 14", "-n 16", "-n 18", "-n 64", "-u 1",
+    ] {
+        let cluster = Cluster::new();
+        let mut node = limited(&cluster, limit);
+        let mut ready = String::new();
+        let mut out = BufReader::new(node.stdout.take().unwrap());
+        out.read_line(&mut ready).unwrap();
+        if ready.contains("listening on") {
+            cluster.takes_writes("key");
+            worked.push(limit);
+            ends_in_order(node);
+            continue;
+        }
+        let code = node.wait().unwrap().code();
+        let told = cluster.log(1);
+        // As in <sysexits.h>; a panic or a signal is none of them.
+        assert!(
+            code.is_some_and(|code| (64..=78).contains(&code)),
+            "{limit}: {code:?}, {told}"
+        );
+        assert!(
+            told.lines().any(|line| line.starts_with("quorate: ")),
+            "{limit}: {told}"
+        );
+        assert!(!told.contains("panicked"), "{limit}: {told}");
+    }
+    assert!(
+        worked.contains(&"-n 64") && !worked.contains(&"-n 4"),
+        "{worked:?}"
+    );
 }
 
 /// A structured log is one JSON object a line, and says by name at which term and index what was
@@ -183,6 +213,19 @@ fn structured_logs_carry_the_numbers_of_raft() {
     }
     let (first, last) = (indexes.first().unwrap(), indexes.last().unwrap());
     assert_eq!(last - first + 1, indexes.len() as u64);
+}
+
+/// Node 1 as a cluster of one, under a limit as `ulimit` takes it.
+fn limited(cluster: &Cluster, limit: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh"])
+        .arg(executable())
+        .args(alone(cluster))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(cluster.path("log1")).unwrap())
+        .spawn()
+        .unwrap()
 }
 
 /// The arguments of node 1 as a cluster of one.
