@@ -221,6 +221,10 @@ async fn welcome(
         .map_err(refuse)?;
     let version = up.version;
     let link = link_of(shared, &verified).map_err(refuse)?;
+    if link.is_node() {
+        connection.set_receive_window(quic::CONNECTION_WINDOW_BYTES.into());
+        connection.set_send_window(quic::CONNECTION_WINDOW_BYTES.into());
+    }
     let (established, ended) = shared.establish(connection.clone(), up, verdict);
     let installed = link
         .install(&established, &hello, &shared.config)

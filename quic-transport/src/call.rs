@@ -191,6 +191,7 @@ impl Reply {
             replaces: None,
             call: None,
             permit,
+            share: None,
         };
         match self.link.outbox.push_reply(self.session, queued) {
             Ok(()) | Err((PushError::Closed, _)) => {}
@@ -214,6 +215,7 @@ impl Reply {
             replaces: None,
             call: None,
             permit,
+            share: None,
         };
         self.link.outbox.push_refusal(self.session, queued);
     }

@@ -37,6 +37,14 @@ pub struct Limits {
     pub lane_messages_max: usize,
     /// Queued bytes per peer and lane. Default 16 MiB: two of the largest append frames.
     pub lane_bytes_max: usize,
+    /// Bytes of responses, to all callers, that wait for their callers to take them. What finds no room is
+    /// refused ([`Refusal::NoRoom`](crate::Refusal::NoRoom)). Of one identity, however many connections it has,
+    /// no more than `lane_bytes_max` wait. Default 64 MiB.
+    pub replies_bytes_max: usize,
+    /// Bytes of frames larger than 64 KiB that all clients and admins together have begun to send; who wants to
+    /// send more waits. Of one identity, however many connections it has, no more than `lane_bytes_max`. Default
+    /// 64 MiB.
+    pub frames_bytes_max: usize,
     /// Largest frame on [`Lane::Control`]. Default 64 KiB.
     pub control_frame_bytes_max: usize,
     /// Largest frame on [`Lane::Append`]. Default 8 MiB.
@@ -66,6 +74,8 @@ impl Default for Limits {
             control_messages_max: 256,
             lane_messages_max: 4096,
             lane_bytes_max: 16 << 20,
+            replies_bytes_max: 64 << 20,
+            frames_bytes_max: 64 << 20,
             control_frame_bytes_max: 64 << 10,
             append_frame_bytes_max: 8 << 20,
             call_frame_bytes_max: 4 << 20,
@@ -311,6 +321,17 @@ impl Config {
                     "limits.lane_bytes_max is {}, less than one {} frame ({bytes}); raise it",
                     limits.lane_bytes_max,
                     lane.wire().name()
+                ));
+            }
+        }
+        for (name, bytes) in [
+            ("replies_bytes_max", limits.replies_bytes_max),
+            ("frames_bytes_max", limits.frames_bytes_max),
+        ] {
+            if bytes < limits.lane_bytes_max {
+                mistakes.push(format!(
+                    "limits.{name} is {bytes}, less than the {} that one peer may have; raise it",
+                    limits.lane_bytes_max
                 ));
             }
         }

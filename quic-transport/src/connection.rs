@@ -119,7 +119,7 @@ impl Lanes {
         let _ = stream.0.set_priority(lane.priority());
         stream.0.write_all(&[lane as u8]).await?;
         while let Some(mut batch) = self.link.outbox.next_batch(lane, self.established.id).await {
-            stream.0.write_all_chunks(&mut batch).await?;
+            stream.0.write_all_chunks(&mut batch.chunks).await?;
         }
         let _ = stream.0.finish();
         // Ready when the peer has acknowledged everything, or the connection has ended.

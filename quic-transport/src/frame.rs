@@ -129,7 +129,7 @@ pub(crate) enum FrameError {
 }
 
 /// Cuts a stream of chunks into frames. Holds at most one incomplete frame plus one chunk, and
-/// grows as bytes arrive, never by what a length field claims.
+/// grows as bytes arrive: by what a length field claims only when it is told to.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     buffer: BytesMut,
@@ -151,6 +151,18 @@ impl Decoder {
     /// No part of a frame is left over.
     pub(crate) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
+    }
+
+    /// How long the frame is that has begun, once that is known.
+    pub(crate) fn begun(&self) -> Option<usize> {
+        let (length, _) = self.buffer.split_first_chunk::<LENGTH_BYTES>()?;
+        Some(u32::from_le_bytes(*length) as usize)
+    }
+
+    /// Makes room for a frame of `bytes`, so that it is not copied each time that it has grown by as much as it was.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        let missing = (LENGTH_BYTES + bytes).saturating_sub(self.buffer.len());
+        self.buffer.reserve(missing);
     }
 
     /// The next whole frame, or `None` until more bytes are fed.

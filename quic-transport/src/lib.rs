@@ -62,6 +62,7 @@
 
 mod accept;
 mod backoff;
+mod budget;
 mod call;
 mod close;
 mod config;

@@ -14,6 +14,7 @@ use async_channel::Receiver;
 use quorate_certs::{Identity, Role};
 
 use crate::{
+    budget::Budgets,
     call::{CallError, NotSent},
     close::{CloseCode, CloseReason, HandshakeError, Refused},
     config::{Config, Instance},
@@ -121,6 +122,8 @@ pub(crate) enum Installed {
 pub(crate) struct Link {
     pub(crate) identity: Arc<Identity>,
     pub(crate) outbox: Outbox,
+    /// Shared with the identity's other links.
+    pub(crate) budgets: Budgets,
     pub(crate) pending: Arc<Pending>,
     /// Anything in `state` changed.
     pub(crate) signal: Signal,
@@ -138,12 +141,14 @@ impl Link {
         own: &Arc<Identity>,
         identity: Arc<Identity>,
         first_call: u64,
+        budgets: Budgets,
     ) -> Arc<Self> {
         let nodes = own.role() == Role::Node && identity.role() == Role::Node;
         let limits = &config.limits;
         Arc::new(Self {
             identity,
-            outbox: Outbox::new(limits),
+            outbox: Outbox::new(limits, Arc::clone(&budgets.replies)),
+            budgets,
             pending: Arc::new(Pending::new(first_call)),
             signal: Signal::default(),
             lanes: if nodes {

@@ -4,13 +4,20 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     task::{Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{config::Limits, message::WireLane, pending::Permit, planted, signal::lock};
+use crate::{
+    budget::{Budget, Share},
+    config::Limits,
+    message::WireLane,
+    pending::Permit,
+    planted,
+    signal::lock,
+};
 
 /// One write carries at most this many messages ..
 const BATCH_MESSAGES_MAX: usize = 256;
@@ -37,6 +44,17 @@ pub(crate) struct Queued {
     /// A reply holds its request's place in the in-flight count until it is written: otherwise a
     /// peer that reads nothing could make the queue grow without end.
     pub(crate) permit: Option<Permit>,
+    /// What a reply takes of the room for replies.
+    pub(crate) share: Option<Share>,
+}
+
+/// Frames on their way into a stream.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// To be written, in order.
+    pub(crate) chunks: Vec<Bytes>,
+    /// Given back when they are.
+    _shares: Vec<Share>,
 }
 
 #[derive(Debug)]
@@ -55,6 +73,8 @@ struct LaneQueue {
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    /// For replies: a caller that takes none must not cost what all others share.
+    replies: Arc<Budget>,
     lanes: [Mutex<LaneQueue>; WireLane::COUNT],
 }
 
@@ -62,8 +82,9 @@ pub(crate) struct Outbox {
 const NOBODY: u64 = 0;
 
 impl Outbox {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, replies: Arc<Budget>) -> Self {
         Self {
+            replies,
             lanes: WireLane::ALL.map(|lane| {
                 Mutex::new(LaneQueue {
                     session: None,
@@ -162,14 +183,15 @@ impl Outbox {
     pub(crate) fn push_reply(
         &self,
         session: u64,
-        queued: Queued,
+        mut queued: Queued,
     ) -> Result<(), (PushError, Queued)> {
         let writer = {
             let mut queue = lock(self.lane(WireLane::Reply));
             if queue.session != Some(session) {
                 return Err((PushError::Closed, queued));
             }
-            if queue.is_full(&queued) {
+            queued.share = self.replies.take(queued.frame.len());
+            if queued.share.is_none() || queue.is_full(&queued) {
                 return Err((PushError::Full, queued));
             }
             queue.append(queued)
@@ -206,8 +228,8 @@ impl Outbox {
 
     /// Everything queued, up to one batch, as chunks to write; `None` once `owner` has lost the
     /// lane. Never waits for a batch to fill.
-    pub(crate) async fn next_batch(&self, lane: WireLane, owner: u64) -> Option<Vec<Bytes>> {
-        let batch = poll_fn(|context| {
+    pub(crate) async fn next_batch(&self, lane: WireLane, owner: u64) -> Option<Batch> {
+        let (frames, shares) = poll_fn(|context| {
             let mut queue = lock(self.lane(lane));
             if queue.owner != owner {
                 return Poll::Ready(None);
@@ -219,7 +241,10 @@ impl Outbox {
             Poll::Ready(Some(queue.take_batch()))
         })
         .await?;
-        Some(coalesce(batch))
+        Some(Batch {
+            chunks: coalesce(frames),
+            _shares: shares,
+        })
     }
 }
 
@@ -261,8 +286,9 @@ impl LaneQueue {
         true
     }
 
-    fn take_batch(&mut self) -> Vec<Vec<u8>> {
+    fn take_batch(&mut self) -> (Vec<Vec<u8>>, Vec<Share>) {
         let mut batch = Vec::with_capacity(self.frames.len().min(BATCH_MESSAGES_MAX));
+        let mut shares = Vec::new();
         let mut bytes = 0;
         while batch.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
             let Some(queued) = self.frames.pop_front() else {
@@ -270,9 +296,10 @@ impl LaneQueue {
             };
             bytes += queued.frame.len();
             batch.push(queued.frame);
+            shares.extend(queued.share);
         }
         self.bytes -= bytes;
-        batch
+        (batch, shares)
     }
 }
 
@@ -314,11 +341,12 @@ mod tests {
             replaces,
             call: None,
             permit: None,
+            share: None,
         }
     }
 
     fn open_outbox(limits: &Limits) -> Outbox {
-        let outbox = Outbox::new(limits);
+        let outbox = Outbox::new(limits, Budget::new(limits.replies_bytes_max));
         outbox.open(&WireLane::ALL, 1, 1);
         outbox
     }
@@ -335,7 +363,7 @@ mod tests {
             outbox.push(WireLane::Control, queued(frame, key)).unwrap();
         }
         let batch = block_on(outbox.next_batch(WireLane::Control, 1)).unwrap();
-        assert_eq!(batch, [Bytes::from_static(b"a2b1b2")]);
+        assert_eq!(batch.chunks, [Bytes::from_static(b"a2b1b2")]);
     }
 
     #[test]
@@ -372,14 +400,11 @@ mod tests {
         let outbox = open_outbox(&Limits::default());
         outbox.push(WireLane::Append, queued(b"x", None)).unwrap();
         outbox.assign(2);
-        assert_eq!(
-            block_on(outbox.next_batch(WireLane::Append, 1)),
-            None,
-            "the former is out"
-        );
+        let former = block_on(outbox.next_batch(WireLane::Append, 1));
+        assert!(former.is_none(), "the former is out");
         assert!(block_on(outbox.next_batch(WireLane::Append, 2)).is_some());
         let idle = block_on(poll_once(outbox.next_batch(WireLane::Append, 2)));
-        assert_eq!(idle, None, "nothing left");
+        assert!(idle.is_none(), "nothing left");
     }
 
     #[test]
@@ -390,6 +415,27 @@ mod tests {
         let stale = outbox.push_reply(1, queued(b"x", None)).unwrap_err();
         assert_eq!(stale.0, PushError::Closed);
         assert!(outbox.push_reply(2, queued(b"x", None)).is_ok());
+    }
+
+    /// What replies take is given back when they are written, and when nobody will take them.
+    #[test]
+    fn replies_hold_their_room_until_they_are_written() {
+        let limits = Limits::default();
+        let room = Budget::new(10);
+        let [one, other] = [(); 2].map(|()| {
+            let outbox = Outbox::new(&limits, Arc::clone(&room));
+            outbox.open(&WireLane::ALL, 1, 1);
+            outbox
+        });
+        one.push_reply(1, queued(b"0123456", None)).unwrap();
+        let full = || other.push_reply(1, queued(b"0123", None)).unwrap_err().0;
+        assert_eq!(full(), PushError::Full);
+        let batch = block_on(one.next_batch(WireLane::Reply, 1));
+        assert_eq!(full(), PushError::Full, "it is being written");
+        drop(batch);
+        other.push_reply(1, queued(b"0123", None)).unwrap();
+        other.close();
+        one.push_reply(1, queued(b"0123456789", None)).unwrap();
     }
 
     #[test]

@@ -154,6 +154,7 @@ impl Peer {
             replaces,
             call,
             permit: None,
+            share: None,
         };
         self.link
             .outbox

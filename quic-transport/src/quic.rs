@@ -21,7 +21,11 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// Reassembly memory of one connection, and what may be unacknowledged on it. Room for a full
 /// window of every lane: quinn's send limit is per connection and blind to priority, so with less
 /// a backlog of appends would block a heartbeat's write.
-const CONNECTION_WINDOW_BYTES: u32 = WireLane::COUNT as u32 * STREAM_WINDOW_BYTES;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = WireLane::COUNT as u32 * STREAM_WINDOW_BYTES;
+/// The same of a connection whose dialer is nobody yet, or a client: there may be thousands, any of which takes and
+/// acknowledges nothing. A client has no lane whose messages are urgent, and with 100 ms to go there and back this
+/// is 5 MB a second.
+const NEWCOMER_WINDOW_BYTES: u32 = 512 << 10;
 /// The hello.
 const BIDI_STREAMS_MAX: u32 = 1;
 /// Memory for first packets of handshakes not yet accepted, for one and for all.
@@ -29,11 +33,16 @@ const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 8 << 20;
 
 /// For connections that we dial, or that we accept. Whoever dials decides when silence means the end, within
-/// what the other end allows (RFC 9000 section 10.1), and breaks it: one end is enough.
+/// what the other end allows (RFC 9000 section 10.1), and breaks it: one end is enough. Windows grow once the dialer
+/// is known to be a node.
 pub(crate) fn transport_config(timings: &Timings, side: Side) -> Arc<TransportConfig> {
-    let (idle_timeout, keep_alive) = match side {
-        Side::Client => (timings.idle_timeout, Some(timings.keep_alive)),
-        Side::Server => (timings.accepted_idle_timeout, None),
+    let (idle_timeout, keep_alive, window) = match side {
+        Side::Client => (
+            timings.idle_timeout,
+            Some(timings.keep_alive),
+            CONNECTION_WINDOW_BYTES,
+        ),
+        Side::Server => (timings.accepted_idle_timeout, None, NEWCOMER_WINDOW_BYTES),
     };
     let mut ack_frequency = AckFrequencyConfig::default();
     ack_frequency.max_ack_delay(Some(timings.ack_delay_max));
@@ -45,8 +54,8 @@ pub(crate) fn transport_config(timings: &Timings, side: Side) -> Arc<TransportCo
         .initial_rtt(timings.initial_rtt)
         .ack_frequency_config(Some(ack_frequency))
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .receive_window(CONNECTION_WINDOW_BYTES.into())
-        .send_window(CONNECTION_WINDOW_BYTES.into())
+        .receive_window(window.into())
+        .send_window(window.into())
         .max_concurrent_bidi_streams(BIDI_STREAMS_MAX.into())
         .max_concurrent_uni_streams((WireLane::COUNT as u32).into())
         // With `false` a partly written stream keeps the connection until it is done, whatever

@@ -10,6 +10,7 @@ use quinn::{ReadError, RecvStream};
 use tracing::{debug, trace, warn};
 
 use crate::{
+    budget::Share,
     call::{CallError, IncomingCall, Refusal, Reply},
     close::{CloseCode, Refused},
     connection::Lanes,
@@ -85,10 +86,19 @@ impl Lanes {
     ) -> Result<(), ReadEnd> {
         let lane = self.read_name(stream, claimed).await?;
         let mut decoder = Decoder::new(self.shared.config.limits.frame_bytes_max(lane));
+        let mut room = None;
         while let Some(chunk) = stream.read_chunk(CHUNK_BYTES_MAX, true).await? {
             decoder.feed(&chunk.bytes);
             while let Some(frame) = decoder.poll_frame()? {
                 self.deliver(lane, frame).await?;
+                room = None;
+            }
+            if let Some(bytes) = decoder.begun()
+                && bytes > CHUNK_BYTES_MAX
+                && room.is_none()
+            {
+                room = Some(self.room_for_frame(bytes).await?);
+                decoder.reserve(bytes);
             }
         }
         if decoder.is_empty() {
@@ -96,6 +106,17 @@ impl Lanes {
         } else {
             Err(fault("a lane ended inside a frame"))
         }
+    }
+
+    /// Waiting here stops reading the stream, and QUIC then stops the peer.
+    async fn room_for_frame(&self, bytes: usize) -> Result<Share, ReadEnd> {
+        let room = self.link.budgets.frames.room_for(bytes);
+        // Whoever has the room may hold it for long; the end of the connection must be seen.
+        or(async { Ok(room.await) }, async {
+            self.established.connection.closed().await;
+            Err(ReadEnd::Connection)
+        })
+        .await
     }
 
     /// The first byte names the lane; each exists once.

@@ -17,6 +17,7 @@ use quinn::{Endpoint, Runtime, TransportConfig};
 use quorate_certs::{Credentials, Identity, Role};
 
 use crate::{
+    budget::{Budget, Budgets},
     close::{CloseCode, Refused},
     config::Config,
     credentials::{Own, Verdict},
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) nodes: Mutex<BTreeMap<Arc<Identity>, Arc<Link>>>,
     /// Connections of clients and admins: each is its own link.
     clients: Mutex<BTreeMap<Identity, Vec<Arc<Link>>>>,
+    /// The room for responses to all callers, and for large frames of all clients.
+    budgets: Budgets,
     /// Peers, calls or the shutdown state changed.
     pub(crate) signal: Signal,
     stopping: AtomicBool,
@@ -82,6 +85,10 @@ impl Shared {
     ) -> Arc<Self> {
         let identity = Arc::new(credentials.identity().clone());
         Arc::new(Self {
+            budgets: Budgets {
+                replies: Budget::new(config.limits.replies_bytes_max),
+                frames: Budget::new(config.limits.frames_bytes_max),
+            },
             config,
             own: Own::new(credentials),
             identity,
@@ -139,13 +146,27 @@ impl Shared {
         if let Some(link) = nodes.get(&identity) {
             return Arc::clone(link);
         }
-        let link = self.new_link(Arc::clone(&identity));
+        let budgets = Budgets {
+            replies: Budget::part_of(&self.budgets.replies, self.config.limits.lane_bytes_max),
+            // Nodes are few, and wait for no client.
+            frames: Budget::new(self.config.limits.lane_bytes_max),
+        };
+        let link = self.new_link(Arc::clone(&identity), budgets);
         nodes.insert(identity, Arc::clone(&link));
         link
     }
 
-    fn new_link(&self, identity: Arc<Identity>) -> Arc<Link> {
-        Link::new(&self.config, &self.identity, identity, self.rng.next())
+    fn budgets_of_a_client(&self) -> Budgets {
+        let bytes_max = self.config.limits.lane_bytes_max;
+        Budgets {
+            replies: Budget::part_of(&self.budgets.replies, bytes_max),
+            frames: Budget::part_of(&self.budgets.frames, bytes_max),
+        }
+    }
+
+    fn new_link(&self, identity: Arc<Identity>, budgets: Budgets) -> Arc<Link> {
+        let first_call = self.rng.next();
+        Link::new(&self.config, &self.identity, identity, first_call, budgets)
     }
 
     /// A link for one more connection of a client or admin.
@@ -159,7 +180,9 @@ impl Shared {
             );
             return Err(Refused::new(CloseCode::OVERLOAD, reason));
         }
-        let link = self.new_link(Arc::new(identity.clone()));
+        let budgets = links.first().map(|other| other.budgets.clone());
+        let budgets = budgets.unwrap_or_else(|| self.budgets_of_a_client());
+        let link = self.new_link(Arc::new(identity.clone()), budgets);
         links.push(Arc::clone(&link));
         Ok(link)
     }

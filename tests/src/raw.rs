@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_io::Timer;
 use futures_lite::future;
@@ -71,19 +72,9 @@ impl Raw {
         credentials: &Credentials,
         runtime: &Arc<dyn Runtime>,
     ) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let socket = runtime.wrap_udp_socket(socket).expect("a socket");
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            quinn::EndpointConfig::default(),
-            None,
-            socket,
-            Arc::clone(runtime),
-        )
-        .expect("an endpoint");
-        let subject = Subject::node(to).expect("not zero");
-        let wanted = Identity::new(credentials.identity().cluster.clone(), subject);
-        let name = wanted.server_name().expect("nodes have one");
-        let connecting = endpoint.connect_with(tls(credentials), address, &name);
+        let endpoint = endpoint(runtime);
+        let config = tls(credentials, 1);
+        let connecting = endpoint.connect_with(config, address, &server_name(to, credentials));
         let connecting = connecting.expect("it is configured");
         let connection = block_on(connecting).expect("TLS succeeds");
         let raw = Self {
@@ -162,6 +153,13 @@ impl Raw {
         postcard::from_bytes(body).expect("a response")
     }
 
+    /// Asks on `calls` and does not wait for the answer, nor read it.
+    pub fn ask_in_vain(&mut self, calls: &mut Lane, request: &Request) {
+        let body = postcard::to_stdvec(request).expect("encodable");
+        self.calls += 1;
+        calls.write(&frame(1, Request::KIND, Some(self.calls), &body));
+    }
+
     async fn next_reply(&mut self) -> Vec<u8> {
         let mut replies = match self.replies.take() {
             Some(replies) => replies,
@@ -187,6 +185,13 @@ impl Raw {
         }
     }
 
+    /// Opens and resets streams until the peer closes the connection.
+    pub fn flood_with_streams(&self) {
+        while let Ok(mut stream) = block_on(self.connection.open_uni()) {
+            let _ = stream.reset(0u32.into());
+        }
+    }
+
     /// The application code with which the peer closes the connection.
     ///
     /// # Panics
@@ -208,10 +213,84 @@ impl Raw {
 }
 
 impl Lane {
+    /// Writes of `bytes` what the peer takes within `time`.
+    pub fn write_some(&mut self, bytes: &[u8], time: Duration) {
+        let write = async {
+            let _ = self.0.write_all(bytes).await;
+        };
+        let late = async {
+            Timer::after(time).await;
+        };
+        async_io::block_on(future::or(write, late));
+    }
+
     /// Writes `bytes`; that the peer closed the connection meanwhile is no error.
     pub fn write(&mut self, bytes: &[u8]) {
         let _ = block_on(self.0.write_all(bytes));
     }
+}
+
+/// Tries to connect with a certificate that comes `copies` times.
+#[must_use]
+pub fn is_welcome_with(
+    copies: usize,
+    to: u64,
+    address: SocketAddr,
+    credentials: &Credentials,
+    runtime: &Arc<dyn Runtime>,
+) -> bool {
+    let endpoint = endpoint(runtime);
+    let config = tls(credentials, copies);
+    let connecting = endpoint.connect_with(config, address, &server_name(to, credentials));
+    // TLS 1.3: the dialer is done before the acceptor has seen its certificate.
+    block_on(async {
+        let Ok(connection) = connecting.expect("it is configured").await else {
+            return false;
+        };
+        connection.accept_uni().await.is_ok()
+    })
+}
+
+/// The first packets of `count` handshakes with node `to`, which nobody goes on with.
+#[must_use]
+pub fn first_packets(
+    count: usize,
+    to: u64,
+    credentials: &Credentials,
+    runtime: &Arc<dyn Runtime>,
+) -> Vec<Vec<u8>> {
+    let decoy = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    decoy.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let at = decoy.local_addr().expect("it is bound");
+    let endpoint = endpoint(runtime);
+    let name = server_name(to, credentials);
+    let packets = (0..count).map(|_| {
+        let connecting = endpoint.connect_with(tls(credentials, 1), at, &name);
+        let mut packet = vec![0; 2_000];
+        let length = decoy.recv(&mut packet).expect("a packet");
+        packet.truncate(length);
+        drop(connecting);
+        packet
+    });
+    packets.collect()
+}
+
+fn endpoint(runtime: &Arc<dyn Runtime>) -> quinn::Endpoint {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let socket = runtime.wrap_udp_socket(socket).expect("a socket");
+    quinn::Endpoint::new_with_abstract_socket(
+        quinn::EndpointConfig::default(),
+        None,
+        socket,
+        Arc::clone(runtime),
+    )
+    .expect("an endpoint")
+}
+
+fn server_name(node: u64, credentials: &Credentials) -> String {
+    let subject = Subject::node(node).expect("not zero");
+    let wanted = Identity::new(credentials.identity().cluster.clone(), subject);
+    wanted.server_name().expect("nodes have one")
 }
 
 /// A message of one way.
@@ -228,12 +307,13 @@ fn frame(shape: u8, kind: u16, call: Option<u64>, body: &[u8]) -> Vec<u8> {
     [&head[..], &[1], &[0; 8], call, body].concat()
 }
 
-fn tls(credentials: &Credentials) -> quinn::ClientConfig {
+fn tls(credentials: &Credentials, copies: usize) -> quinn::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     for root in credentials.trust().roots() {
         roots.add(root.clone()).expect("a root");
     }
-    let key = (*credentials.certified_key()).clone();
+    let mut key = (*credentials.certified_key()).clone();
+    key.cert = vec![key.cert; copies].concat();
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring speaks TLS 1.3")

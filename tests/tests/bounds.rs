@@ -76,12 +76,13 @@ fn rows() -> Vec<String> {
             lanes.map(|lane| bytes(lane as u64)).join(", "),
         ),
         row(
-            "receive window: a stream, a connection",
+            "receive window: a stream, a connection; of a client or somebody unknown",
             format!(
-                "{}, {}",
+                "{}, {}; {}",
                 bytes(quic("STREAM_WINDOW_BYTES")),
                 // One for each lane.
-                bytes(4 * quic("STREAM_WINDOW_BYTES"))
+                bytes(4 * quic("STREAM_WINDOW_BYTES")),
+                bytes(quic("NEWCOMER_WINDOW_BYTES"))
             ),
         ),
         row(
@@ -115,6 +116,22 @@ fn rows() -> Vec<String> {
                 number(limits.lane_messages_max),
                 bytes(limits.lane_bytes_max as u64),
                 number(limits.control_messages_max)
+            ),
+        ),
+        row(
+            "answers waiting for their callers: of one identity, of all",
+            format!(
+                "{}, {}",
+                bytes(limits.lane_bytes_max as u64),
+                bytes(limits.replies_bytes_max as u64)
+            ),
+        ),
+        row(
+            "large frames that clients have begun: of one identity, of all",
+            format!(
+                "{}, {}",
+                bytes(limits.lane_bytes_max as u64),
+                bytes(limits.frames_bytes_max as u64)
             ),
         ),
         row(

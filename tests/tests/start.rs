@@ -223,9 +223,9 @@ fn limited(cluster: &Cluster, limit: &str) -> Child {
         .args(alone(cluster))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(File::create(cluster.path("log1")).unwrap())
+        .stderr(File::create(cluster.path("log1")).expect("a log can be written"))
         .spawn()
-        .unwrap()
+        .expect("there is a shell")
 }
 
 /// The arguments of node 1 as a cluster of one.
