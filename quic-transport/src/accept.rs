@@ -19,6 +19,7 @@ use crate::{
     credentials::Verdict,
     hello::{Hello, HelloError},
     link::{Established, Installed, Link},
+    origins::Running,
     quic,
     shared::{Counted, Shared},
     signal::{lock, within},
@@ -49,7 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
 
 struct Admitted {
     incoming: Incoming,
-    handshake: Counted,
+    handshake: (Counted, Running),
     connection: Counted,
 }
 
@@ -68,7 +69,15 @@ fn admit(shared: &Shared, incoming: Incoming, begun: usize) -> Option<Admitted> 
         let _ = incoming.retry();
         return None;
     }
-    let Some(handshake) = shared.handshakes.enter(limits.handshakes_max) else {
+    let all = shared.handshakes.enter(limits.handshakes_max);
+    let handshake = all.and_then(|counted| {
+        let from = incoming.remote_address().ip();
+        let running = shared
+            .origins
+            .enter(from, limits.handshakes_per_address_max)?;
+        Some((counted, running))
+    });
+    let Some(handshake) = handshake else {
         // No answer: under a flood every answer is amplification.
         incoming.ignore();
         return None;

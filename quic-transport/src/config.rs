@@ -61,6 +61,9 @@ pub struct Limits {
     pub connections_per_client_max: usize,
     /// Inbound handshakes running at once; further ones are ignored. Default 256.
     pub handshakes_max: usize,
+    /// The same from one IPv4 address or one /64 of IPv6, so that nobody can keep everybody else out. Default 128;
+    /// more than `retry_above`, or somebody who only claims to be there could keep it out.
+    pub handshakes_per_address_max: usize,
     /// From this many running handshakes on, a newcomer must first prove its address (QUIC
     /// Retry). Default 64.
     pub retry_above: usize,
@@ -83,6 +86,7 @@ impl Default for Limits {
             connections_max: 12_000,
             connections_per_client_max: 64,
             handshakes_max: 256,
+            handshakes_per_address_max: 128,
             retry_above: 64,
         }
     }
@@ -303,6 +307,10 @@ impl Config {
                 limits.connections_per_client_max,
             ),
             ("handshakes_max", limits.handshakes_max),
+            (
+                "handshakes_per_address_max",
+                limits.handshakes_per_address_max,
+            ),
         ] {
             if value == 0 {
                 mistakes.push(format!("limits.{name} is 0; at least 1 is needed"));

@@ -75,6 +75,7 @@ mod hello;
 mod inbox;
 mod link;
 mod message;
+mod origins;
 mod outbox;
 mod peer;
 mod pending;

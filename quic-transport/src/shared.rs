@@ -24,6 +24,7 @@ use crate::{
     hello::{Hello, PeerUp},
     inbox::InboxSender,
     link::{Established, Link},
+    origins::Origins,
     pending::InFlight,
     rng::Rng,
     signal::{Signal, lock},
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     finished: AtomicBool,
     next_connection: AtomicU64,
     pub(crate) handshakes: Count,
+    pub(crate) origins: Origins,
     pub(crate) inbound: Count,
     /// The earliest deadline that the sweeper knows.
     pub(crate) next_deadline: Mutex<Option<Instant>>,
@@ -106,6 +108,7 @@ impl Shared {
             finished: AtomicBool::new(false),
             next_connection: AtomicU64::new(1),
             handshakes: Count::default(),
+            origins: Origins::default(),
             inbound: Count::default(),
             next_deadline: Mutex::default(),
             deadlines: Signal::default(),

@@ -174,6 +174,39 @@ fn i10_i11_stalled_handshakes_are_few_and_end() {
     });
 }
 
+/// One address has some of the places for handshakes; another one still gets in.
+#[test]
+#[cfg(target_os = "linux")] // Elsewhere, 127.0.0.2 is nobody's.
+fn i10_one_address_cannot_take_every_place() {
+    on_io_thread(|runtime| {
+        let mut strict = config();
+        strict.limits.handshakes_per_address_max = 3;
+        strict.timings.handshake_timeout = Duration::from_secs(60);
+        let (cluster, [mut victim, mut witness]) = scene(strict, runtime);
+        let credentials = cluster.node(3);
+        let to = victim.transport.local_addr();
+        let stalled: Vec<Raw> = (0..3)
+            .map(|_| Raw::connect(to, &credentials, runtime))
+            .collect();
+        let mut late = Program::start(config(), cluster.node(4), Arc::clone(runtime));
+        late.dials(&victim);
+        let mut elsewhere = config();
+        elsewhere.listen = "127.0.0.2:0".parse().unwrap();
+        let mut other = Program::start(elsewhere, cluster.node(5), Arc::clone(runtime));
+        other.dials(&victim);
+        other.next_up();
+        victim.next_up();
+        assert!(!late.peer(&victim).is_connected(), "a fourth handshake");
+        assert_undisturbed(&mut victim, &mut witness);
+        drop(stalled);
+        late.next_up();
+        victim.next_up();
+        for program in [late, other, witness, victim] {
+            program.shutdown();
+        }
+    });
+}
+
 /// From the threshold on, whoever comes must prove its address first, and honest peers do.
 #[test]
 fn i10_above_the_threshold_an_address_must_be_proven() {

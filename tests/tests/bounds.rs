@@ -61,6 +61,10 @@ fn rows() -> Vec<String> {
             pair(number(limits.handshakes_max), number(limits.retry_above)),
         ),
         row(
+            "of these from one IPv4 address or one /64 of IPv6",
+            number(limits.handshakes_per_address_max),
+        ),
+        row(
             "a handshake, hello included",
             format!("{} s", timings.handshake_timeout.as_secs()),
         ),
