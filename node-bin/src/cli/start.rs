@@ -7,6 +7,7 @@ use futures_lite::future::or;
 use quorate::{Fatal, Node, NodeConfig, StartError};
 use quorate_certs::Credentials;
 use quorate_persist::OpenError;
+use rustix::process::{Resource, getrlimit};
 use tracing::info;
 
 use super::config::{Flags, Settings};
@@ -18,6 +19,10 @@ use super::{Failure, exit, logging};
 /// How long saying goodbye to peers and clients may take before the node ends anyway: many round trips.
 /// Handing over leadership and saving the state come before and have bounds of their own.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many files and sockets the process must be allowed to have open. A node has some twenty, and a few more while
+/// it sends or takes a snapshot; running out of them half-way would stop it later, and with less to go by.
+const DESCRIPTORS_MIN: u64 = 64;
 
 /// Runs one node until it is told to stop
 #[derive(clap::Args, Debug)]
@@ -34,6 +39,7 @@ pub(crate) struct StartArgs {
 
 pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let settings = args.flags.settings()?;
+    check_descriptors()?;
     let log = logging::init_in_background(settings.log.as_deref(), settings.log_format, "info")?;
     let credentials = super::credentials(&settings.cert)?;
     agree(&credentials, &settings)?;
@@ -44,6 +50,17 @@ pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let telling = async { match log.tell_losses().await {} };
     let serving = serve(settings, args.join, credentials, watched, stop, out);
     runtime.block_on(or(serving, telling))
+}
+
+fn check_descriptors() -> Result<(), Failure> {
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < DESCRIPTORS_MIN => Err(Failure::new(
+            exit::OS,
+            format!("this process may have {limit} files open; a node needs {DESCRIPTORS_MIN}"),
+        )
+        .help("raise the limit: `ulimit -n`, or LimitNOFILE of a service of systemd")),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a configuration that says another node or cluster than the certificate: a file copied
