@@ -56,7 +56,7 @@ pub enum FileError {
     Io {
         /// Which path.
         path: PathBuf,
-        /// `read`, `written` or `created`.
+        /// `read`, `written`, `created` or `locked`.
         action: &'static str,
         /// Its reason.
         source: io::Error,
@@ -178,6 +178,17 @@ pub(crate) fn append_line(directory: &Path, name: &str, line: &str) -> Result<()
         true => sync_directory(directory),
         false => Ok(()),
     }
+}
+
+/// Keeps others who lock the same file out until what is returned is dropped. Waits for them: nobody holds a lock
+/// for longer than it takes to write a file.
+pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
+    let locked = File::open(path).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| FileError::Io {
+        path: path.into(),
+        action: "locked",
+        source,
+    })
 }
 
 /// Gives the file at `from` the name `name` in `directory`, in the place of what has it.

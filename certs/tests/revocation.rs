@@ -74,6 +74,30 @@ fn j15_a_revoked_certificate_is_refused() {
     assert_eq!(again.unwrap(), 0);
 }
 
+/// Whoever revokes adds to what is in the folder by then, not to what was there when it was opened.
+#[test]
+fn two_who_revoke_at_a_time_lose_nothing() {
+    let ca = TestCa::new("c1");
+    let issued: Vec<Issued> = (1..=4).map(|id| ca.node(id)).collect();
+    let numbers: Vec<Serial> = issued.iter().map(serial).collect();
+    // Both have read the list before the other one writes.
+    let mut both = [opened(&ca), opened(&ca)];
+    for (number, who) in numbers.iter().zip([0, 1, 0, 1]) {
+        let news = both[who].revoke(std::slice::from_ref(number), SystemTime::now());
+        assert_eq!(news.unwrap(), 1);
+    }
+    let mut revoked: Vec<Serial> = opened(&ca).revoked().collect();
+    revoked.sort();
+    let mut all = numbers.clone();
+    all.sort();
+    assert_eq!(revoked, all);
+    assert_eq!(
+        both[0].revoke(&numbers, SystemTime::now()).unwrap(),
+        0,
+        "it has seen the last"
+    );
+}
+
 /// A list may be that of a CA whose own certificates are of any kind of key.
 #[test]
 fn every_kind_of_key_signs_lists() {

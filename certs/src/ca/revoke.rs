@@ -7,7 +7,7 @@ use rcgen::{
     CertificateRevocationListParams, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber,
 };
 
-use super::{Ca, CaError, ledger};
+use super::{CA_CERTIFICATE_FILE, Ca, CaError, ledger};
 use crate::facts::offset_date_time;
 use crate::files::{self, FileError, Secrecy};
 use crate::revocation::{RevocationList, Revoked, lists_in};
@@ -42,7 +42,8 @@ impl Ca {
     }
 
     /// Revokes the certificates with these numbers as of `now`. Where the CA is in a folder, the new list is on
-    /// disk when this returns; nobody else knows it yet: see [`Folder::trust`](crate::Folder::trust).
+    /// disk when this returns, with what others have revoked there meanwhile; nobody else knows it yet: see
+    /// [`Folder::trust`](crate::Folder::trust).
     ///
     /// The list has no end but that of the CA: one that had to be renewed every week would some day not be,
     /// and take the cluster down. What has expired leaves it.
@@ -50,6 +51,15 @@ impl Ca {
     /// Returns how many of them had not been revoked. Errors: a file that can not be read or written; a list
     /// of more than some 1,300 certificates, which would be too large to be read.
     pub fn revoke(&mut self, serials: &[Serial], now: SystemTime) -> Result<usize, CaError> {
+        let alone = match &self.directory {
+            Some(directory) => {
+                let alone = files::lock(&directory.join(CA_CERTIFICATE_FILE))?;
+                // Somebody else may have revoked others since it was read.
+                self.list = read(directory)?;
+                Some(alone)
+            }
+            None => None,
+        };
         let records = self.issued()?;
         let is_over = |serial: &Serial| {
             let known = records.iter().find(|record| record.serial == *serial);
@@ -77,6 +87,7 @@ impl Ca {
             files::replace(directory, LIST_FILE, pem.as_bytes(), Secrecy::Public)?;
         }
         self.list = Some(list);
+        drop(alone);
         Ok(news.len())
     }
 
