@@ -199,6 +199,19 @@ fn wrong_data() {
         found.out.len()
     );
 
+    // Of what is not there, scripts hear in the form that they have asked for.
+    for (what, said) in [
+        ("keep", "null\n"),
+        ("revoke", "{\"revoked\":false}\n"),
+        ("show", "null\n"),
+    ] {
+        let gone = cluster.run(&["kv", "lease", what, "7", "--json"]);
+        assert_eq!((gone.code, &*gone.out), (NEGATIVE, said), "{gone:#?}");
+        cluster
+            .run(&["kv", "lease", what, "7"])
+            .failed(NEGATIVE, &["no such lease"]);
+    }
+
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut noise: u64 = 0x9E37_79B9_7F4A_7C15;
     for round in 0..3_000_usize {

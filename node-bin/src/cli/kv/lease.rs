@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Subcommand;
-use quorate::kv::{Client, Lease};
+use quorate::kv::{Client, ClientError, Lease};
 use serde_json::{Value as Json, json};
 
 use crate::cli::connect::failure;
@@ -26,12 +26,12 @@ pub(super) enum LeaseAction {
     Show { lease: u64 },
 }
 
-/// What came of it.
+/// What came of it; nothing where there is no such lease.
 #[derive(Debug)]
 enum Done {
     Granted(u64),
-    Kept(Duration),
-    Revoked,
+    Kept(Option<Duration>),
+    Revoked(bool),
     Shown(Option<Lease>),
 }
 
@@ -50,7 +50,7 @@ pub(super) async fn run(
     }
     .map_err(Failure::output)?;
     match done {
-        Done::Shown(None) => Err(Failure::new(
+        Done::Kept(None) | Done::Revoked(false) | Done::Shown(None) => Err(Failure::new(
             exit::NEGATIVE,
             match json {
                 true => String::new(),
@@ -61,39 +61,47 @@ pub(super) async fn run(
     }
 }
 
-async fn carry_out(client: &Client, action: LeaseAction) -> Result<Done, quorate::kv::ClientError> {
+async fn carry_out(client: &Client, action: LeaseAction) -> Result<Done, ClientError> {
     Ok(match action {
         LeaseAction::Grant { ttl } => Done::Granted(client.grant_lease(ttl).await?),
-        LeaseAction::Keep { lease } => Done::Kept(client.keep_lease(lease).await?),
+        LeaseAction::Keep { lease } => Done::Kept(known(client.keep_lease(lease).await)?),
         LeaseAction::Revoke { lease } => {
-            client.revoke_lease(lease).await?;
-            Done::Revoked
+            Done::Revoked(known(client.revoke_lease(lease).await)?.is_some())
         }
         LeaseAction::Show { lease } => Done::Shown(client.lease(lease).await?),
     })
 }
 
+/// That there is no such lease is an answer here.
+fn known<T>(outcome: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match outcome {
+        Ok(it) => Ok(Some(it)),
+        Err(ClientError::LeaseUnknown { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     match done {
         Done::Granted(lease) => writeln!(out, "{lease}"),
-        Done::Kept(ttl) => writeln!(out, "lives for {ttl:?} from now on"),
-        Done::Revoked => writeln!(out, "revoked"),
+        Done::Kept(Some(ttl)) => writeln!(out, "lives for {ttl:?} from now on"),
+        Done::Revoked(true) => writeln!(out, "revoked"),
         Done::Shown(Some(lease)) => {
             let [remaining, ttl] = [lease.remaining_ms, lease.ttl_ms].map(Duration::from_millis);
             writeln!(out, "ends in {remaining:?}, of {ttl:?}")
         }
-        Done::Shown(None) => Ok(()),
+        Done::Kept(None) | Done::Revoked(false) | Done::Shown(None) => Ok(()),
     }
 }
 
 fn in_json(done: &Done) -> Json {
     match done {
         Done::Granted(lease) => json!({ "lease": lease }),
-        Done::Kept(ttl) => json!({ "ttl_ms": ttl.as_millis() as u64 }),
-        Done::Revoked => json!({ "revoked": true }),
+        Done::Kept(Some(ttl)) => json!({ "ttl_ms": ttl.as_millis() as u64 }),
+        Done::Revoked(revoked) => json!({ "revoked": revoked }),
         Done::Shown(Some(lease)) => {
             json!({ "ttl_ms": lease.ttl_ms, "remaining_ms": lease.remaining_ms })
         }
-        Done::Shown(None) => Json::Null,
+        Done::Kept(None) | Done::Shown(None) => Json::Null,
     }
 }
