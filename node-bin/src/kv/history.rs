@@ -3,12 +3,13 @@
 //! It is in memory only: a node that starts knows what it applies again from its log. Whoever asks for more
 //! than there is learns it, reads the keys anew, and goes on from the revision of that.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quorate_certs::Identity;
 use serde::{Deserialize, Serialize};
 
 use super::query::{RANGE_BYTES_MAX, Size};
@@ -21,7 +22,8 @@ pub const WATCH_HISTORY_BYTES_DEFAULT: usize = 8 << 20;
 /// node is, and asked again.
 pub const WATCH_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How many such questions may wait at a node: a few for each of hundreds of clients.
+/// How many such questions may wait at a node: a few for each of hundreds of clients. Where there are more, whoever
+/// has most of them waiting is answered sooner.
 pub const WATCHERS_MAX: usize = 1024;
 
 /// How many changes are looked through for one question, so that nobody waits long for it.
@@ -83,6 +85,7 @@ type Answer = Box<dyn FnOnce(Seen) + Send>;
 
 /// One who waits.
 struct Watcher {
+    who: Arc<Identity>,
     watched: Watched,
     after: u64,
     until: Instant,
@@ -165,10 +168,12 @@ impl History {
         }
     }
 
-    /// Answers what happened to the keys after the revision `after`, once something has, or `until`. Returns
-    /// whether it does: not when too many wait already.
+    /// Answers `who` asks what happened to the keys after the revision `after`, once something has, or `until`.
+    /// Returns whether it does: not when too many wait already, and nobody has more of them waiting. Whoever has
+    /// makes room with its oldest, which is told that nothing has happened yet.
     pub(crate) fn watch(
         &self,
+        who: &Arc<Identity>,
         watched: Watched,
         after: u64,
         until: Instant,
@@ -178,15 +183,25 @@ impl History {
         let waits = |changes: &[Change], revision| changes.is_empty() && revision >= inner.applied;
         match inner.seen(&watched, after) {
             Seen::Changes { changes, revision } if waits(&changes, revision) => {
+                let mut displaced = None;
                 if inner.watchers.len() >= WATCHERS_MAX {
-                    return false;
+                    displaced = inner.displace_for(who);
+                    if displaced.is_none() {
+                        return false;
+                    }
                 }
                 inner.watchers.push(Watcher {
+                    who: Arc::clone(who),
                     watched,
                     after: revision,
                     until,
                     answer: Box::new(answer),
                 });
+                let applied = inner.applied;
+                drop(inner);
+                if let Some(watcher) = displaced {
+                    watcher.hears_of_nothing(applied);
+                }
             }
             seen => {
                 drop(inner);
@@ -209,15 +224,37 @@ impl History {
         let applied = inner.applied;
         drop(inner);
         for watcher in over {
-            (watcher.answer)(Seen::Changes {
-                changes: Vec::new(),
-                revision: watcher.after.max(applied),
-            });
+            watcher.hears_of_nothing(applied);
         }
     }
 }
 
+impl Watcher {
+    /// Nothing has happened to its keys up to `applied`.
+    fn hears_of_nothing(self, applied: u64) {
+        (self.answer)(Seen::Changes {
+            changes: Vec::new(),
+            revision: self.after.max(applied),
+        });
+    }
+}
+
 impl Inner {
+    /// Takes out the oldest watcher of the one who has most, unless `who` has as many.
+    fn displace_for(&mut self, who: &Arc<Identity>) -> Option<Watcher> {
+        let mut counts: BTreeMap<&Identity, usize> = BTreeMap::new();
+        for watcher in &self.watchers {
+            *counts.entry(&watcher.who).or_default() += 1;
+        }
+        let own = counts.get(&**who).copied().unwrap_or_default();
+        let (most, count) = counts.iter().max_by_key(|(_, count)| **count)?;
+        if *count <= own + 1 {
+            return None;
+        }
+        let oldest = self.watchers.iter().position(|it| &*it.who == *most)?;
+        Some(self.watchers.remove(oldest))
+    }
+
     /// Takes out the watchers that `which` is true of.
     fn take_watchers(&mut self, which: impl Fn(&Watcher) -> bool) -> Vec<Watcher> {
         self.watchers
@@ -304,6 +341,8 @@ impl fmt::Debug for Watched {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
+    use quorate_certs::{ClusterName, Subject};
+
     use super::*;
 
     fn change(key: &str, revision: u64) -> Change {
@@ -330,9 +369,24 @@ mod tests {
         }
     }
 
+    fn client(name: &str) -> Arc<Identity> {
+        let cluster = ClusterName::new("c1").unwrap();
+        Arc::new(Identity::new(cluster, Subject::client(name).unwrap()))
+    }
+
     fn ask(history: &History, watched: Watched, after: u64, until: Instant) -> Receiver<Seen> {
+        ask_as(&client("a"), history, watched, after, until)
+    }
+
+    fn ask_as(
+        who: &Arc<Identity>,
+        history: &History,
+        watched: Watched,
+        after: u64,
+        until: Instant,
+    ) -> Receiver<Seen> {
         let (told, heard) = channel();
-        assert!(history.watch(watched, after, until, move |seen| {
+        assert!(history.watch(who, watched, after, until, move |seen| {
             let _ = told.send(seen);
         }));
         heard
@@ -455,11 +509,41 @@ mod tests {
         let all: Vec<_> = (0..WATCHERS_MAX)
             .map(|_| ask(&history, everything(), 1, now))
             .collect();
-        assert!(!history.watch(everything(), 1, now, |_| panic!("it may not wait")));
+        let may_not_wait = |_| panic!("it may not wait");
+        assert!(!history.watch(&client("a"), everything(), 1, now, may_not_wait));
         history.end();
         assert!(
             all.iter().all(|heard| heard.recv().is_err()),
             "nobody is told"
         );
+    }
+
+    /// One who has all the places gives some up to others who ask, the oldest first, and is told how far it is; among
+    /// equals, nobody does.
+    #[test]
+    fn nobody_keeps_others_from_watching() {
+        let (history, now) = (History::new(1 << 20, 1), Instant::now());
+        let (greedy, modest) = (client("greedy"), client("modest"));
+        let ask = |who| ask_as(who, &history, everything(), 1, now);
+        let all: Vec<_> = (0..WATCHERS_MAX).map(|_| ask(&greedy)).collect();
+        let others: Vec<_> = (0..WATCHERS_MAX / 2).map(|_| ask(&modest)).collect();
+        let (first, last) = all.split_at(WATCHERS_MAX / 2);
+        for heard in first {
+            assert_eq!(revisions(heard.try_recv().unwrap()), (vec![], 1));
+        }
+        assert!(
+            last.iter()
+                .chain(&others)
+                .all(|heard| heard.try_recv().is_err())
+        );
+        for who in [&greedy, &modest] {
+            assert!(!history.watch(who, everything(), 1, now, |_| panic!("it may not wait")));
+        }
+        history.watch(&client("third"), everything(), 1, now, |_| {});
+        let told = last
+            .iter()
+            .chain(&others)
+            .filter(|heard| heard.try_recv().is_ok());
+        assert_eq!(told.count(), 1);
     }
 }

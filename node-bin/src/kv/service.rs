@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_lite::future;
+use quorate_certs::Identity;
 use quorate_consensus::{
     LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ORIGIN, ProposeError,
     ReadError, Role, StateMachine, TransferError,
@@ -56,7 +57,13 @@ impl KvService {
         });
     }
 
-    fn watch(&self, node: &NodeHandle, watched: Watched, after: u64, reply: Reply) {
+    fn watch(
+        &self,
+        node: &NodeHandle,
+        who: &Arc<Identity>,
+        (watched, after): (Watched, u64),
+        reply: Reply,
+    ) {
         if let Err(error) = validate_bounds(&watched.start, watched.end.as_ref()) {
             return refuse(reply, error.into());
         }
@@ -72,7 +79,7 @@ impl KvService {
         let taken = self
             .board
             .history
-            .watch(watched, after, until, move |seen| {
+            .watch(who, watched, after, until, move |seen| {
                 if let Some(reply) = take(&waiting) {
                     reply.send(&match seen {
                         Seen::Changes { changes, revision } => {
@@ -135,7 +142,9 @@ impl Service for KvService {
             Request::WriteOnce { tag, command } => {
                 self.write(node, Some(tag), command, call.reply);
             }
-            Request::Watch { watched, after } => self.watch(node, watched, after, call.reply),
+            Request::Watch { watched, after } => {
+                self.watch(node, &call.from, (watched, after), call.reply);
+            }
             Request::Read(query) => match query.validate() {
                 Ok(()) => match node.raft().leader() {
                     known if known.role == Role::Leader => read(node, query.encode(), call.reply),

@@ -382,6 +382,9 @@ fn seen(store: &KvStore) -> Vec<Change> {
     };
     let mut after = ORIGIN.index.value();
     let mut all = Vec::new();
+    let cluster = quorate_certs::ClusterName::new("c1").unwrap();
+    let subject = quorate_certs::Subject::client("model").unwrap();
+    let who = Arc::new(quorate_certs::Identity::new(cluster, subject));
     loop {
         let told = told.clone();
         let until = std::time::Instant::now();
@@ -389,7 +392,7 @@ fn seen(store: &KvStore) -> Vec<Change> {
         store
             .board()
             .history
-            .watch(watched.clone(), after, until, tell);
+            .watch(&who, watched.clone(), after, until, tell);
         store.board().history.tick(until);
         match heard.recv().unwrap() {
             Seen::Changes { changes, .. } if changes.is_empty() => return all,
