@@ -160,7 +160,7 @@ impl PeerNames {
                 node.set_addresses(peer, addresses.clone());
             }
             Err(error) if is_news => {
-                warn!(node = %own, %peer, error, "it is looked up again until the peer is connected");
+                warn!(node = %own, %peer, error, "the name of a peer stands for nothing; it is looked up again until the two are connected");
             }
             _ => debug!(node = %own, %peer, %name, "looked up again, to the same effect"),
         }
