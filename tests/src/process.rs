@@ -284,7 +284,15 @@ impl Cluster {
         self.start_args_reaching(node, |peer| self.addresses[&peer])
     }
 
-    /// The same, where `node` reaches the founders at the addresses or names that `reach` says.
+    /// The arguments that start node 1 as a cluster of one.
+    #[must_use]
+    pub fn start_args_alone(&self) -> Vec<String> {
+        let mut args = self.start_args(1);
+        args.retain(|arg| !arg.starts_with("--peer="));
+        args
+    }
+
+    /// As [`start_args`](Self::start_args), where `node` reaches the founders at the addresses or names that `reach` says.
     #[must_use]
     pub fn start_args_reaching<A: Display>(
         &self,

@@ -72,10 +72,7 @@ impl Raw {
         credentials: &Credentials,
         runtime: &Arc<dyn Runtime>,
     ) -> Self {
-        let endpoint = endpoint(runtime);
-        let config = tls(credentials, 1);
-        let connecting = endpoint.connect_with(config, address, &server_name(to, credentials));
-        let connecting = connecting.expect("it is configured");
+        let (endpoint, connecting) = dial(1, to, address, credentials, runtime);
         let connection = block_on(connecting).expect("TLS succeeds");
         let raw = Self {
             connection,
@@ -230,25 +227,39 @@ impl Lane {
     }
 }
 
-/// Tries to connect with a certificate that comes `copies` times.
+/// Whether node `to` ends the connection of somebody whose certificate comes `copies` times, and who says nothing,
+/// for its handshake, and not for the silence.
 #[must_use]
-pub fn is_welcome_with(
+pub fn is_cut_off_with(
     copies: usize,
     to: u64,
     address: SocketAddr,
     credentials: &Credentials,
     runtime: &Arc<dyn Runtime>,
 ) -> bool {
+    let (_endpoint, connecting) = dial(copies, to, address, credentials, runtime);
+    // TLS 1.3: the dialer is done before the acceptor has seen its certificate.
+    let end = block_on(async {
+        match connecting.await {
+            Ok(connection) => connection.closed().await,
+            Err(error) => error,
+        }
+    });
+    matches!(end, quinn::ConnectionError::ConnectionClosed(_))
+}
+
+fn dial(
+    copies: usize,
+    to: u64,
+    address: SocketAddr,
+    credentials: &Credentials,
+    runtime: &Arc<dyn Runtime>,
+) -> (quinn::Endpoint, quinn::Connecting) {
     let endpoint = endpoint(runtime);
     let config = tls(credentials, copies);
     let connecting = endpoint.connect_with(config, address, &server_name(to, credentials));
-    // TLS 1.3: the dialer is done before the acceptor has seen its certificate.
-    block_on(async {
-        let Ok(connection) = connecting.expect("it is configured").await else {
-            return false;
-        };
-        connection.accept_uni().await.is_ok()
-    })
+    let connecting = connecting.expect("it is configured");
+    (endpoint, connecting)
 }
 
 /// The first packets of `count` handshakes with node `to`, which nobody goes on with.

@@ -124,18 +124,16 @@ fn rows() -> Vec<String> {
         ),
         row(
             "answers waiting for their callers: of one identity, of all",
-            format!(
-                "{}, {}",
+            pair(
                 bytes(limits.lane_bytes_max as u64),
-                bytes(limits.replies_bytes_max as u64)
+                bytes(limits.replies_bytes_max as u64),
             ),
         ),
         row(
             "large frames that clients have begun: of one identity, of all",
-            format!(
-                "{}, {}",
+            pair(
                 bytes(limits.lane_bytes_max as u64),
-                bytes(limits.frames_bytes_max as u64)
+                bytes(limits.frames_bytes_max as u64),
             ),
         ),
         row(

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 fn k12_under_every_runtime() {
     let mut cluster = Cluster::new();
     for runtime in ["async-std", "smol", "tokio", "bare"] {
-        let mut args = alone(&cluster);
+        let mut args = cluster.start_args_alone();
         args.push(format!("--runtime={runtime}"));
         cluster.start_with(1, &args);
         cluster.takes_writes(runtime);
@@ -29,14 +29,14 @@ fn k12_under_every_runtime() {
     // One data folder, one node after the other: what the first has written, the last one has read.
     assert_eq!(cluster.log(1).matches("made a new log").count(), 1);
 
-    let mut args = alone(&cluster);
+    let mut args = cluster.start_args_alone();
     args.push("--runtime=async-str".into());
     quorate(args).failed(64, &["async-str", "async-std", "smol", "tokio", "bare"]);
 }
 
 /// A node that logs to `log`, and where it says that it is ready.
 fn logging_to(cluster: &Cluster, log: impl Into<Stdio>) -> Child {
-    let mut args = alone(cluster);
+    let mut args = cluster.start_args_alone();
     args.push("--log=debug".into());
     let (node, said) = start_logging_to(&args, log);
     assert!(said.contains("listening on"), "{said}");
@@ -110,7 +110,7 @@ fn a_limit_of_the_size_of_files_is_told_of() {
     );
     assert!(written > 5, "{told}");
 
-    cluster.start_with(1, &alone(&cluster));
+    cluster.start_with(1, &cluster.start_args_alone());
     for key in [&keys[0], &keys[written - 1]] {
         let found = cluster.run(&["kv", "get", key]).succeeded();
         assert_eq!(found.out.trim_end().len(), value.len());
@@ -149,7 +149,7 @@ fn k9_a_limit_of_descriptors_is_told_of() {
 #[test]
 fn structured_logs_carry_the_numbers_of_raft() {
     let mut cluster = Cluster::new();
-    let mut args = alone(&cluster);
+    let mut args = cluster.start_args_alone();
     args.push("--log=debug".into());
     args.push("--log-format=json".into());
     cluster.start_with(1, &args);
@@ -209,19 +209,12 @@ fn limited(cluster: &Cluster, limit: &str) -> Child {
     Command::new("sh")
         .args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh"])
         .arg(executable())
-        .args(alone(cluster))
+        .args(cluster.start_args_alone())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(cluster.path("log1")).expect("a log can be written"))
         .spawn()
         .expect("there is a shell")
-}
-
-/// The arguments of node 1 as a cluster of one.
-fn alone(cluster: &Cluster) -> Vec<String> {
-    let mut args = cluster.start_args(1);
-    args.retain(|arg| !arg.starts_with("--peer="));
-    args
 }
 
 /// Every line of `log` as an object. The last line may still be half written, and then is left out.

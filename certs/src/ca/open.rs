@@ -22,10 +22,7 @@ pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
     let (certificate, certificate_pem, facts) = certificate_in(directory)?;
     check(&facts, &key, now)?;
     let (cluster, generation) = name_in(&facts)?;
-    let list = revoke::read(directory)?;
-    if list.as_ref().is_some_and(|list| !list.is_of(&certificate)) {
-        return Err(CaError::ForeignList);
-    }
+    let list = revoke::read(directory, &certificate)?;
     Ok(Ca {
         cluster,
         generation,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{
     CertificateRevocationListParams, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
 
 use super::{CA_CERTIFICATE_FILE, Ca, CaError, ledger};
 use crate::facts::offset_date_time;
@@ -51,15 +52,12 @@ impl Ca {
     /// Returns how many of them had not been revoked. Errors: a file that can not be read or written; a list
     /// of more than some 1,300 certificates, which would be too large to be read.
     pub fn revoke(&mut self, serials: &[Serial], now: SystemTime) -> Result<usize, CaError> {
-        let alone = match &self.directory {
-            Some(directory) => {
-                let alone = files::lock(&directory.join(CA_CERTIFICATE_FILE))?;
-                // Somebody else may have revoked others since it was read.
-                self.list = read(directory)?;
-                Some(alone)
-            }
-            None => None,
-        };
+        let mut _alone = None;
+        if let Some(directory) = &self.directory {
+            _alone = Some(files::lock(&directory.join(CA_CERTIFICATE_FILE))?);
+            // Somebody else may have revoked others since it was read.
+            self.list = read(directory, &self.certificate)?;
+        }
         let records = self.issued()?;
         let is_over = |serial: &Serial| {
             let known = records.iter().find(|record| record.serial == *serial);
@@ -87,7 +85,6 @@ impl Ca {
             files::replace(directory, LIST_FILE, pem.as_bytes(), Secrecy::Public)?;
         }
         self.list = Some(list);
-        drop(alone);
         Ok(news.len())
     }
 
@@ -123,18 +120,23 @@ impl Ca {
     }
 }
 
-/// The list in `directory`, if there is one.
-pub(super) fn read(directory: &Path) -> Result<Option<RevocationList>, CaError> {
+/// The list in `directory` of the CA with `certificate`, if there is one.
+pub(super) fn read(
+    directory: &Path,
+    certificate: &CertificateDer<'_>,
+) -> Result<Option<RevocationList>, CaError> {
     let pem = match files::read(&directory.join(LIST_FILE), Secrecy::Public) {
         Ok(pem) => pem,
         Err(FileError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let lists = lists_in(&pem, LIST_FILE).unwrap_or_default();
-    <[RevocationList; 1]>::try_from(lists)
-        .map(|[list]| Some(list))
-        .map_err(|_| CaError::Unreadable {
-            file: LIST_FILE,
-            what: "revocation list",
-        })
+    let [list] = <[RevocationList; 1]>::try_from(lists).map_err(|_| CaError::Unreadable {
+        file: LIST_FILE,
+        what: "revocation list",
+    })?;
+    match list.is_of(certificate) {
+        true => Ok(Some(list)),
+        false => Err(CaError::ForeignList),
+    }
 }

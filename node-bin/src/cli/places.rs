@@ -85,15 +85,23 @@ impl fmt::Display for Place {
 /// What became of looking several names up at a time.
 pub(crate) type LookedUp = Vec<(NodeId, Result<Vec<SocketAddr>, String>)>;
 
-/// Looks all `places` up at a time, so that one that takes long costs no more than it takes itself.
+/// Looks all `places` up at a time, so that one that takes long costs no more than it takes itself. Addresses
+/// take no thread.
 pub(crate) async fn look_up_all(places: impl IntoIterator<Item = (NodeId, Place)>) -> LookedUp {
     let begun: Vec<_> = places
         .into_iter()
-        .map(|(node, place)| (node, blocking::unblock(move || place.look_up())))
+        .map(|(node, place)| match place.literal() {
+            Some(address) => (node, Ok(address)),
+            None => (node, Err(blocking::unblock(move || place.look_up()))),
+        })
         .collect();
     let mut looked_up = Vec::new();
-    for (node, result) in begun {
-        looked_up.push((node, result.await));
+    for (node, begun) in begun {
+        let result = match begun {
+            Ok(address) => Ok(vec![address]),
+            Err(looking) => looking.await,
+        };
+        looked_up.push((node, result));
     }
     looked_up
 }
