@@ -6,7 +6,7 @@ use std::path::Path;
 use super::changes::Changes;
 use super::header::{COPIES, Header};
 use super::record::{BLOCK_BYTES, Found, find, is_later};
-use super::{FORMAT, Journal, empty, fault, image_head, lock, publish};
+use super::{FORMAT, Journal, empty, fault, image_head, lock};
 use crate::error::{Corruption, OpenError, StoreFault};
 use crate::storage::Storage;
 
@@ -20,7 +20,7 @@ impl Journal {
     ) -> Result<Self, OpenError> {
         let failed = |fault: StoreFault| fault.at_open(name);
         lock(&*storage).map_err(|error| OpenError::from_redb(name.to_owned(), error))?;
-        let (header, copies_differ) = read_header(&*storage).map_err(failed)?;
+        let header = read_header(&*storage).map_err(failed)?;
         if header.format > FORMAT {
             return Err(OpenError::NewerFormat {
                 path: name.to_owned(),
@@ -28,27 +28,24 @@ impl Journal {
                 supported: FORMAT,
             });
         }
-        recover(storage, header, copies_differ, background).map_err(failed)
+        recover(storage, header, background).map_err(failed)
     }
 }
 
-/// The header that counts, and whether its copies differ.
-fn read_header(storage: &dyn Storage) -> Result<(Header, bool), StoreFault> {
+/// The header that counts.
+fn read_header(storage: &dyn Storage) -> Result<Header, StoreFault> {
     if storage.len().map_err(fault)? < COPIES * BLOCK_BYTES {
         return Err(Corruption::NotALog.into());
     }
     let copies: Result<Vec<Vec<u8>>, StoreFault> = (0..COPIES)
         .map(|copy| read(storage, copy * BLOCK_BYTES, BLOCK_BYTES))
         .collect();
-    let copies = copies?;
-    let differ = copies.windows(2).any(|pair| pair[0] != pair[1]);
-    Ok((Header::newest(&copies)?, differ))
+    Ok(Header::newest(&copies?)?)
 }
 
 fn recover(
     storage: Box<dyn Storage>,
     header: Header,
-    copies_differ: bool,
     background: bool,
 ) -> Result<Journal, StoreFault> {
     let image_bytes = storage
@@ -68,20 +65,16 @@ fn recover(
     let journal = Journal::starting(storage, header, image_bytes, background);
     if next > header.start {
         tracing::info!(records = next - header.start, "journal carried out again");
-        let emptied = journal.0.change(|storage, state| {
-            state.pending = Changes::none(changes.length());
-            state.recorded = changes;
-            state.next = next;
-            empty(&**storage, state)
-        });
-        emptied.map_err(fault)?;
-    } else if copies_differ {
-        // Before anything is appended: the older one may say that records begin where the next ones go.
-        let published = journal
-            .0
-            .change(|storage, state| publish(&**storage, &mut state.header));
-        published.map_err(fault)?;
     }
+    let begun = journal.0.change(|storage, state| {
+        // What was never completed may have left sectors that carry the mark of its number, and the next
+        // record may go where they are. Torn in its turn, it would be taken for a whole one with damage.
+        state.next = next + 1;
+        state.pending = Changes::none(changes.length());
+        state.recorded = changes;
+        empty(&**storage, state)
+    });
+    begun.map_err(fault)?;
     Ok(journal)
 }
 

@@ -355,10 +355,9 @@ fn a10_a_cut_that_would_lose_something_is_refused() {
     }
 }
 
-/// The same through many rounds of the journal: halves that fill up and are brought to the image, and
-/// commits that are larger than one and go around it.
-#[test]
-fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
+/// Halves of the journal that fill up and are brought to the image, and commits that are larger than one
+/// and go around it.
+fn rounds() -> Script {
     let large = |term, first: u64, count: u64, commit| LogWrite {
         cut: None,
         entries: (first..first + count)
@@ -369,7 +368,7 @@ fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
             .collect(),
         hard_state: hard_state(term, Some(3), commit),
     };
-    let script: Script = vec![
+    vec![
         vec![large(1, 2, 4, 1)],
         vec![large(1, 6, 4, 2)],
         vec![vote(2, 3, 3)],
@@ -382,7 +381,13 @@ fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
         vec![large(4, 43, 3, 40)],
         vec![large(4, 46, 3, 41)],
         vec![large(4, 49, 3, 42)],
-    ];
+    ]
+}
+
+/// The same through many rounds of the journal.
+#[test]
+fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
+    let script = rounds();
     let (mut rounds, mut losses) = (0, 0);
     fail_everywhere(&script, |fail_at, run, disk| {
         let images = (0..2).map(|loss| {
@@ -408,25 +413,40 @@ fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
 /// finds the same.
 #[test]
 fn a13_a_crash_during_the_repair_after_a_crash_changes_nothing() {
-    let script = script();
+    let crashes = fail_twice_everywhere(&script(), 1);
+    assert!(crashes > 500, "{crashes} second crashes");
+}
+
+/// Also where a record is written over what the first failure left of another one, and torn as well.
+#[test]
+fn a13_records_that_were_torn_one_after_the_other_are_no_damage() {
+    let votes = (2..9).map(|term| vec![vote(term, 3, 1)]).collect();
+    let crashes = fail_twice_everywhere(&votes, LOSSES / 8);
+    assert!(crashes > 500, "{crashes} second crashes");
+}
+
+/// How often the power failed again.
+fn fail_twice_everywhere(script: &Script, losses: u64) -> u32 {
     let mut crashes = 0;
-    fail_everywhere(&script, |fail_at, run, disk| {
-        let mut rng = Rng::new(fail_at);
-        let left = disk.after_power_loss(&mut rng);
-        for again_at in 1.. {
-            let again = Disk::failing_at(&left, again_at, false);
-            drop(open(&again));
-            if again.failed().is_none() {
-                break;
-            }
-            crashes += 1;
-            let left = Disk::holding(again.after_power_loss(&mut rng));
-            if let Err(wrong) = check(&left, run, &script) {
-                panic!("operation {fail_at}, then {again_at}: {wrong}");
+    fail_everywhere(script, |fail_at, run, disk| {
+        for loss in 0..losses {
+            let mut rng = Rng::new(fail_at * losses + loss);
+            let left = disk.after_power_loss(&mut rng);
+            for again_at in 1.. {
+                let again = Disk::failing_at(&left, again_at, false);
+                drop(open(&again));
+                if again.failed().is_none() {
+                    break;
+                }
+                crashes += 1;
+                let left = Disk::holding(again.after_power_loss(&mut rng));
+                if let Err(wrong) = check(&left, run, script) {
+                    panic!("operation {fail_at}, then {again_at}, loss {loss}: {wrong}");
+                }
             }
         }
     });
-    assert!(crashes > 500, "{crashes} second crashes");
+    crashes
 }
 
 /// A panic ends the process, whose writes the machine still has: at every operation, what is there
