@@ -42,6 +42,8 @@ impl CloseCode {
     pub const WRONG_SERVICE: Self = Self(12);
     /// Refused by the service's own rule.
     pub const NOT_ADMITTED: Self = Self(13);
+    /// Another connection between the same two nodes is kept instead, and everything of this one has arrived.
+    pub const DELIVERED: Self = Self(14);
 
     fn name(self) -> Option<&'static str> {
         Some(match self {
@@ -59,6 +61,7 @@ impl CloseCode {
             Self::STALE_INCARNATION => "stale incarnation",
             Self::WRONG_SERVICE => "wrong service",
             Self::NOT_ADMITTED => "not admitted",
+            Self::DELIVERED => "everything is delivered",
             _ => return None,
         })
     }
@@ -160,6 +163,11 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether the connection had been wound up, so that nothing of it is lost.
+    pub(crate) fn is_wound_up(&self) -> bool {
+        matches!(self, Self::ByPeer { code, .. } | Self::ByUs { code, .. } if *code == CloseCode::DELIVERED)
+    }
+
     /// `ours` is what we closed with, if we did.
     pub(crate) fn from_quic(error: &ConnectionError, ours: Option<&Refused>) -> Self {
         match error {

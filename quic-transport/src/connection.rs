@@ -142,9 +142,9 @@ impl Lanes {
             }
             progress.signal.changed(seen).await;
         }
-        let reason = "everything is delivered; another connection is kept";
+        let reason = "another connection is kept";
         self.established
-            .close(Refused::new(CloseCode::DUPLICATE, reason));
+            .close(Refused::new(CloseCode::DELIVERED, reason));
         self.established.connection.closed().await
     }
 
@@ -199,7 +199,10 @@ impl Lanes {
 
     async fn report_end(&self, error: &ConnectionError) {
         let why = CloseReason::from_quic(error, self.established.closed_with.get());
-        let Some(reason) = self.link.connection_ended(&self.established, why) else {
+        let Some(reason) = self
+            .link
+            .connection_ended(&self.established, self.session, why)
+        else {
             return;
         };
         if self.link.is_node() {

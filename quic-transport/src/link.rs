@@ -301,10 +301,12 @@ impl Link {
     }
 
     /// The connection is gone. Returns why its session ended, or `None` when the session goes on
-    /// over another connection.
+    /// over another connection. That one is closed when the connection ended before it was wound up: its
+    /// messages may be lost, which only the end of the session tells, on both sides.
     pub(crate) fn connection_ended(
         &self,
         ended: &Established,
+        session: u64,
         why: CloseReason,
     ) -> Option<CloseReason> {
         let lost = ended.connection.stats().path.lost_packets;
@@ -321,7 +323,16 @@ impl Link {
                 self.fail_calls(&why);
                 Some(why)
             } else {
-                ended.superseded.get().cloned()
+                let superseded = ended.superseded.get().cloned();
+                let session_goes_on = superseded.is_none() && state.session == session;
+                if session_goes_on
+                    && !why.is_wound_up()
+                    && let Some(current) = &state.current
+                {
+                    let reason = "the connection that it took over from was not wound up";
+                    current.close(Refused::new(CloseCode::DUPLICATE, reason));
+                }
+                superseded
             }
         };
         self.signal.notify();

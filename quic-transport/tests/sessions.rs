@@ -6,7 +6,10 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -84,6 +87,80 @@ fn d12_two_dials_at_once_end_with_one_connection_and_lose_nothing() {
         for seed in 1..=25 {
             dial_at_once(seed, runtime);
         }
+    });
+}
+
+/// Both dial, and a connection that is superseded has no time to deliver what it took. Each sends from every `Up` on, and
+/// anew after `Down`. Returns how many sessions were lost, once each has got all of the other's messages of one session.
+fn dial_at_once_without_winding_up(seed: u64, runtime: &Arc<dyn Runtime>) -> usize {
+    const MESSAGES: u64 = 60;
+    let cluster = Cluster::new();
+    let start = |id| {
+        let mut config = config();
+        config.timings.drain_timeout = Duration::from_nanos(1);
+        Program::start(config, cluster.node(id), Arc::clone(runtime))
+    };
+    let programs = [start(1), start(2)];
+    let identities = [programs[0].identity(), programs[1].identity()];
+    let addrs = [&programs[0], &programs[1]].map(|program| program.transport.local_addr());
+    let complete = [AtomicBool::new(false), AtomicBool::new(false)];
+    let run = |me: usize, mut program: Program| {
+        std::thread::sleep(Duration::from_micros(
+            (seed.wrapping_mul(0x9e37_79b9) >> (3 + 14 * me)) % 3000,
+        ));
+        program
+            .transport
+            .set_peer(identities[1 - me].clone(), vec![addrs[1 - me]]);
+        let (mut peer, mut sent, mut received, mut lost) = (None, 0, BTreeSet::new(), 0);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !complete.iter().all(|side| side.load(Ordering::SeqCst)) {
+            assert!(
+                Instant::now() < deadline,
+                "{} of {MESSAGES} arrived, and nobody was told",
+                received.len()
+            );
+            match program.inbox.try_recv() {
+                Some(Inbound::Up(up)) => peer = program.transport.peer(&up.identity),
+                Some(Inbound::Down { .. }) => {
+                    (peer, sent, received) = (None, 0, BTreeSet::new());
+                    lost += 1;
+                }
+                Some(Inbound::Message(message)) => {
+                    // Again, if the other has been told first, and sends anew.
+                    let Number(n) = message.decode().unwrap();
+                    received.insert(n);
+                }
+                Some(other) => panic!("{other:?}"),
+                None => std::thread::sleep(Duration::from_micros(50)),
+            }
+            if let Some(peer) = &peer
+                && sent < MESSAGES
+                && peer.try_send(Lane::Append, 0, Number(sent)).is_ok()
+            {
+                sent += 1;
+            }
+            complete[me].store(received.len() == MESSAGES as usize, Ordering::SeqCst);
+        }
+        (program, lost)
+    };
+    let [one, two] = programs;
+    let (one, two) = std::thread::scope(|scope| {
+        let two = scope.spawn(|| run(1, two));
+        (run(0, one), two.join().unwrap())
+    });
+    one.0.shutdown();
+    two.0.shutdown();
+    one.1 + two.1
+}
+
+/// A message that a superseded connection took and lost is told of, by the end of the session.
+#[test]
+fn d12_what_a_superseded_connection_loses_is_told() {
+    on_each_runtime(|runtime| {
+        // Whether two dials meet is a matter of chance.
+        let lost = (1..=200).map(|seed| dial_at_once_without_winding_up(seed, runtime));
+        let met = lost.filter(|lost| *lost > 0).take(3).count();
+        assert_eq!(met, 3, "two dials hardly ever meet");
     });
 }
 
