@@ -390,6 +390,15 @@ pub enum CaError {
     /// More was issued than is read.
     #[error("ca.issued is too large to be read: move it away, and revoke by number what it names")]
     LedgerTooLarge,
+    /// A record of what was issued is not one any more.
+    #[error(
+        "line {number} of ca.issued is damaged: restore the file from your backup, or remove the line and revoke by \
+         number what it stood for"
+    )]
+    LedgerLine {
+        /// Which line, from 1.
+        number: usize,
+    },
     /// There is no number for a CA after it.
     #[error("the CA has the last generation there is: give the cluster another name")]
     LastGeneration,

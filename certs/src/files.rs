@@ -151,6 +151,9 @@ pub(crate) fn replace(
     rename(directory, &written, name)
 }
 
+/// The end of a line whose writing was broken off: of none that anybody was told of.
+pub(crate) const ABANDONED: char = '~';
+
 /// Adds `line` to the end of the file `name` in `directory`, which is made if it is missing. On disk when this
 /// returns.
 pub(crate) fn append_line(directory: &Path, name: &str, line: &str) -> Result<(), FileError> {
@@ -160,13 +163,15 @@ pub(crate) fn append_line(directory: &Path, name: &str, line: &str) -> Result<()
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         let mut file = options.mode(MODE_SECRET).open(&path)?;
-        // Half a line of an earlier attempt stays half a line, and does not become half of this one.
+        // Half a line of an earlier attempt is marked as one, and does not become half of this one.
         let mut last = [b'\n'];
         if file.seek(SeekFrom::End(-1)).is_ok() {
             file.read_exact(&mut last)?;
         }
-        let begin = if last == [b'\n'] { "" } else { "\n" };
-        file.write_all(format!("{begin}{line}\n").as_bytes())?;
+        if last != [b'\n'] {
+            file.write_all(format!("{ABANDONED}\n").as_bytes())?;
+        }
+        file.write_all(format!("{line}\n").as_bytes())?;
         file.sync_all()
     };
     append().map_err(|source| FileError::Io {

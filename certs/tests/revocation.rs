@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use common::{HOUR, TestCa, chain, cluster, now};
 use quorate_certs::{
     Ca, CaError, CaOptions, Credentials, CredentialsError, FileError, Folder, FolderError,
-    Identity, IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
+    IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
 };
 use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
 use rustls::pki_types::CertificateRevocationListDer;
@@ -139,15 +139,33 @@ fn what_was_issued_is_known() {
         }
     };
     check(&[&issued[0], &issued[1]]);
+    // Also when there is more behind it.
     let next = ca.node(4);
-    // Now it is a whole line, of a certificate that nobody has: that does no harm.
-    let records = opened(&ca).issued().unwrap();
-    assert_eq!(records.len(), 4);
-    assert_eq!(records[3].serial, serial(&next));
-    assert_eq!(
-        records[2].identity,
-        Identity::from_uri("spiffe://c1/node/3").unwrap()
-    );
+    check(&[&issued[0], &issued[1], &next]);
+}
+
+/// Whoever revokes what a node has must not miss a certificate because its line is damaged; by its number, it can be
+/// revoked all the same.
+#[test]
+fn a_damaged_record_is_an_error() {
+    let ca = TestCa::new("c1");
+    let issued = [ca.node(1), ca.node(2)];
+    let ledger = ca.directory.join("ca.issued");
+    let whole = fs::read(&ledger).unwrap();
+    let second = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for at in [second, second + 34, second + 60, whole.len() - 2] {
+        let mut damaged = whole.clone();
+        damaged[at] = 0xff;
+        fs::write(&ledger, &damaged).unwrap();
+        let error = opened(&ca).issued().unwrap_err();
+        assert!(
+            matches!(error, CaError::LedgerLine { number: 2 }),
+            "byte {at}: {error}"
+        );
+    }
+    revoke(&ca, &issued[1]);
+    let error = trusting(&ca).verify(&chain(&issued[1]), now());
+    assert_eq!(error, Err(VerifyError::Revoked));
 }
 
 /// What has expired leaves the list with the next revocation, or lists would grow for ever.

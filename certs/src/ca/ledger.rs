@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339 as Format;
 
 use super::CaError;
 use crate::facts::Rfc3339;
-use crate::files::{self, FileError};
+use crate::files::{self, ABANDONED, FileError};
 use crate::identity::Identity;
 use crate::serial::Serial;
 
@@ -40,7 +40,8 @@ pub(super) fn add(directory: &Path, record: &Record) -> Result<(), CaError> {
     Ok(files::append_line(directory, LEDGER_FILE, &line)?)
 }
 
-/// All of them, in their order; none where there is no ledger yet.
+/// All of them, in their order; none where there is no ledger yet. A line that cannot be read is an error: nobody
+/// should revoke what somebody has and miss a certificate.
 pub(super) fn read(directory: &Path) -> Result<Vec<Record>, CaError> {
     let path = directory.join(LEDGER_FILE);
     let failed = |source| FileError::Io {
@@ -56,15 +57,23 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Record>, CaError> {
     if bytes > LEDGER_BYTES_MAX {
         return Err(CaError::LedgerTooLarge);
     }
-    let text = std::fs::read_to_string(&path).map_err(failed)?;
+    let bytes = std::fs::read(&path).map_err(failed)?;
+    let text = String::from_utf8_lossy(&bytes);
     // A line that was not finished is of a certificate that was not handed out.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    Ok(whole.lines().filter_map(parse).collect())
+    let lines = whole.lines().zip(1..);
+    let finished = lines.filter(|(line, _)| !line.ends_with(ABANDONED));
+    finished
+        .map(|(line, number)| parse(line).ok_or(CaError::LedgerLine { number }))
+        .collect()
 }
 
 fn parse(line: &str) -> Option<Record> {
     let mut words = line.split(' ');
     let (serial, not_after, uri) = (words.next()?, words.next()?, words.next()?);
+    if words.next().is_some() {
+        return None;
+    }
     Some(Record {
         serial: serial.parse().ok()?,
         identity: Identity::from_uri(uri).ok()?,

@@ -22,7 +22,7 @@ const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 impl Ca {
     /// What it has issued, in its order: as far back as it has kept account, and nothing for one in memory.
     ///
-    /// Errors: a file that can not be read, or is too large.
+    /// Errors: a file that can not be read, is too large, or has a line that is damaged.
     pub fn issued(&self) -> Result<Vec<super::Record>, CaError> {
         self.directory
             .as_deref()
@@ -58,7 +58,8 @@ impl Ca {
             // Somebody else may have revoked others since it was read.
             self.list = read(directory, &self.certificate)?;
         }
-        let records = self.issued()?;
+        // Where that cannot be read, nothing is known to be over, and revoking by number still works.
+        let records = self.issued().unwrap_or_default();
         let is_over = |serial: &Serial| {
             let known = records.iter().find(|record| record.serial == *serial);
             known.is_some_and(|record| record.not_after + KEPT_AFTER_EXPIRY < now)
