@@ -150,6 +150,12 @@ pub enum ClientError {
         /// Why, as far as is known.
         why: String,
     },
+    /// The client knows as many nodes as there may be. Forget one of them.
+    #[error("a client knows {nodes_max} nodes at most: forget those that were removed")]
+    TooManyNodes {
+        /// How many there may be.
+        nodes_max: usize,
+    },
     /// The node is not among those the client was given.
     #[error("no address was given for node {}", .node.value())]
     UnknownNode {

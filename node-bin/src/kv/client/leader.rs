@@ -46,6 +46,22 @@ impl LeaderTracker {
         }
     }
 
+    /// The address of `node` is known now.
+    pub(super) fn add(&mut self, node: NodeId) -> Change {
+        self.nodes.insert(node);
+        if self.leader.is_some() || self.unlisted != Some(node) {
+            return Change::None;
+        }
+        (self.leader, self.unlisted) = (Some(node), None);
+        Change::Leader
+    }
+
+    /// It is to be asked no more.
+    pub(super) fn remove(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        self.handle_unreachable(node);
+    }
+
     pub(super) fn leader(&self) -> Option<NodeId> {
         self.leader
     }
@@ -157,6 +173,29 @@ mod tests {
         assert_eq!(announce(&mut tracker, 1, 7, 1), Change::None);
         assert_eq!(announce(&mut tracker, 1, 6, 2), Change::None);
         assert_eq!(tracker.leader(), Some(node(1)));
+    }
+
+    /// A leader that was named before its address was known leads from then on; one that is removed does not.
+    #[test]
+    fn nodes_come_and_go() {
+        let mut tracker = tracker();
+        announce(&mut tracker, 1, 5, 9);
+        assert_eq!(tracker.add(node(4)), Change::None);
+        assert_eq!(tracker.leader(), None);
+        assert_eq!(tracker.add(node(9)), Change::Leader);
+        assert_eq!(
+            (tracker.leader(), tracker.unlisted()),
+            (Some(node(9)), None)
+        );
+        tracker.remove(node(1));
+        assert_eq!(tracker.leader(), Some(node(9)));
+        tracker.remove(node(9));
+        assert_eq!(tracker.leader(), None);
+        assert_eq!(announce(&mut tracker, 2, 6, 9), Change::None);
+        assert_eq!(
+            (tracker.leader(), tracker.unlisted()),
+            (None, Some(node(9)))
+        );
     }
 
     /// A hint moves the belief, but only away from the node that gave it, and proves nothing.

@@ -449,9 +449,9 @@ impl Client {
         self.shared.leader()
     }
 
-    /// The nodes this client was given, in order.
-    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.shared.nodes()
+    /// The nodes this client knows, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.shared.nodes().into_iter()
     }
 
     /// Takes other credentials of the same identity from now on, for this client and its clones: a renewed
@@ -463,18 +463,27 @@ impl Client {
         self.shared.transport.replace_credentials(new)
     }
 
-    /// Says where `node` may be found from now on, for this client and its clones: for those who know nodes by
-    /// name. Addresses are tried in their order; whoever answers has to prove that it is that node. A connection
-    /// that is open stays.
+    /// Says where `node` may be found from now on, for this client and its clones: one that has joined the cluster
+    /// since, or has moved, or whose name stands for something else. Addresses are tried in their order, the first
+    /// [`ADDRESSES_MAX`](crate::ADDRESSES_MAX) of them; whoever answers has to prove that it is that node. A connection
+    /// that is open stays. A client that was given only IPv4 addresses reaches no others.
+    ///
+    /// Who the members are, and where, is in the [`status`](Self::status) of every node.
     ///
     /// # Errors
-    /// [`ClientError::UnknownNode`] when it is not among those the client was given.
+    /// [`ClientError::TooManyNodes`] when it is one more than a cluster may have.
     pub fn set_addresses(
         &self,
         node: NodeId,
         addresses: Vec<SocketAddr>,
     ) -> Result<(), ClientError> {
         self.shared.set_addresses(node, addresses)
+    }
+
+    /// Has nothing to do with `node` any more, for this client and its clones: one that was removed from the cluster.
+    /// What waits for its answer is asked elsewhere, or ends like that of a node that fails.
+    pub fn forget(&self, node: NodeId) {
+        self.shared.forget(node);
     }
 
     /// Closes every connection; operations of other clones fail. Returns when the nodes were told.

@@ -98,7 +98,7 @@ impl Shared {
             }
             // The first few hints are followed at once; two nodes that point at each other are not.
             let moved = self.leader().is_some_and(|leader| leader != node);
-            if !moved || attempt as usize > self.peers.len() {
+            if !moved || attempt as usize > self.nodes().len() {
                 let pause = retry::pause(attempt, self.draw());
                 let until = (self.runtime.now() + pause).min(deadline);
                 // A new leader ends every pause: that is what most of them wait for.
@@ -281,7 +281,8 @@ impl Shared {
         request: &Request,
         deadline: Instant,
     ) -> Result<Response, Trouble> {
-        let (_, peer) = &self.peers[&route.node];
+        // It may have been taken out this moment.
+        let peer = self.peer(route.node).ok_or(Trouble::NotSent)?;
         let left = deadline.saturating_duration_since(self.runtime.now());
         let mut call = pin!(peer.call(request.clone(), left));
         let answered = async { Some(call.as_mut().await) };
@@ -347,6 +348,7 @@ impl Shared {
 
     fn tried(&self) -> Vec<Tried> {
         self.nodes()
+            .into_iter()
             .map(|node| Tried {
                 node,
                 why: self.known_of(node),

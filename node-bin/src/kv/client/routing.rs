@@ -45,6 +45,20 @@ impl Routing {
         }
     }
 
+    /// There is one more node.
+    pub(super) fn add(&mut self, node: NodeId) {
+        self.outstanding.entry(node).or_insert_with(Event::new);
+        let change = self.tracker.add(node);
+        self.carry_out(change);
+    }
+
+    /// Nothing is sent to `node` any more, and nobody waits for its answers.
+    pub(super) fn remove(&mut self, node: NodeId) {
+        self.tracker.remove(node);
+        self.outstanding.remove(&node);
+        self.said.remove(&node);
+    }
+
     pub(super) fn leader(&self) -> Option<NodeId> {
         self.tracker.leader()
     }

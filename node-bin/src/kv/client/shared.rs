@@ -20,6 +20,7 @@ use super::error::{ClientError, ConnectError};
 use super::keeper::{self, Job};
 use super::routing::Routing;
 use super::sessions::Sessions;
+use crate::node::ADDRESSES_MAX;
 
 /// After how long without a word a connection counts as dead. There may be thousands of clients that have nothing
 /// to say, and who asks something of a dead node learns it from the others, who tell of the next leader.
@@ -30,7 +31,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What the clones of one client share.
 pub(super) struct Shared {
-    pub(super) peers: BTreeMap<NodeId, (Identity, Peer)>,
+    /// Locked before `routing`, which has the same nodes, where both are.
+    peers: Mutex<BTreeMap<NodeId, (Identity, Peer)>>,
     routing: Mutex<Routing>,
     pub(super) transport: Transport,
     pub(super) runtime: Arc<dyn Runtime>,
@@ -59,16 +61,10 @@ impl Shared {
             // It would take the place of that node's own connections.
             return Err(ConnectError::NodeCredentials { node: node.into() });
         }
-        let cluster = credentials.identity().cluster.clone();
         let (transport, inbox) = bind(&endpoints, &credentials, &environment, &runtime)?;
         let mut peers = BTreeMap::new();
         for (node, addresses) in endpoints {
-            let identity = Identity::new(cluster.clone(), Subject::Node(node.into()));
-            transport.set_peer(identity.clone(), addresses);
-            let peer = transport
-                .peer(&identity)
-                .expect("a peer in the address book has a handle");
-            peers.insert(node, (identity, peer));
+            peers.insert(node, enter(&transport, node, addresses));
         }
         let mut seed = [0; 8];
         environment
@@ -77,7 +73,7 @@ impl Shared {
         let (jobs, jobs_of_keeper) = async_channel::bounded(keeper::JOBS_MAX);
         let shared = Arc::new(Self {
             routing: Mutex::new(Routing::new(peers.keys().copied())),
-            peers,
+            peers: Mutex::new(peers),
             transport: transport.clone(),
             runtime,
             jobs,
@@ -101,12 +97,17 @@ impl Shared {
         self.routing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.peers.keys().copied()
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Identity, Peer)>> {
+        // Every change is one line.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        self.peers().keys().copied().collect()
     }
 
     pub(super) fn peer(&self, node: NodeId) -> Option<Peer> {
-        self.peers.get(&node).map(|(_, peer)| peer.clone())
+        self.peers().get(&node).map(|(_, peer)| peer.clone())
     }
 
     pub(super) fn leader(&self) -> Option<NodeId> {
@@ -147,23 +148,43 @@ impl Shared {
     pub(super) fn set_addresses(
         &self,
         node: NodeId,
-        addresses: Vec<SocketAddr>,
+        mut addresses: Vec<SocketAddr>,
     ) -> Result<(), ClientError> {
-        let (identity, _) = (self.peers.get(&node)).ok_or(ClientError::UnknownNode { node })?;
-        self.transport.set_peer(identity.clone(), addresses);
+        addresses.truncate(ADDRESSES_MAX);
+        let mut peers = self.peers();
+        if let Some((identity, _)) = peers.get(&node) {
+            self.transport.set_peer(identity.clone(), addresses);
+            return Ok(());
+        }
+        if peers.len() >= MEMBERS_MAX {
+            let nodes_max = MEMBERS_MAX;
+            return Err(ClientError::TooManyNodes { nodes_max });
+        }
+        let entry = enter(&self.transport, node, addresses);
+        peers.insert(node, entry);
+        self.routing().add(node);
         Ok(())
     }
 
+    /// As [`Client::forget`](super::Client::forget).
+    pub(super) fn forget(&self, node: NodeId) {
+        let mut peers = self.peers();
+        if let Some((identity, _)) = peers.remove(&node) {
+            self.routing().remove(node);
+            self.transport.remove_peer(&identity);
+        }
+    }
+
     fn link(&self, node: NodeId) -> Option<PeerStatus> {
-        let (identity, _) = self.peers.get(&node)?;
+        let identity = self.peers().get(&node)?.0.clone();
         let mut links = self.transport.peers().into_iter();
-        links.find(|link| link.identity == *identity)
+        links.find(|link| link.identity == identity)
     }
 
     /// What is known of a node that could not be asked, or did not help: the reason why there is no
     /// connection, or else the last thing it said.
     pub(super) fn known_of(&self, node: NodeId) -> String {
-        if !self.peers.contains_key(&node) {
+        if self.peer(node).is_none() {
             return "no address was given for it".into();
         }
         if let Some(link) = self.link(node)
@@ -190,6 +211,17 @@ impl Shared {
             let _ = woken.recv().await;
         }
     }
+}
+
+/// Enters a node of the client's cluster into the address book.
+fn enter(transport: &Transport, node: NodeId, addresses: Vec<SocketAddr>) -> (Identity, Peer) {
+    let cluster = transport.identity().cluster.clone();
+    let identity = Identity::new(cluster, Subject::Node(node.into()));
+    transport.set_peer(identity.clone(), addresses);
+    let peer = transport
+        .peer(&identity)
+        .expect("a peer in the address book has a handle");
+    (identity, peer)
 }
 
 fn check(endpoints: &BTreeMap<NodeId, Vec<SocketAddr>>) -> Result<(), ConnectError> {

@@ -16,6 +16,7 @@ use crate::kv::logged::Tag;
 use crate::kv::protocol::{Needs, Notice, Refusal};
 
 mod late;
+mod nodes;
 
 /// Far longer than anything here takes, and still the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
