@@ -608,6 +608,8 @@ fn closing_ends_everything() {
     patiently(zip(closed.get("k"), dropped.get("k"))).0.unwrap();
     let clone = closed.clone();
     patiently(closed.close());
+    clone.set_addresses(node(9), Vec::new()).unwrap();
+    clone.forget(node(1));
     assert!(patiently(clone.get("k")).is_err());
     drop(dropped);
     patiently(async {
