@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use futures_lite::future::block_on;
 use quorate::kv::Client;
 use quorate_quic_transport::runtime::IoThread;
+use quorate_tests::cluster::id;
 use quorate_tests::process::{Cluster, eventually};
 
 /// Writes the whole time, one key after the other.
@@ -74,8 +75,15 @@ fn add(cluster: &mut Cluster, node: u64) -> Vec<u64> {
     nodes(&members(cluster, &args))
 }
 
+/// Tells a client that the node is, or will be, a member.
+fn told_of(client: &Client, cluster: &Cluster, node: u64) {
+    let addresses = vec![cluster.address(node)];
+    client.set_addresses(id(node), addresses).expect("room");
+}
+
 /// Three nodes become five, one of them dies and is replaced, and it goes back to three, the leader among
-/// those that go. Nothing that was acknowledged is lost, and every write is.
+/// those that go. Nothing that was acknowledged is lost, and every write is, of a client that is told who comes and
+/// goes.
 #[test]
 fn f1_three_to_five_to_three_under_load() {
     let mut cluster = Cluster::with_newcomers(4);
@@ -85,13 +93,17 @@ fn f1_three_to_five_to_three_under_load() {
     cluster.takes_writes("started");
     let io = IoThread::spawn("load").expect("a thread");
     let client = cluster.client(io.runtime());
+    (4..=7).for_each(|later| client.forget(id(later)));
     let load = Load::begin(client.clone());
 
-    assert_eq!(add(&mut cluster, 4), [1, 2, 3, 4]);
-    assert_eq!(add(&mut cluster, 5), [1, 2, 3, 4, 5]);
+    for (newcomer, expected) in [(4, vec![1, 2, 3, 4]), (5, vec![1, 2, 3, 4, 5])] {
+        told_of(&client, &cluster, newcomer);
+        assert_eq!(add(&mut cluster, newcomer), expected);
+    }
 
     let dead = if leader(&cluster) == 2 { 3 } else { 2 };
     cluster.signal(dead, "KILL");
+    told_of(&client, &cluster, 6);
     cluster.join(6);
     let (old, address) = (dead.to_string(), cluster.address(6).to_string());
     let listed = members(
@@ -100,6 +112,7 @@ fn f1_three_to_five_to_three_under_load() {
     );
     let mut expected: Vec<u64> = (1..=6).filter(|node| *node != dead).collect();
     assert_eq!(nodes(&listed), expected);
+    client.forget(id(dead));
 
     for _ in 0..2 {
         let gone = leader(&cluster);
@@ -108,7 +121,10 @@ fn f1_three_to_five_to_three_under_load() {
         assert_eq!(nodes(&listed), expected);
         assert_eq!(cluster.ended(gone), 78, "{}", cluster.log(gone));
         assert!(cluster.log(gone).contains("was removed from the cluster"));
+        client.forget(id(gone));
     }
+    let known: Vec<u64> = client.nodes().map(|node| node.value()).collect();
+    assert_eq!(known, expected);
 
     let written = load.end();
     assert!(written.len() > 50, "{}", written.len());
