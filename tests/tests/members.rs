@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use futures_lite::future::block_on;
+use quorate::NodeId;
 use quorate::kv::Client;
 use quorate_quic_transport::runtime::IoThread;
 use quorate_tests::cluster::id;
@@ -123,7 +124,7 @@ fn f1_three_to_five_to_three_under_load() {
         assert!(cluster.log(gone).contains("was removed from the cluster"));
         client.forget(id(gone));
     }
-    let known: Vec<u64> = client.nodes().map(|node| node.value()).collect();
+    let known: Vec<u64> = client.nodes().map(NodeId::value).collect();
     assert_eq!(known, expected);
 
     let written = load.end();

@@ -83,8 +83,11 @@ impl Routing {
         })
     }
 
+    /// What `node` said, if it is not one that was forgotten meanwhile.
     pub(super) fn note(&mut self, node: NodeId, said: String) {
-        self.said.insert(node, said);
+        if self.outstanding.contains_key(&node) {
+            self.said.insert(node, said);
+        }
     }
 
     pub(super) fn handle_announcement(&mut self, from: NodeId, term: Term, leader: Option<NodeId>) {
@@ -207,6 +210,22 @@ mod tests {
 
     fn has_happened(watch: &Watch) -> bool {
         watch.0.is_closed()
+    }
+
+    /// What a node is asked last is answered when it has been forgotten: that leaves nothing behind, and what was sent
+    /// to it is over.
+    #[test]
+    fn a_forgotten_node_leaves_nothing() {
+        let mut routing = routing();
+        announce(&mut routing, 1, 1);
+        let route = routing.route().unwrap();
+        routing.remove(node(1));
+        assert!(has_happened(&route.superseded));
+        assert!(routing.route().is_none());
+        routing.note(node(1), "late".into());
+        assert_eq!(routing.said(node(1)), None);
+        routing.note(node(2), "in time".into());
+        assert_eq!(routing.said(node(2)), Some("in time"));
     }
 
     /// A leader of a higher term ends the calls to the former leader, not those to itself, and not those
