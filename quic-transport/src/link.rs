@@ -323,16 +323,14 @@ impl Link {
                 self.fail_calls(&why);
                 Some(why)
             } else {
-                let superseded = ended.superseded.get().cloned();
-                let session_goes_on = superseded.is_none() && state.session == session;
-                if session_goes_on
+                if state.session == session
                     && !why.is_wound_up()
                     && let Some(current) = &state.current
                 {
                     let reason = "the connection that it took over from was not wound up";
                     current.close(Refused::new(CloseCode::DUPLICATE, reason));
                 }
-                superseded
+                ended.superseded.get().cloned()
             }
         };
         self.signal.notify();

@@ -68,7 +68,9 @@ fn recover(
     }
     let begun = journal.0.change(|storage, state| {
         // What was never completed may have left sectors that carry the mark of its number, and the next
-        // record may go where they are. Torn in its turn, it would be taken for a whole one with damage.
+        // record may go where they are. Torn in its turn, it would be taken for a whole one with damage. And
+        // both copies of the header must say the same before anything is appended: the older one may say that
+        // records begin where the next ones go.
         state.next = next + 1;
         state.pending = Changes::none(changes.length());
         state.recorded = changes;

@@ -355,9 +355,10 @@ fn a10_a_cut_that_would_lose_something_is_refused() {
     }
 }
 
-/// Halves of the journal that fill up and are brought to the image, and commits that are larger than one
-/// and go around it.
-fn rounds() -> Script {
+/// The same through many rounds of the journal: halves that fill up and are brought to the image, and
+/// commits that are larger than one and go around it.
+#[test]
+fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
     let large = |term, first: u64, count: u64, commit| LogWrite {
         cut: None,
         entries: (first..first + count)
@@ -368,7 +369,7 @@ fn rounds() -> Script {
             .collect(),
         hard_state: hard_state(term, Some(3), commit),
     };
-    vec![
+    let script: Script = vec![
         vec![large(1, 2, 4, 1)],
         vec![large(1, 6, 4, 2)],
         vec![vote(2, 3, 3)],
@@ -381,13 +382,7 @@ fn rounds() -> Script {
         vec![large(4, 43, 3, 40)],
         vec![large(4, 46, 3, 41)],
         vec![large(4, 49, 3, 42)],
-    ]
-}
-
-/// The same through many rounds of the journal.
-#[test]
-fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
-    let script = rounds();
+    ];
     let (mut rounds, mut losses) = (0, 0);
     fail_everywhere(&script, |fail_at, run, disk| {
         let images = (0..2).map(|loss| {

@@ -50,8 +50,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a [`Client`] needs to know.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// The nodes and where they may be, in the order in which that is tried; it can also be told [later
-    /// on](Client::set_addresses). At least one node; all of them, so that no leader is out of reach.
+    /// The nodes and where they may be, in the order in which that is tried, of each the first
+    /// [`ADDRESSES_MAX`](crate::ADDRESSES_MAX); it can also be told [later on](Client::set_addresses). At least one node; all of them, so that no leader is out of reach.
     pub endpoints: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Who this client is and whom it trusts. They also name the cluster.
     pub credentials: Credentials,

@@ -47,7 +47,7 @@ impl Routing {
 
     /// There is one more node.
     pub(super) fn add(&mut self, node: NodeId) {
-        self.outstanding.entry(node).or_insert_with(Event::new);
+        self.outstanding.insert(node, Event::new());
         let change = self.tracker.add(node);
         self.carry_out(change);
     }

@@ -148,21 +148,17 @@ impl Shared {
     pub(super) fn set_addresses(
         &self,
         node: NodeId,
-        mut addresses: Vec<SocketAddr>,
+        addresses: Vec<SocketAddr>,
     ) -> Result<(), ClientError> {
-        addresses.truncate(ADDRESSES_MAX);
         let mut peers = self.peers();
-        if let Some((identity, _)) = peers.get(&node) {
-            self.transport.set_peer(identity.clone(), addresses);
-            return Ok(());
-        }
-        if peers.len() >= MEMBERS_MAX {
+        if peers.len() >= MEMBERS_MAX && !peers.contains_key(&node) {
             let nodes_max = MEMBERS_MAX;
             return Err(ClientError::TooManyNodes { nodes_max });
         }
-        let entry = enter(&self.transport, node, addresses);
-        peers.insert(node, entry);
-        self.routing().add(node);
+        let before = peers.insert(node, enter(&self.transport, node, addresses));
+        if before.is_none() {
+            self.routing().add(node);
+        }
         Ok(())
     }
 
@@ -213,8 +209,9 @@ impl Shared {
     }
 }
 
-/// Enters a node of the client's cluster into the address book.
-fn enter(transport: &Transport, node: NodeId, addresses: Vec<SocketAddr>) -> (Identity, Peer) {
+/// Enters a node of the client's cluster into the address book, with the first of `addresses`.
+fn enter(transport: &Transport, node: NodeId, mut addresses: Vec<SocketAddr>) -> (Identity, Peer) {
+    addresses.truncate(ADDRESSES_MAX);
     let cluster = transport.identity().cluster.clone();
     let identity = Identity::new(cluster, Subject::Node(node.into()));
     transport.set_peer(identity.clone(), addresses);
