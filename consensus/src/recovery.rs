@@ -1,10 +1,10 @@
-//! Going on alone after the majority is lost for ever.
+//! Going on alone, after the majority is lost for ever or from a backup.
 //!
 //! Raft has no answer to that (Ongaro's dissertation, section 4.2, leaves it to an administrator): nobody can tell
 //! those who are gone from those who cannot be reached. So this is for a person who knows.
 
-use crate::durability::{LogWrite, Recovered};
-use crate::entry::{Entry, Payload};
+use crate::durability::{Cut, LogWrite, Recovered};
+use crate::entry::{Entry, ORIGIN, Payload};
 use crate::membership::{Membership, Standing};
 use crate::types::{EntryId, HardState, LogIndex, NodeId};
 
@@ -37,6 +37,35 @@ impl Recovered {
     }
 }
 
+impl LogWrite {
+    /// What to write to a new log of `node` so that it is the only member of a cluster whose state is that after `last`,
+    /// which comes from a backup. The log is empty, and goes on after `last`.
+    ///
+    /// Whoever knows entries after `last` of the cluster that the backup is of must not take them for entries of
+    /// this one: `last` should be above all that there ever were.
+    ///
+    /// # Panics
+    ///
+    /// When `last` is not after [`ORIGIN`].
+    #[must_use]
+    pub fn restored(node: NodeId, last: EntryId) -> Self {
+        assert!(last > ORIGIN, "a state after {last} is empty");
+        let membership = Membership::alone(node, last.index);
+        Self {
+            cut: Some(Cut::Restore {
+                base: last,
+                membership,
+            }),
+            entries: Vec::new(),
+            hard_state: HardState {
+                term: last.term,
+                vote: None,
+                commit: last.index,
+            },
+        }
+    }
+}
+
 impl Membership {
     /// The way of every change (section 4.3): through a joint membership, so that whoever reads the log later finds
     /// nothing that no leader would have done.
@@ -66,7 +95,6 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::ORIGIN;
     use crate::membership::transition;
     use crate::types::Term;
 
@@ -125,6 +153,23 @@ mod tests {
             assert_eq!(write.hard_state.vote, Some(id(3)));
             assert_eq!(write.hard_state.commit.value(), 20 + entries as u64);
         }
+    }
+
+    /// A log from a backup begins where its state ends, with one member, who has not voted yet.
+    #[test]
+    fn a_backup_has_one_member() {
+        let last = EntryId::new(Term::new(7), LogIndex::new(1000));
+        let write = LogWrite::restored(id(3), last);
+        let Some(Cut::Restore { base, membership }) = &write.cut else {
+            panic!("{write:?}");
+        };
+        assert_eq!((*base, membership.index()), (last, last.index));
+        assert!(membership.is_single_voter(id(3)) && !membership.is_provisional());
+        assert_eq!(membership.members().count(), 1);
+        assert_eq!(write.hard_state.vote, None);
+        assert_eq!(write.hard_state.term, last.term);
+        assert_eq!(write.hard_state.commit, last.index);
+        assert!(write.entries.is_empty());
     }
 
     /// Who was removed, or never belonged to it, does not become the cluster.

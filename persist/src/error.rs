@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use quorate_consensus::{LogIndex, NodeId, StoreError, Term};
+use quorate_consensus::{LogIndex, NodeId, StateMachineError, StoreError, Term};
 
 /// Why a file was not created. Nothing remains at the path that was not there before.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +284,12 @@ impl From<Corruption> for StoreFault {
 }
 
 impl From<StoreFault> for StoreError {
+    fn from(fault: StoreFault) -> Self {
+        Self::new(fault)
+    }
+}
+
+impl From<StoreFault> for StateMachineError {
     fn from(fault: StoreFault) -> Self {
         Self::new(fault)
     }

@@ -1,11 +1,15 @@
 //! The bytes of every single row. `docs/disk.md` says the same in words, for a second implementation.
 
+use std::io;
+use std::num::NonZeroU64;
+
 use quorate_consensus::{
     EntryId, HardState, LogIndex, MEMBERS_MAX, Membership, NodeId, ORIGIN, Term,
 };
 use redb::{ReadableTable, TableDefinition};
 
 use crate::error::{Corruption, StoreFault};
+use crate::files::Files;
 use crate::identity::StoreIdentity;
 
 /// The table of single rows, keyed by name. Every file of a node has it.
@@ -135,6 +139,22 @@ pub(crate) fn read_membership(
         false => Membership::decode(&body),
     };
     membership.ok_or_else(|| Corruption::RowContent { row: MEMBERSHIP }.into())
+}
+
+/// No cluster is founded by its members with such a number: see [`origin_of`].
+const FOUNDED_ANEW: u64 = 1 << 63;
+
+/// A number for a cluster that is founded anew, by one node: no other has it, and no cluster that was founded by its
+/// members.
+///
+/// # Errors
+///
+/// When there is no randomness.
+pub fn fresh_origin(files: &dyn Files) -> io::Result<NonZeroU64> {
+    let mut random = [0; 8];
+    files.random(&mut random)?;
+    let origin = u64::from_le_bytes(random) | FOUNDED_ANEW;
+    Ok(NonZeroU64::new(origin).expect("one bit is set"))
 }
 
 /// A number of the founding members `founders`, equal for equal ones; zero for a node that joins.

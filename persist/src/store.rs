@@ -301,7 +301,8 @@ impl Store {
         })
     }
 
-    /// Makes the log one of a cluster that was founded anew, with the number `origin`: a node that knows another
+    /// Makes the log one of a cluster that was founded anew, with the number `origin`, a
+    /// [fresh](crate::fresh_origin) one: a node that knows another
     /// number is refused from now on, and refuses this one. Durable when this returns.
     ///
     /// # Errors

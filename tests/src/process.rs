@@ -425,7 +425,17 @@ impl Cluster {
     /// When it cannot be made.
     #[must_use]
     pub fn client(&self, runtime: Arc<dyn Runtime>) -> Client {
-        let credentials = self.credentials(&Subject::client("inside").expect("a name"));
+        self.client_as(&Subject::client("inside").expect("a name"), runtime)
+    }
+
+    /// As [`client`](Self::client), with a certificate of `subject`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    #[must_use]
+    pub fn client_as(&self, subject: &Subject, runtime: Arc<dyn Runtime>) -> Client {
+        let credentials = self.credentials(subject);
         let node = |(node, address): (&u64, &SocketAddr)| {
             (NodeId::new(*node).expect("not zero"), *address)
         };

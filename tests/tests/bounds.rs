@@ -5,7 +5,8 @@ use std::path::Path;
 
 use quorate::NodeId;
 use quorate::kv::{
-    KEY_BYTES_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, VALUE_BYTES_MAX,
+    BACKUP_IDLE_MAX, BACKUPS_MAX, KEY_BYTES_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT,
+    VALUE_BYTES_MAX,
 };
 use quorate_certs::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX};
 use quorate_consensus::{Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX};
@@ -179,6 +180,13 @@ fn rows() -> Vec<String> {
             format!("{} and {}", number(READS_MAX), bytes(READS_BYTES_MAX)),
         ),
         row("entries in memory", bytes(raft.log_view_bytes_max)),
+        row(
+            "states held for backups; without a question",
+            pair(
+                number(BACKUPS_MAX),
+                format!("{} s", BACKUP_IDLE_MAX.as_secs()),
+            ),
+        ),
     ]
 }
 

@@ -222,6 +222,12 @@ impl Membership {
         self.0.index < ORIGIN.index
     }
 
+    /// Only `node`, since the entry `index`.
+    pub(crate) fn alone(node: NodeId, index: LogIndex) -> Self {
+        let Self(parts) = Self::new([node], []).expect("one voter is a cluster");
+        Self(Parts { index, ..parts })
+    }
+
     /// The membership of a node that joins a cluster: who may be a member, until the log says it.
     ///
     /// # Errors

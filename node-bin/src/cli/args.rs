@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{bench, certs, check, demo, exit, kv, members, recover, start, status, transfer};
+use super::{
+    bench, certs, check, demo, exit, kv, members, recover, snapshot, start, status, transfer,
+};
 
 /// Raft consensus, encrypted and authenticated from the first packet.
 #[derive(Parser, Debug)]
@@ -34,6 +36,9 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Check the files of a stopped node, without changing them
     Check(check::CheckArgs),
+    /// Save the state of a running cluster to a file, and make a new cluster from one
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Make a stopped node the whole cluster, because the majority is lost for ever
     Recover(recover::RecoverArgs),
 }

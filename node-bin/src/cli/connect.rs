@@ -189,6 +189,7 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         ClientError::OutcomeUnknown { .. }
         | ClientError::TimedOut { .. }
         | ClientError::TooManyLeases
+        | ClientError::BackupGone { .. }
         | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
         ClientError::LeaseUnknown { .. } => exit::NEGATIVE,
         ClientError::StillRefused { refusal, .. } => match refusal {

@@ -17,6 +17,7 @@ mod places;
 mod recover;
 mod reload;
 mod runtime;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
@@ -118,6 +119,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Snapshot(command) => snapshot::run(&command, out),
         Command::Recover(args) => recover::run(&args, out),
     }
 }

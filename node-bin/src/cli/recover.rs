@@ -1,19 +1,15 @@
 //! `quorate recover`: what is left of a cluster whose majority is lost for ever goes on as one node.
 
 use std::io::Write;
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::Args;
 use quorate::{LOG_FILE, NodeId};
 use quorate_consensus::{LogStore, LogWrite};
-use quorate_persist::{CheckedLog, Files, Opened, Options, OsFiles, Store};
+use quorate_persist::{CheckedLog, Opened, Options, OsFiles, Store, fresh_origin};
 
 use super::check::{self, Checked};
 use super::{Failure, exit};
-
-/// No cluster is founded with such a number, and none is recovered with the same one again.
-const RECOVERED: u64 = 1 << 63;
 
 /// Make a stopped node the only member of its cluster, because the majority is lost for ever
 ///
@@ -84,10 +80,8 @@ fn carry_out(args: &RecoverArgs, log: &CheckedLog, write: &LogWrite) -> Result<(
     let opened =
         Store::open(&path, &log.identity, options).map_err(|error| check::failure(&error))?;
     let Opened { mut store, .. } = opened;
-    let mut origin = [0; 8];
-    let drawn = OsFiles.random(&mut origin);
-    drawn.map_err(|error| Failure::new(exit::OS, format!("no randomness: {error}")))?;
-    let origin = NonZeroU64::new(u64::from_le_bytes(origin) | RECOVERED).expect("one bit is set");
+    let origin = fresh_origin(&OsFiles)
+        .map_err(|error| Failure::new(exit::OS, format!("no randomness: {error}")))?;
     let written = store
         .append(std::slice::from_ref(write))
         .and_then(|()| Ok(store.found_anew(origin)?));

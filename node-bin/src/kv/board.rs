@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::backup::Held;
 use super::history::{Change, History};
 
 /// Stands for "nothing ends".
@@ -12,6 +13,8 @@ const NEVER: u64 = u64::MAX;
 pub(crate) struct Board {
     /// What has happened of late.
     pub(crate) history: History,
+    /// Of what backups are being read.
+    pub(crate) backups: Held,
     /// In how many milliseconds a session or a lease ends, or [`NEVER`].
     due_in_ms: AtomicU64,
 }
@@ -20,6 +23,7 @@ impl Board {
     pub(crate) fn new(history_bytes: usize) -> Self {
         Self {
             history: History::new(history_bytes, 0),
+            backups: Held::default(),
             due_in_ms: AtomicU64::new(NEVER),
         }
     }

@@ -78,4 +78,10 @@ pub enum Invalid {
         /// Its number.
         slot: u16,
     },
+    /// The node does not hold the state of which a piece was asked.
+    #[error(
+        "the node does not hold that state any more: it was started anew, nobody asked for a minute, or other \
+         backups took its place; begin the backup again"
+    )]
+    BackupGone,
 }

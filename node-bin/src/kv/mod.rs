@@ -1,5 +1,6 @@
 //! The replicated key-value store that ships with Quorate.
 
+mod backup;
 mod board;
 mod client;
 pub(crate) mod command;
@@ -14,9 +15,13 @@ mod store;
 mod timekeeper;
 mod transaction;
 
+pub use backup::{
+    BACKUP_FORMAT, BACKUP_IDLE_MAX, BACKUPS_MAX, BackupError, BackupHeader, BackupReader,
+    BackupSummary, BackupWriter, RESTORE_GAP, RestoreError, Restored, restore,
+};
 pub use client::{
-    Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, StaleAnswer, Swap,
-    Transacted, Tried, Unanswered, Watch,
+    Backup, Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, StaleAnswer,
+    Swap, Transacted, Tried, Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};
 pub use history::{Change, WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX, WATCHERS_MAX, Watched};
@@ -25,7 +30,7 @@ pub use logged::{Logged, SLOTS_MAX, Tag};
 pub use protocol::{
     EXPLANATION_BYTES_MAX, Needs, NodeStatus, Notice, PeerStatus, Refusal, Request, Response,
 };
-pub use query::{Answer, Lease, Pair, Query, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, Value};
+pub use query::{Answer, BackupPiece, Lease, Pair, Query, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, Value};
 pub use service::{KvService, STATE_FILE};
 pub use store::{
     KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore, LEASES_MAX, SESSION_TTL,

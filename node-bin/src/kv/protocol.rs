@@ -69,6 +69,11 @@ impl Request {
     #[must_use]
     pub fn needs(&self) -> Needs {
         match self {
+            Self::Read(query) | Self::ReadHere(query) | Self::ReadStale(query)
+                if query.is_backup() =>
+            {
+                Needs::Admin
+            }
             Self::Write(_)
             | Self::WriteOnce { .. }
             | Self::Watch { .. }
@@ -347,6 +352,8 @@ pub struct PeerStatus {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn node(id: u64) -> NodeId {
@@ -357,6 +364,13 @@ mod tests {
     #[test]
     fn j9_j10_j11_roles_decide_what_may_be_asked() {
         let transfer = Request::TransferLeader { to: None };
+        for read in [Request::Read, Request::ReadHere, Request::ReadStale] {
+            let key = Bytes::from_static(b"k");
+            assert_eq!(read(Query::Get { key }).needs(), Needs::Client);
+            assert_eq!(read(Query::BeginBackup).needs(), Needs::Admin);
+            let (of, after) = (EntryId::new(Term::new(1), LogIndex::new(2)), Bytes::new());
+            assert_eq!(read(Query::BackupPiece { of, after }).needs(), Needs::Admin);
+        }
         assert!(Request::Status.needs().allows(Caller::Client));
         assert!(Request::Status.needs().allows(Caller::Admin));
         assert!(!Request::Status.needs().allows(Caller::Node));

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use quorate_consensus::{EntryId, PLACE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 use super::command::{KEY_BYTES_MAX, validate_key};
@@ -38,6 +39,15 @@ pub enum Query {
         /// Which lease.
         lease: u64,
     },
+    /// Hold on to the state as it is now, to be read in pieces. An admin's question.
+    BeginBackup,
+    /// The next piece of such a state. An admin's question.
+    BackupPiece {
+        /// Which state.
+        of: EntryId,
+        /// The place after which the piece begins; empty for the first one.
+        after: Bytes,
+    },
 }
 
 /// The answer to a [`Query`]. The revision is the index in the log up to which the state that gave the
@@ -70,6 +80,22 @@ pub enum Answer {
         /// The revision of the state.
         revision: u64,
     },
+    /// To `BeginBackup`.
+    BackupBegun {
+        /// The last entry whose effect is in the state.
+        last: EntryId,
+    },
+    /// To `BackupPiece`.
+    BackupPiece(BackupPiece),
+}
+
+/// A piece of a state.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPiece {
+    /// What a [`BackupWriter`](super::BackupWriter) takes: about [`RANGE_BYTES_MAX`].
+    pub data: Bytes,
+    /// The place after it; `None` after the last one.
+    pub next: Option<Bytes>,
 }
 
 /// A lease, as it stands.
@@ -100,6 +126,12 @@ pub struct Pair {
 }
 
 impl Query {
+    /// Whether it is an admin's: its answer has what the store keeps for itself in it.
+    #[must_use]
+    pub fn is_backup(&self) -> bool {
+        matches!(self, Self::BeginBackup | Self::BackupPiece { .. })
+    }
+
     /// Checks the sizes, as a node does before it answers.
     ///
     /// # Errors
@@ -108,7 +140,12 @@ impl Query {
     pub fn validate(&self) -> Result<(), Invalid> {
         match self {
             Self::Get { key } => validate_key(key),
-            Self::Lease { .. } => Ok(()),
+            Self::Lease { .. } | Self::BeginBackup => Ok(()),
+            Self::BackupPiece { after, .. } if after.len() > PLACE_BYTES_MAX => {
+                let bytes = after.len() as u64;
+                Err(Invalid::KeyTooLong { bytes })
+            }
+            Self::BackupPiece { .. } => Ok(()),
             Self::Range { start, end, limit } => {
                 validate_bounds(start, end.as_ref())?;
                 if !(1..=RANGE_LIMIT_MAX).contains(limit) {
@@ -153,7 +190,16 @@ impl fmt::Debug for Query {
                 write!(f, "Range({:?}, {end:?}, {limit})", Size(start))
             }
             Self::Lease { lease } => write!(f, "Lease({lease})"),
+            Self::BeginBackup => f.write_str("BeginBackup"),
+            Self::BackupPiece { of, after } => write!(f, "BackupPiece({of}, {:?})", Size(after)),
         }
+    }
+}
+
+impl fmt::Debug for BackupPiece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let next = self.next.as_ref().map(Size);
+        write!(f, "BackupPiece({:?}, {next:?})", Size(&self.data))
     }
 }
 

@@ -95,8 +95,8 @@ impl KvService {
     }
 }
 
-/// Lets time pass while this node leads, and ends the wait of those who have waited long enough; until the node
-/// ends.
+/// Lets time pass while this node leads, ends the wait of those who have waited long enough, and lets go of backups
+/// that nobody reads any more; until the node ends.
 async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeeper>) {
     let mut events = node.events();
     let ended = async { while events.next().await.is_some() {} };
@@ -105,6 +105,7 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
             node.sleep(LOOK_INTERVAL).await;
             let (known, now) = (node.raft().leader(), node.now());
             board.history.tick(now);
+            board.backups.tick(now);
             if timekeeper.has_to_tell(&known, now, board.due_in()) {
                 let logged = Logged {
                     elapsed_ms: 0,
@@ -119,6 +120,8 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
     future::or(ended, keeping).await;
     // Nobody is answered any more: their replies say so when they are dropped.
     board.history.end();
+    // The file may be opened again in this process.
+    board.backups.end();
 }
 
 impl Service for KvService {

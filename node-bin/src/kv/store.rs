@@ -5,6 +5,8 @@ mod apply;
 mod digest;
 mod flusher;
 mod overlay;
+mod picture;
+mod piece;
 mod record;
 mod rows;
 mod scan;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Batch, EntryId, ORIGIN, SnapshotSink, SnapshotSource, StateMachine, StateMachineError,
+    Batch, Chunk, EntryId, ORIGIN, SnapshotSink, SnapshotSource, StateMachine, StateMachineError,
     StateScan,
 };
 use quorate_persist::{
@@ -34,15 +36,19 @@ use self::apply::{Applying, check_order};
 use self::digest::Digest;
 use self::flusher::{Flusher, Write};
 use self::overlay::Overlay;
+use self::picture::Picture;
+pub(crate) use self::piece::Progress;
 use self::record::{APPLIED, KV_TABLE, KvTable, applied_row, open_table, write_overlay};
 use self::scan::KvScan;
-use self::snapshot::{KvSink, KvSource, received_path};
+pub(crate) use self::snapshot::sink_to;
+use self::snapshot::{KvSource, received_path};
 use self::timed::Timed;
 pub use self::timed::{LEASES_MAX, SESSION_TTL, SESSIONS_MAX};
 use self::view::Below;
 use super::board::Board;
 use super::history::WATCH_HISTORY_BYTES_DEFAULT;
-use super::query::{Answer, Pair, Query, RANGE_BYTES_MAX};
+use super::invalid::Invalid;
+use super::query::{Answer, BackupPiece, Pair, Query, RANGE_BYTES_MAX};
 
 /// What redb keeps of the state in memory unless told otherwise: enough for the hot part of a small
 /// machine's data, whatever the size of the file. What was written last is in memory anyway. Twice as much
@@ -319,7 +325,7 @@ impl KvStore {
         Ok(outcomes)
     }
 
-    fn answer(&mut self, query: &[u8]) -> Result<Answer, StoreFault> {
+    fn answer(&mut self, query: &[u8]) -> Result<Answer, StateMachineError> {
         self.settle()?;
         let query = Query::decode(query).and_then(|query| query.validate().map(|()| query));
         match query {
@@ -327,13 +333,30 @@ impl KvStore {
                 value: self.below().find(&self.active, &rows::of_user(&key))?,
                 revision: self.revision(),
             }),
-            Ok(Query::Range { start, end, limit }) => self.page(&start, end.as_deref(), limit),
+            Ok(Query::Range { start, end, limit }) => {
+                Ok(self.page(&start, end.as_deref(), limit)?)
+            }
             Ok(Query::Lease { lease }) => Ok(Answer::Lease {
                 lease: self.timed.lease(lease),
                 revision: self.revision(),
             }),
+            Ok(Query::BeginBackup) => {
+                let picture = self.picture()?;
+                let last = picture.last();
+                self.board.backups.hold(Box::new(KvSource::new(picture)));
+                Ok(Answer::BackupBegun { last })
+            }
+            Ok(Query::BackupPiece { of, after }) => self.backup_piece(of, &after),
             Err(invalid) => Ok(Answer::Refused(invalid)),
         }
+    }
+
+    fn backup_piece(&self, of: EntryId, after: &[u8]) -> Result<Answer, StateMachineError> {
+        let held = &self.board.backups;
+        Ok(match held.chunk(of, after, RANGE_BYTES_MAX as u64)? {
+            Some(Chunk { data, next }) => Answer::BackupPiece(BackupPiece { data, next }),
+            None => Answer::Refused(Invalid::BackupGone),
+        })
     }
 
     fn page(&self, start: &[u8], end: Option<&[u8]>, limit: u32) -> Result<Answer, StoreFault> {
@@ -429,24 +452,29 @@ impl KvStore {
         Ok(())
     }
 
-    fn source(&mut self) -> Result<KvSource, StoreFault> {
+    /// What a crash would leave.
+    fn saved_picture(&mut self) -> Result<Picture, StoreFault> {
         self.settle()?;
         let (table, last) = open_table(&self.database, &self.seal)?;
-        let database = Arc::clone(&self.database);
-        Ok(KvSource::new(table, database, self.seal, last))
+        Ok(self.picture_of(table, None, Overlay::new(last)))
     }
 
-    fn scan_checked(&mut self) -> Result<KvScan, StoreFault> {
+    /// Everything that was applied.
+    fn picture(&mut self) -> Result<Picture, StoreFault> {
         self.settle()?;
         let (table, _) = open_table(&self.database, &self.seal)?;
-        Ok(KvScan {
+        let frozen = self.flusher.frozen().cloned();
+        Ok(self.picture_of(table, frozen, self.active.clone()))
+    }
+
+    fn picture_of(&self, table: KvTable, frozen: Option<Arc<Overlay>>, active: Overlay) -> Picture {
+        Picture {
             table,
             _database: Arc::clone(&self.database),
             seal: self.seal,
-            frozen: self.flusher.frozen().cloned(),
-            active: self.active.clone(),
-            place: scan::Place::default(),
-        })
+            frozen,
+            active,
+        }
     }
 
     fn open_received(&self) -> Result<OpenedDatabase, OpenError> {
@@ -485,16 +513,16 @@ impl KvStore {
     }
 
     /// Does `work`, and nothing ever again after it failed.
-    fn unless_stopped<T>(
+    fn unless_stopped<T, E: Into<StateMachineError>>(
         &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T, StoreFault>,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, StateMachineError> {
         if self.stopped {
-            return Err(StateMachineError::new(StoreFault::Stopped));
+            return Err(StoreFault::Stopped.into());
         }
         let outcome = work(self);
         self.stopped = outcome.is_err();
-        outcome.map_err(StateMachineError::new)
+        outcome.map_err(Into::into)
     }
 }
 
@@ -517,7 +545,7 @@ impl StateMachine for KvStore {
     }
 
     fn query(&mut self, query: &[u8]) -> Result<Bytes, StateMachineError> {
-        self.unless_stopped(|store| Ok(store.answer(query)?.encode()))
+        self.unless_stopped(|store| store.answer(query).map(|answer| answer.encode()))
     }
 
     /// Begins to write what was applied, or does nothing while an earlier checkpoint is still being
@@ -527,24 +555,22 @@ impl StateMachine for KvStore {
     }
 
     fn durable(&mut self) -> Result<EntryId, StateMachineError> {
-        self.unless_stopped(|store| {
-            store.settle()?;
-            Ok(store.saved)
-        })
+        self.unless_stopped(|store| store.settle().map(|()| store.saved))
     }
 
     fn snapshot(&mut self) -> Result<Option<Box<dyn SnapshotSource>>, StateMachineError> {
-        let source = self.unless_stopped(Self::source)?;
-        Ok(Some(Box::new(source)))
+        let picture = self.unless_stopped(Self::saved_picture)?;
+        Ok(Some(Box::new(KvSource::new(picture))))
     }
 
     fn sink(&mut self) -> Option<Box<dyn SnapshotSink>> {
-        Some(Box::new(KvSink {
-            files: Arc::clone(&self.place.files),
-            path: self.place.path.clone(),
-            identity: self.place.identity.clone(),
-            draft: None,
-        }))
+        let Place {
+            files,
+            path,
+            identity,
+            ..
+        } = &self.place;
+        Some(sink_to(Arc::clone(files), &received_path(path), identity))
     }
 
     fn received(&self) -> Result<Option<EntryId>, StateMachineError> {
@@ -571,8 +597,8 @@ impl StateMachine for KvStore {
 
     /// Copies what was applied since the last checkpoint: some milliseconds when that is much.
     fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
-        let scan = self.unless_stopped(Self::scan_checked)?;
-        Ok(Some(Box::new(scan)))
+        let picture = self.unless_stopped(Self::picture)?;
+        Ok(Some(Box::new(KvScan::new(picture))))
     }
 
     fn close(&mut self) -> Result<(), StateMachineError> {

@@ -115,7 +115,10 @@ impl Keyspace {
                 pairs.sort_unstable();
                 done(Answer::Pairs(pairs), *revision)
             }
-            kv::Answer::Refused(_) | kv::Answer::Lease { .. } => Kind::Fail,
+            kv::Answer::Refused(_)
+            | kv::Answer::Lease { .. }
+            | kv::Answer::BackupBegun { .. }
+            | kv::Answer::BackupPiece(_) => Kind::Fail,
         }
     }
 

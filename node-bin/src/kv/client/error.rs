@@ -133,6 +133,13 @@ pub enum ClientError {
     /// The request breaks a limit and was not sent.
     #[error("{0}; nothing was sent")]
     Invalid(#[from] Invalid),
+    /// The node holds the state of a backup no more: it was started anew, others took its place, or nobody asked for too
+    /// long. Begin again.
+    #[error("node {}: {}", .node.value(), Invalid::BackupGone)]
+    BackupGone {
+        /// Which one.
+        node: NodeId,
+    },
     /// The node answered something that is no answer to the question.
     #[error(
         "node {} gave an answer that does not fit the question; do both sides run the same version?",

@@ -9,6 +9,7 @@
 //! Every future here is runtime-neutral: it may be awaited anywhere. The network runs on the
 //! [`quinn::Runtime`] given to [`Client::connect`].
 
+mod backup;
 mod error;
 mod keeper;
 mod leader;
@@ -31,6 +32,7 @@ use quorate_certs::Credentials;
 use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId};
 use quorate_quic_transport::{Environment, OtherIdentity, System};
 
+pub use backup::Backup;
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
 use retry::Operation;
 use shared::Shared;
@@ -369,6 +371,33 @@ impl Client {
         }
     }
 
+    /// Begins to read the whole state as of no earlier than this call, with what the store keeps for itself, such as
+    /// sessions and leases: at the leader, or where this client [reads](Self::reading_at). The node holds on to it for
+    /// [`BACKUP_IDLE_MAX`](crate::kv::BACKUP_IDLE_MAX) after each piece. Needs an admin's certificate.
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn backup(&self) -> Result<Backup, ClientError> {
+        match self.read(Query::BeginBackup).await? {
+            (node, Answer::BackupBegun { last }) => Ok(Backup::new(self.clone(), node, last)),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
+    /// As [`backup`](Self::backup), of the state as it is at `node`, however old: for what is left of a cluster
+    /// that has no leader any more. **Not linearizable.**
+    ///
+    /// # Errors
+    ///
+    /// As [`query_stale`](Self::query_stale).
+    pub async fn backup_stale(&self, node: NodeId) -> Result<Backup, ClientError> {
+        match self.query_stale(node, Query::BeginBackup).await?.answer {
+            Answer::BackupBegun { last } => Ok(Backup::new(self.clone(), node, last)),
+            _ => Err(ClientError::Nonsense { node }),
+        }
+    }
+
     /// How `node` itself says it is doing.
     ///
     /// # Errors
@@ -533,6 +562,7 @@ fn refused(node: NodeId, invalid: Invalid) -> ClientError {
     match invalid {
         Invalid::LeaseUnknown { lease } => ClientError::LeaseUnknown { lease },
         Invalid::TooManyLeases => ClientError::TooManyLeases,
+        Invalid::BackupGone => ClientError::BackupGone { node },
         invalid => {
             let refusal = invalid.into();
             ClientError::Refused { node, refusal }

@@ -58,6 +58,11 @@ pub(super) fn user_key(row: &[u8]) -> Bytes {
     }
 }
 
+/// Whether the store keeps the row for itself.
+pub(super) fn is_own(row: &[u8]) -> bool {
+    row.starts_with(&OWN)
+}
+
 fn own(kind: u8, parts: &[&[u8]]) -> Bytes {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let mut row = Vec::with_capacity(OWN.len() + 1 + bytes);

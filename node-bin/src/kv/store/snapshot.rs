@@ -1,12 +1,8 @@
-//! The state on its way to another member, and from one.
-//!
-//! A snapshot is the pairs of the table in the order of their keys, in pieces. Each piece carries the
-//! digest of all pairs up to its end, so that a pair that is missing, twice or of another snapshot is
-//! noticed with its piece, and the last piece's digest is that of the whole.
+//! The state on its way to another member or into a backup, and from one.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,16 +10,14 @@ use bytes::Bytes;
 use quorate_consensus::{
     Chunk, EntryId, MEMBERS_MAX, SnapshotSink, SnapshotSource, StateMachineError,
 };
-use quorate_persist::{
-    CreateError, DatabaseDraft, Files, META_TABLE, Seal, StoreFault, StoreIdentity,
-};
-use redb::{Database, Durability};
-use serde::{Deserialize, Serialize};
+use quorate_persist::{CreateError, DatabaseDraft, Files, META_TABLE, StoreFault, StoreIdentity};
+use redb::Durability;
 
 use super::KV_FILE;
 use super::digest::Digest;
-use super::record::{APPLIED, KV_TABLE, KvTable, Record, applied_row, insert};
-use super::rows::{ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX};
+use super::picture::{self, Picture};
+use super::piece::{Pair, Piece, Progress};
+use super::record::{APPLIED, KV_TABLE, applied_row, insert};
 use crate::kv::query::Value;
 use crate::planted;
 
@@ -38,36 +32,6 @@ const RECEIVED: &str = ".received";
 /// it, so two for each of thirty-one. Going on from another place costs a scan up to there.
 const DIGESTS_MAX: usize = 2 * MEMBERS_MAX;
 
-/// What a pair counts for besides its bytes.
-const PAIR_OVERHEAD_BYTES: usize = 24;
-
-#[derive(Serialize, Deserialize)]
-struct Piece {
-    pairs: Vec<Pair>,
-    /// Of all pairs up to the last one here.
-    digest: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Pair {
-    key: Bytes,
-    revision: u64,
-    value: Bytes,
-}
-
-impl Pair {
-    fn record(&self) -> Record<'_> {
-        Record {
-            revision: self.revision,
-            data: &self.value,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        PAIR_OVERHEAD_BYTES + self.key.len() + self.value.len()
-    }
-}
-
 /// Where the file received for the state at `path` is.
 pub(super) fn received_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -75,24 +39,17 @@ pub(super) fn received_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The state as it was at a flush.
+/// A picture of the state in pieces.
 pub(super) struct KvSource {
-    // Dropped before the database.
-    table: KvTable,
-    _database: Arc<Database>,
-    seal: Seal,
-    last: EntryId,
+    picture: Picture,
     /// The digests up to the ends of the pieces given last, the oldest first.
     digests: VecDeque<(Bytes, Digest)>,
 }
 
 impl KvSource {
-    pub(super) fn new(table: KvTable, database: Arc<Database>, seal: Seal, last: EntryId) -> Self {
+    pub(super) fn new(picture: Picture) -> Self {
         Self {
-            table,
-            _database: database,
-            seal,
-            last,
+            picture,
             digests: VecDeque::new(),
         }
     }
@@ -105,31 +62,30 @@ impl KvSource {
         let mut digest = self.digest_up_to(after)?;
         let mut pairs: Vec<Pair> = Vec::new();
         let mut bytes = 0;
-        let mut next = None;
-        let beyond = match after {
-            [] => Bound::Unbounded,
-            after => Bound::Excluded(after),
+        let mut more = false;
+        let start = match after {
+            [] => Vec::new(),
+            after => picture::after(after),
         };
-        for row in self.table.range::<&[u8]>((beyond, Bound::Unbounded))? {
-            let (key, record) = row?;
-            let key = key.value();
-            let record = Record::decode(&self.seal, key, record.value())?;
+        self.picture.scan(&start, None, |key, record| {
             let pair = Pair {
                 key: Bytes::copy_from_slice(key),
                 revision: record.revision,
                 value: Bytes::copy_from_slice(record.data),
             };
             bytes += pair.bytes();
-            if bytes as u64 > bytes_max && !pairs.is_empty() {
-                next = pairs.last().map(|pair| pair.key.clone());
-                break;
+            more = bytes as u64 > bytes_max && !pairs.is_empty();
+            if more {
+                return ControlFlow::Break(());
             }
             if planted::is("pair-missing-in-snapshot") && pairs.len() == 1 {
-                continue;
+                return ControlFlow::Continue(());
             }
-            digest.add(key, &record);
+            digest.add(key, record);
             pairs.push(pair);
-        }
+            ControlFlow::Continue(())
+        })?;
+        let next = pairs.last().filter(|_| more).map(|pair| pair.key.clone());
         if let Some(next) = &next {
             self.remember(next.clone(), digest);
         }
@@ -158,18 +114,18 @@ impl KvSource {
         if place.is_empty() {
             return Ok(digest);
         }
-        for row in self.table.range::<&[u8]>(..=place)? {
-            let (key, record) = row?;
-            let key = key.value();
-            digest.add(key, &Record::decode(&self.seal, key, record.value())?);
-        }
+        let end = picture::after(place);
+        self.picture.scan(&[], Some(&end), |key, record| {
+            digest.add(key, record);
+            ControlFlow::Continue(())
+        })?;
         Ok(digest)
     }
 }
 
 impl SnapshotSource for KvSource {
     fn last(&self) -> EntryId {
-        self.last
+        self.picture.last()
     }
 
     fn chunk(&mut self, after: &[u8], bytes_max: u64) -> Result<Chunk, StateMachineError> {
@@ -186,19 +142,32 @@ impl SnapshotSource for KvSource {
 /// last one.
 const UNSAVED_BYTES_MAX: usize = 64 << 20;
 
-/// Puts the pairs of a snapshot into a file beside the state's.
-pub(super) struct KvSink {
-    pub(super) files: Arc<dyn Files>,
-    pub(super) path: PathBuf,
-    pub(super) identity: StoreIdentity,
-    pub(super) draft: Option<Draft>,
+/// Makes a file of a state at `path`, owned by `identity`, of the pieces that it gets. A file that is there goes
+/// when it begins.
+pub(crate) fn sink_to(
+    files: Arc<dyn Files>,
+    path: &Path,
+    identity: &StoreIdentity,
+) -> Box<dyn SnapshotSink> {
+    Box::new(KvSink {
+        files,
+        path: path.to_owned(),
+        identity: identity.clone(),
+        draft: None,
+    })
 }
 
-pub(super) struct Draft {
+struct KvSink {
+    files: Arc<dyn Files>,
+    path: PathBuf,
+    identity: StoreIdentity,
+    draft: Option<Draft>,
+}
+
+struct Draft {
     file: DatabaseDraft,
     last: EntryId,
-    last_key: Bytes,
-    digest: Digest,
+    progress: Progress,
     /// What was put in since the last durable commit.
     unsaved_bytes: usize,
 }
@@ -207,19 +176,18 @@ impl KvSink {
     fn begin_checked(&mut self, last: EntryId) -> Result<(), CreateError> {
         // What a former transfer left goes first: there may be no room for both.
         self.draft = None;
-        let received = received_path(&self.path);
         // One that was received and is still to be installed is not here: nobody offers another one meanwhile.
         let io = |source| CreateError::Io {
-            path: received.clone(),
+            path: self.path.clone(),
             source,
         };
-        if self.files.exists(&received).map_err(io)? {
-            self.files.remove(&received).map_err(io)?;
+        if self.files.exists(&self.path).map_err(io)? {
+            self.files.remove(&self.path).map_err(io)?;
         }
         let files = Arc::clone(&self.files);
         let file = DatabaseDraft::begin(
             files,
-            &received,
+            &self.path,
             KV_FILE,
             &self.identity,
             CACHE_BYTES,
@@ -233,8 +201,7 @@ impl KvSink {
         self.draft = Some(Draft {
             file,
             last,
-            last_key: Bytes::new(),
-            digest: Digest::default(),
+            progress: Progress::default(),
             unsaved_bytes: 0,
         });
         Ok(())
@@ -250,14 +217,10 @@ impl SnapshotSink for KvSink {
         let Some(draft) = &mut self.draft else {
             return Ok(false);
         };
-        let Ok((piece, [])) = postcard::take_from_bytes::<Piece>(data) else {
-            return Ok(false);
-        };
-        let Some((last_key, digest)) = draft.checked(&piece) else {
+        let Some(piece) = draft.progress.take(data) else {
             return Ok(false);
         };
         draft.insert(&piece).map_err(StateMachineError::new)?;
-        (draft.last_key, draft.digest) = (last_key, digest);
         Ok(true)
     }
 
@@ -272,22 +235,6 @@ impl SnapshotSink for KvSink {
 }
 
 impl Draft {
-    /// The last key and the digest after `piece`, if it is what comes next.
-    fn checked(&self, piece: &Piece) -> Option<(Bytes, Digest)> {
-        let (mut last_key, mut digest) = (&self.last_key, self.digest);
-        for pair in &piece.pairs {
-            let fits = (1..=ROW_KEY_BYTES_MAX).contains(&pair.key.len())
-                && pair.value.len() <= ROW_VALUE_BYTES_MAX
-                && pair.key > *last_key;
-            if !fits {
-                return None;
-            }
-            digest.add(&pair.key, &pair.record());
-            last_key = &pair.key;
-        }
-        (digest.value() == piece.digest).then(|| (last_key.clone(), digest))
-    }
-
     /// Nothing of it has to survive a crash before all of it is there.
     fn insert(&mut self, piece: &Piece) -> Result<(), StoreFault> {
         self.unsaved_bytes += piece.pairs.iter().map(Pair::bytes).sum::<usize>();

@@ -1,0 +1,176 @@
+//! A new cluster from a backup.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_consensus::{EntryId, LogIndex, LogStore, LogWrite, Membership, StateMachineError};
+use quorate_persist::{
+    CreateError, Files, OpenError, Opened, Options, OsFiles, Store, StoreIdentity, fresh_origin,
+};
+
+use super::file::{BackupError, BackupReader, BackupSummary};
+use crate::kv::STATE_FILE;
+use crate::kv::store::sink_to;
+use crate::node::LOG_FILE;
+
+/// How much higher the indexes of a restored cluster begin than those of the backup end. Clients may have seen
+/// revisions of writes after the backup, which are lost: what they wait for after such a revision, and the
+/// sessions and leases they opened then, whose numbers are revisions, must not be mistaken for others. A cluster
+/// that writes a hundred thousand times a second gets this far in four months.
+pub const RESTORE_GAP: u64 = 1_000_000_000_000;
+
+/// What was restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// What the state has in it.
+    pub summary: BackupSummary,
+    /// The entry that the new cluster's log begins after: [`RESTORE_GAP`] above the backup's last one.
+    pub last: EntryId,
+}
+
+/// Why a backup was not restored. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The data folder is in use.
+    #[error(
+        "{} is there and not empty; name a folder that does not exist: what a node has is never overwritten",
+        .path.display()
+    )]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder cannot be made or used.
+    #[error("cannot make {}: {error}", .path.display())]
+    Directory {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The backup cannot be used.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A file cannot be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// A file that was just made cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The state cannot be written.
+    #[error("cannot write the state: {0}")]
+    State(#[from] StateMachineError),
+    /// The log cannot be written.
+    #[error("cannot write the log: {0}")]
+    Log(#[from] quorate_consensus::StoreError),
+}
+
+/// Makes `directory` the data folder of the node `identity`, the only member of a new cluster with the state of
+/// `backup`. The folder must not exist, or be empty; it gets its name once all of it is durable.
+///
+/// The cluster's nodes refuse those of the one that the backup is of, and are refused by them, also where its name is
+/// the same. It begins at an entry far above all that the other had: see [`RESTORE_GAP`].
+///
+/// # Errors
+///
+/// [`RestoreError`]; nothing is left behind then.
+pub fn restore(
+    backup: &mut BackupReader<impl Read>,
+    identity: &StoreIdentity,
+    directory: &Path,
+) -> Result<Restored, RestoreError> {
+    let failed = |error| RestoreError::Directory {
+        path: directory.to_owned(),
+        error,
+    };
+    check_unused(directory)?;
+    let parent = match directory.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    quorate_persist::make_directory(&OsFiles, parent).map_err(failed)?;
+    // Removed if it does not get its name; nobody else may look into it.
+    let draft = tempfile::Builder::new()
+        .prefix(".quorate-restore-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(failed)?;
+
+    let last = backup.header().last;
+    let index = last.index.value().checked_add(RESTORE_GAP);
+    let index = index.ok_or(BackupError::Damaged { at: 0 })?;
+    let last = EntryId::new(last.term, LogIndex::new(index));
+    let summary = write_state(backup, identity, draft.path(), last)?;
+    write_log(identity, draft.path(), last)?;
+
+    if directory.exists() {
+        fs::remove_dir(directory).map_err(failed)?;
+    }
+    let draft = draft.keep();
+    if let Err(error) = fs::rename(&draft, directory) {
+        let _ = fs::remove_dir_all(&draft);
+        return Err(failed(error));
+    }
+    OsFiles.sync_directory(parent).map_err(failed)?;
+    Ok(Restored { summary, last })
+}
+
+fn check_unused(directory: &Path) -> Result<(), RestoreError> {
+    let path = || directory.to_owned();
+    match fs::read_dir(directory) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(RestoreError::NotEmpty { path: path() }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(RestoreError::Directory {
+            path: path(),
+            error,
+        }),
+    }
+}
+
+fn write_state(
+    backup: &mut BackupReader<impl Read>,
+    identity: &StoreIdentity,
+    directory: &Path,
+    last: EntryId,
+) -> Result<BackupSummary, RestoreError> {
+    let mut sink = sink_to(Arc::new(OsFiles), &directory.join(STATE_FILE), identity);
+    sink.begin(last)?;
+    while let Some(piece) = backup.next_piece()? {
+        if !sink.add(&piece)? {
+            return Err(BackupError::Misfit.into());
+        }
+    }
+    match sink.finish()? {
+        true => Ok(backup.so_far()),
+        false => Err(BackupError::Incomplete.into()),
+    }
+}
+
+fn write_log(
+    identity: &StoreIdentity,
+    directory: &Path,
+    last: EntryId,
+) -> Result<(), RestoreError> {
+    let path = directory.join(LOG_FILE);
+    let options = Options {
+        background: false,
+        ..Options::default()
+    };
+    let write = LogWrite::restored(identity.node, last);
+    let alone = Membership::new([identity.node], []).expect("one voter is a cluster");
+    Store::create(&path, identity, &alone, options)?;
+    let Opened { mut store, .. } = Store::open(&path, identity, options)?;
+    let origin = fresh_origin(&OsFiles).map_err(|error| RestoreError::Directory { path, error })?;
+    store.append(std::slice::from_ref(&write))?;
+    store
+        .found_anew(origin)
+        .map_err(quorate_consensus::StoreError::from)?;
+    Ok(())
+}
