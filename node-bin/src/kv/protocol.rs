@@ -369,7 +369,9 @@ mod tests {
             assert_eq!(read(Query::Get { key }).needs(), Needs::Client);
             assert_eq!(read(Query::BeginBackup).needs(), Needs::Admin);
             let (of, after) = (EntryId::new(Term::new(1), LogIndex::new(2)), Bytes::new());
-            assert_eq!(read(Query::BackupPiece { of, after }).needs(), Needs::Admin);
+            let piece = Query::BackupPiece { of, after };
+            assert_eq!(read(piece).needs(), Needs::Admin);
+            assert_eq!(read(Query::EndBackup { of }).needs(), Needs::Admin);
         }
         assert!(Request::Status.needs().allows(Caller::Client));
         assert!(Request::Status.needs().allows(Caller::Admin));

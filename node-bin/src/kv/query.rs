@@ -48,6 +48,11 @@ pub enum Query {
         /// The place after which the piece begins; empty for the first one.
         after: Bytes,
     },
+    /// Whoever began it has all pieces of such a state. An admin's question.
+    EndBackup {
+        /// Which state.
+        of: EntryId,
+    },
 }
 
 /// The answer to a [`Query`]. The revision is the index in the log up to which the state that gave the
@@ -87,6 +92,8 @@ pub enum Answer {
     },
     /// To `BackupPiece`.
     BackupPiece(BackupPiece),
+    /// To `EndBackup`.
+    BackupEnded,
 }
 
 /// A piece of a state.
@@ -129,7 +136,10 @@ impl Query {
     /// Whether it is an admin's: its answer has what the store keeps for itself in it.
     #[must_use]
     pub fn is_backup(&self) -> bool {
-        matches!(self, Self::BeginBackup | Self::BackupPiece { .. })
+        matches!(
+            self,
+            Self::BeginBackup | Self::BackupPiece { .. } | Self::EndBackup { .. }
+        )
     }
 
     /// Checks the sizes, as a node does before it answers.
@@ -140,7 +150,7 @@ impl Query {
     pub fn validate(&self) -> Result<(), Invalid> {
         match self {
             Self::Get { key } => validate_key(key),
-            Self::Lease { .. } | Self::BeginBackup => Ok(()),
+            Self::Lease { .. } | Self::BeginBackup | Self::EndBackup { .. } => Ok(()),
             Self::BackupPiece { after, .. } if after.len() > PLACE_BYTES_MAX => {
                 let bytes = after.len() as u64;
                 Err(Invalid::KeyTooLong { bytes })
@@ -192,6 +202,7 @@ impl fmt::Debug for Query {
             Self::Lease { lease } => write!(f, "Lease({lease})"),
             Self::BeginBackup => f.write_str("BeginBackup"),
             Self::BackupPiece { of, after } => write!(f, "BackupPiece({of}, {:?})", Size(after)),
+            Self::EndBackup { of } => write!(f, "EndBackup({of})"),
         }
     }
 }

@@ -347,6 +347,10 @@ impl KvStore {
                 Ok(Answer::BackupBegun { last })
             }
             Ok(Query::BackupPiece { of, after }) => self.backup_piece(of, &after),
+            Ok(Query::EndBackup { of }) => {
+                self.board.backups.release(of);
+                Ok(Answer::BackupEnded)
+            }
             Err(invalid) => Ok(Answer::Refused(invalid)),
         }
     }

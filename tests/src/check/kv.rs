@@ -118,7 +118,8 @@ impl Keyspace {
             kv::Answer::Refused(_)
             | kv::Answer::Lease { .. }
             | kv::Answer::BackupBegun { .. }
-            | kv::Answer::BackupPiece(_) => Kind::Fail,
+            | kv::Answer::BackupPiece(_)
+            | kv::Answer::BackupEnded => Kind::Fail,
         }
     }
 

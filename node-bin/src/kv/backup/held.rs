@@ -22,20 +22,39 @@ pub(crate) struct Held(Mutex<Vec<Reading>>);
 /// Those asked last come last.
 struct Reading {
     source: Box<dyn SnapshotSource>,
+    /// How many began to read it and have not said that they are through.
+    readers: u32,
     /// When it is forgotten, once somebody has looked at the clock since it was asked.
     until: Option<Instant>,
 }
 
 impl Held {
-    /// Holds `source`, until nobody asks for more of it. Two of the same entry are the same.
+    /// Holds `source` for one more reader, until it is through or asks for no more. Two of the same entry are the same.
     pub(crate) fn hold(&self, source: Box<dyn SnapshotSource>) {
         let mut held = self.lock();
-        held.retain(|reading| reading.source.last() != source.last());
+        let readers = match position(&held, source.last()) {
+            Some(at) => held.remove(at).readers,
+            None => 0,
+        };
         if held.len() == BACKUPS_MAX {
             held.remove(0);
         }
-        let until = None;
-        held.push(Reading { source, until });
+        held.push(Reading {
+            source,
+            readers: readers.saturating_add(1),
+            until: None,
+        });
+    }
+
+    /// A reader of the state after the entry `last` is through.
+    pub(crate) fn release(&self, last: EntryId) {
+        let mut held = self.lock();
+        if let Some(at) = position(&held, last) {
+            held[at].readers -= 1;
+            if held[at].readers == 0 {
+                held.remove(at);
+            }
+        }
     }
 
     /// The piece after the place `after` of the state after the entry `last`, or `None` if that is not held.
@@ -50,10 +69,7 @@ impl Held {
         bytes_max: u64,
     ) -> Result<Option<Chunk>, StateMachineError> {
         let mut held = self.lock();
-        let Some(at) = held
-            .iter()
-            .position(|reading| reading.source.last() == last)
-        else {
+        let Some(at) = position(&held, last) else {
             return Ok(None);
         };
         let mut reading = held.remove(at);
@@ -79,6 +95,11 @@ impl Held {
     fn lock(&self) -> MutexGuard<'_, Vec<Reading>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn position(held: &[Reading], last: EntryId) -> Option<usize> {
+    held.iter()
+        .position(|reading| reading.source.last() == last)
 }
 
 impl fmt::Debug for Held {
@@ -133,6 +154,20 @@ mod tests {
         // The same state once more is no further one.
         hold(&held, 9);
         assert!(has(&held, 7) && has(&held, 9));
+    }
+
+    /// It goes when the last one is through, and not before.
+    #[test]
+    fn who_is_through_lets_go() {
+        let held = Held::default();
+        hold(&held, 7);
+        hold(&held, 7);
+        held.release(id(8));
+        held.release(id(7));
+        assert!(has(&held, 7));
+        held.release(id(7));
+        assert!(!has(&held, 7));
+        held.release(id(7));
     }
 
     /// Whoever goes on asking keeps it, however long it takes; whoever does not, does not.

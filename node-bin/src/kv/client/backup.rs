@@ -1,6 +1,7 @@
 //! The whole state, read from one node.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_consensus::{EntryId, NodeId};
@@ -9,6 +10,9 @@ use super::error::ClientError;
 use super::{Client, refused};
 use crate::kv::protocol::{Request, Response};
 use crate::kv::query::{Answer, BackupPiece, Query};
+
+/// How long a node has to hear that a backup is complete: nobody wants to wait for that.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The state of one moment, on its way from one node.
 pub struct Backup {
@@ -60,6 +64,9 @@ impl Backup {
                 ..
             } => {
                 self.after = next;
+                if self.after.is_none() {
+                    self.end().await;
+                }
                 Ok(Some(data))
             }
             Response::Stale {
@@ -68,6 +75,14 @@ impl Backup {
             } => Err(refused(node, invalid)),
             _ => Err(ClientError::Nonsense { node }),
         }
+    }
+
+    /// Lets the node let go. If it does not hear that, it does so in a while.
+    async fn end(&self) {
+        let request = Request::ReadStale(Query::EndBackup { of: self.last });
+        let shared = &self.client.shared;
+        let deadline = shared.runtime.now() + END_TIMEOUT;
+        let _ = shared.ask_until(self.node, &request, deadline).await;
     }
 }
 

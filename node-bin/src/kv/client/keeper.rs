@@ -41,6 +41,17 @@ pub(super) enum Job {
     Close(Sender<Infallible>),
 }
 
+/// What operations ask for. Once it is dropped, nothing more can be asked, and nobody waits for what was: an operation that
+/// still asks at that moment would find its job in a channel that nobody reads, and wait for ever.
+struct Jobs(Receiver<Job>);
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
 enum Input {
     Inbound(Inbound),
     Job(Job),
@@ -56,9 +67,10 @@ pub(super) async fn run(
     jobs: Receiver<Job>,
     runtime: Arc<dyn Runtime>,
 ) {
+    let jobs = Jobs(jobs);
     let closing = loop {
         let arrived = async { inbox.recv().await.map_or(Input::End, Input::Inbound) };
-        let asked = async { jobs.recv().await.map_or(Input::End, Input::Job) };
+        let asked = async { jobs.0.recv().await.map_or(Input::End, Input::Job) };
         match future::or(asked, arrived).await {
             Input::Inbound(inbound) => hear(&shared, inbound),
             Input::Job(Job::Seek) => runtime.spawn(Box::pin(seek(shared.clone(), runtime.clone()))),
@@ -73,6 +85,8 @@ pub(super) async fn run(
             Input::End => break None,
         }
     };
+    // Operations end at once.
+    drop(jobs);
     transport.shutdown(CLOSE_TIMEOUT).await;
     drop(closing);
 }
@@ -174,4 +188,28 @@ fn describe(status: &NodeStatus) -> String {
 async fn sleep_until(runtime: &dyn Runtime, at: Instant) {
     let mut timer = runtime.new_timer(at);
     std::future::poll_fn(|context| timer.as_mut().poll(context)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_channel::TryRecvError;
+
+    use super::*;
+
+    /// Whoever asked for something at the very moment at which the client was closed does not wait for it.
+    #[test]
+    fn what_was_asked_last_ends_as_well() {
+        let (sender, receiver) = async_channel::bounded(JOBS_MAX);
+        let (wake, woken) = async_channel::bounded(1);
+        let (done, closed) = async_channel::bounded(1);
+        let at = Instant::now() + Duration::from_secs(3600);
+        sender.try_send(Job::Wake(at, wake)).unwrap();
+        sender.try_send(Job::Close(done)).unwrap();
+        drop(Jobs(receiver));
+        assert_eq!(woken.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(closed.try_recv(), Err(TryRecvError::Closed));
+        assert!(sender.try_send(Job::Seek).is_err());
+    }
 }
