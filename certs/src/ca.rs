@@ -10,7 +10,9 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{
+    Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData,
+};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
@@ -21,7 +23,8 @@ pub(crate) use self::template::parse_authority_name;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::{ClusterName, Identity, Role, Subject};
-use crate::issued::Issued;
+use crate::issued::{Issued, Signed};
+use crate::request::Request;
 use crate::revocation::RevocationList;
 use crate::serial::Serial;
 
@@ -268,21 +271,55 @@ impl Ca {
     /// issue, no randomness, a folder that can not be written.
     pub fn issue(&self, subject: &Subject, options: &IssueOptions) -> Result<Issued, CaError> {
         let identity = Identity::new(self.cluster.clone(), subject.clone());
-        let (now, wanted) = validity(options.now, options.life_for(subject.role()))?;
+        let key = Zeroizing::new(self.chance.ed25519()?);
+        Ok(Issued {
+            signed: self.certify(identity, &*key, options)?,
+            key: Zeroizing::new(key.serialize_pem()),
+        })
+    }
+
+    /// Makes a certificate for `subject` of this cluster and the key of `request`. Nothing else is taken from the
+    /// request; whom it names, if anybody, has to be `subject`.
+    ///
+    /// Else as [`issue`](Self::issue). Errors: those of [`issue`](Self::issue), and [`CaError::OtherIdentity`].
+    pub fn sign(
+        &self,
+        request: &Request,
+        subject: &Subject,
+        options: &IssueOptions,
+    ) -> Result<Signed, CaError> {
+        let identity = Identity::new(self.cluster.clone(), subject.clone());
+        if let Some(requested) = request.identity()
+            && *requested != identity
+        {
+            return Err(CaError::OtherIdentity {
+                requested: requested.clone(),
+                identity,
+            });
+        }
+        self.certify(identity, &request.public_key, options)
+    }
+
+    fn certify(
+        &self,
+        identity: Identity,
+        key: &impl PublicKeyData,
+        options: &IssueOptions,
+    ) -> Result<Signed, CaError> {
+        let (now, wanted) = validity(options.now, options.life_for(identity.role()))?;
         let not_after = wanted.min(self.not_after);
         if not_after <= now {
             return Err(CaError::Expired {
                 not_after: self.not_after,
             });
         }
-        let key = Zeroizing::new(self.chance.ed25519()?);
         let serial = self.chance.serial()?;
         let params = template::leaf(&identity, dates(now, not_after)?, serial)?;
         // Name and key identifier are taken from the certificate itself, so that they are what
         // peers compare with, whoever made it.
         let issuer =
             Issuer::from_ca_cert_der(&self.certificate, &*self.key).map_err(CaError::signing)?;
-        let certificate = params.signed_by(&*key, &issuer).map_err(CaError::signing)?;
+        let certificate = params.signed_by(key, &issuer).map_err(CaError::signing)?;
         if let Some(directory) = &self.directory {
             let record = Record {
                 serial: Serial::new(&serial),
@@ -291,12 +328,11 @@ impl Ca {
             };
             ledger::add(directory, &record)?;
         }
-        Ok(Issued {
+        Ok(Signed {
             identity,
             now,
             not_after,
             shortened: not_after < wanted,
-            key: Zeroizing::new(key.serialize_pem()),
             certificate: certificate.pem(),
             roots: self.certificate_pem.clone() + &self.revocation_list_pem(),
         })
@@ -398,6 +434,16 @@ pub enum CaError {
     LedgerLine {
         /// Which line, from 1.
         number: usize,
+    },
+    /// A request names somebody else.
+    #[error(
+        "the request is for {requested}, and not for {identity}: take the request of {identity}"
+    )]
+    OtherIdentity {
+        /// Whom it names.
+        requested: Identity,
+        /// Whom it was to be signed for.
+        identity: Identity,
     },
     /// There is no number for a CA after it.
     #[error("the CA has the last generation there is: give the cluster another name")]

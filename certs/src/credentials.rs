@@ -151,14 +151,18 @@ pub(crate) fn key_in(
     chain: &[u8],
 ) -> Result<(Zeroizing<Vec<u8>>, &'static str), CredentialsError> {
     let chain = certificates(chain, CERTIFICATE_FILE, CHAIN_CERTIFICATES_MAX)?;
-    let key = files::read(&directory.join(KEY_FILE), Secrecy::Secret)?;
-    let mismatch = match certified_key(&key, chain.clone()) {
-        Err(CredentialsError::KeyMismatch) => CredentialsError::KeyMismatch,
-        other => return other.map(|_| (key, KEY_FILE)),
+    // The first certificate for a key that was made here finds none in that place, until its own gets there.
+    let amiss = match files::read(&directory.join(KEY_FILE), Secrecy::Secret) {
+        Ok(key) => match certified_key(&key, chain.clone()) {
+            Err(CredentialsError::KeyMismatch) => CredentialsError::KeyMismatch,
+            other => return other.map(|_| (key, KEY_FILE)),
+        },
+        Err(error @ FileError::Missing { .. }) => error.into(),
+        Err(error) => return Err(error.into()),
     };
     match files::read(&directory.join(NEXT_KEY_FILE), Secrecy::Secret) {
         Ok(next) if certified_key(&next, chain).is_ok() => Ok((next, NEXT_KEY_FILE)),
-        _ => Err(mismatch),
+        _ => Err(amiss),
     }
 }
 

@@ -56,7 +56,7 @@ pub enum FileError {
     Io {
         /// Which path.
         path: PathBuf,
-        /// `read`, `written`, `created` or `locked`.
+        /// `read`, `written`, `created`, `removed` or `locked`.
         action: &'static str,
         /// Its reason.
         source: io::Error,
@@ -207,6 +207,20 @@ pub(crate) fn rename(directory: &Path, from: &Path, name: &str) -> Result<(), Fi
     sync_directory(directory)
 }
 
+/// Removes the file `name` in `directory`, if there is one.
+pub(crate) fn remove(directory: &Path, name: &str) -> Result<(), FileError> {
+    let path = directory.join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(FileError::Io {
+            path,
+            action: "removed",
+            source,
+        }),
+        Ok(()) => sync_directory(directory),
+    }
+}
+
 fn write_one(
     path: &Path,
     contents: &[u8],
@@ -240,7 +254,8 @@ fn write_one(
     file.sync_all().map_err(failed)
 }
 
-fn create_directory(directory: &Path) -> Result<(), FileError> {
+/// Makes a directory for its owner only, unless there is one, durably.
+pub(crate) fn create_directory(directory: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: directory.into(),
         action: "created",

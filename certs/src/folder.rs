@@ -9,7 +9,8 @@ use crate::credentials::{Credentials, CredentialsError, certificates, key_in};
 use crate::facts::Facts;
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::Identity;
-use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, REQUEST_FILE, ROOTS_FILE};
+use crate::request::{Request, RequestError};
 use crate::revocation::{RevocationList, lists_in, newest_of, pem_text};
 use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, TrustError, identity_of};
 use crate::verify_error::VerifyError;
@@ -58,6 +59,25 @@ impl Folder {
         })
     }
 
+    /// As [`open`](Self::open); and where nothing was installed yet, the folder in which a certificate was
+    /// [requested](crate::Request::make), whose owner trusts nobody so far.
+    ///
+    /// Errors: those of [`open`](Self::open), and those of reading the request.
+    pub fn open_or_requested(path: &Path) -> Result<Self, FolderError> {
+        let request = path.join(REQUEST_FILE);
+        if path.join(CERTIFICATE_FILE).exists() || !request.exists() {
+            return Self::open(path);
+        }
+        let request = Request::read(&request)?;
+        let identity = request.identity().ok_or(RequestError::NoIdentity)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity.clone(),
+            roots: Vec::new(),
+            lists: Vec::new(),
+        })
+    }
+
     /// Whose it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -77,12 +97,24 @@ impl Folder {
     }
 
     /// As [`renew`](Self::renew), with the content of another folder, which was brought here from where
-    /// the CA is.
+    /// the CA is. What was [signed](crate::Signed::write) there for a [`Request`] has no key in it: that is here.
     ///
     /// Errors: those of [`renew`](Self::renew), and those of reading the other folder.
     pub fn renew_from(&mut self, other: &Path) -> Result<Credentials, FolderError> {
-        let key = files::read(&other.join(KEY_FILE), Secrecy::Secret)?;
         let chain = files::read(&other.join(CERTIFICATE_FILE), Secrecy::Public)?;
+        let key = match files::read(&other.join(KEY_FILE), Secrecy::Secret) {
+            Err(FileError::Missing { .. }) => {
+                files::read(&self.path.join(NEXT_KEY_FILE), Secrecy::Secret)
+            }
+            read => read,
+        };
+        let key = key.map_err(|error| match error {
+            FileError::Missing { .. } => FolderError::NoKey {
+                brought: other.to_owned(),
+                path: self.path.clone(),
+            },
+            other => other.into(),
+        })?;
         let roots = files::read(&other.join(ROOTS_FILE), Secrecy::Public)?;
         self.install(&key, &chain, &roots)
     }
@@ -104,13 +136,16 @@ impl Folder {
                 offered: credentials.identity().clone(),
             });
         }
-        self.finish_renewal()?;
+        if self.path.join(CERTIFICATE_FILE).exists() {
+            finish_renewal(&self.path)?;
+        }
         // The old certificate is good with more roots. Then the key has to be there before its
         // certificate is: a certificate without a key is of no use, and a key without one does no harm.
         files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Secrecy::Public)?;
         files::replace(&self.path, NEXT_KEY_FILE, key, Secrecy::Secret)?;
         files::replace(&self.path, CERTIFICATE_FILE, chain, Secrecy::Public)?;
         files::rename(&self.path, &self.path.join(NEXT_KEY_FILE), KEY_FILE)?;
+        files::remove(&self.path, REQUEST_FILE)?;
         (self.roots, self.lists) = (roots, lists);
         Ok(credentials)
     }
@@ -205,17 +240,15 @@ impl Folder {
         (self.roots, self.lists) = (roots, lists);
         Ok(())
     }
+}
 
-    /// Gives the key of the certificate its proper name, if a renewal was cut short before that.
-    fn finish_renewal(&self) -> Result<(), FileError> {
-        let chain = files::read(&self.path.join(CERTIFICATE_FILE), Secrecy::Public)?;
-        match key_in(&self.path, &chain) {
-            Ok((_, NEXT_KEY_FILE)) => {
-                files::rename(&self.path, &self.path.join(NEXT_KEY_FILE), KEY_FILE)
-            }
-            // In its place, or lost: then a renewal is what helps.
-            _ => Ok(()),
-        }
+/// Gives the key of the certificate in the folder `path` its proper name, if a renewal was cut short before that.
+pub(crate) fn finish_renewal(path: &Path) -> Result<(), FileError> {
+    let chain = files::read(&path.join(CERTIFICATE_FILE), Secrecy::Public)?;
+    match key_in(path, &chain) {
+        Ok((_, NEXT_KEY_FILE)) => files::rename(path, &path.join(NEXT_KEY_FILE), KEY_FILE),
+        // In its place, or lost: then a renewal is what helps.
+        _ => Ok(()),
     }
 }
 
@@ -250,6 +283,20 @@ pub enum FolderError {
     /// Peers would refuse what would be in it, and why.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// What was requested can not be read.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A certificate without a key.
+    #[error(
+        "{} has no key in it, and none waits in {} for its certificate: bring what was issued or signed for that folder",
+        .brought.display(), .path.display()
+    )]
+    NoKey {
+        /// What was brought.
+        brought: PathBuf,
+        /// The folder.
+        path: PathBuf,
+    },
     /// Credentials of somebody else.
     #[error("{} is the folder of {holder}, and this is {offered}: issue one for {holder}", .path.display())]
     OtherIdentity {

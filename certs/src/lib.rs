@@ -5,7 +5,8 @@
 //! [`Credentials`] are what one process holds (key, chain, roots), and [`Trust::verify`] is the one
 //! function that decides whose certificate is good: the handshake, the command line and
 //! `Credentials` itself all call it, so they can not disagree. A [`Folder`] keeps credentials on disk and
-//! renews them in steps that a crash can not tear.
+//! renews them in steps that a crash can not tear. A [`Request`] is for keys that never leave the machine on
+//! which they were made.
 //!
 //! This crate never opens a socket, never knows a runtime, never installs or reads rustls' process
 //! default provider, and never has a mode that trusts without verifying: a test makes a [`Ca`] in
@@ -32,6 +33,7 @@ mod identity;
 mod inspect;
 mod issued;
 mod planted;
+mod request;
 mod revocation;
 mod serial;
 mod trust;
@@ -45,7 +47,10 @@ pub use identity::{
     ClusterName, Identity, IdentityError, NAME_BYTES_MAX, Name, Role, Subject, URI_BYTES_MAX,
 };
 pub use inspect::{CertificateInfo, InspectError, inspect, inspect_file};
-pub use issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
+pub use issued::{
+    CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, REQUEST_FILE, ROOTS_FILE, Signed,
+};
+pub use request::{Request, RequestError};
 pub use serial::{Serial, SerialError};
 pub use trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, Verified, provider};
 pub use verify_error::VerifyError;

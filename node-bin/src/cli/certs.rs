@@ -1,6 +1,7 @@
 //! `quorate certs`: make a CA, issue identities, look at certificates, check them as a peer would.
 
 mod change;
+mod request;
 mod revoke;
 
 use std::io::{self, Write};
@@ -12,12 +13,13 @@ use clap::{Args, Subcommand};
 use quorate_certs::{
     CERTIFICATE_FILE, Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials,
     CredentialsError, FileError, Folder, FolderError, Identity, InspectError, IssueOptions, Name,
-    ROOTS_FILE, Subject, VerifyError, inspect_file,
+    ROOTS_FILE, RequestError, Subject, VerifyError, inspect_file,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::change::ChangeCommand;
+use self::request::RequestCommand;
 use self::revoke::RevokeCommand;
 use super::credentials::file_code;
 use super::{Failure, exit};
@@ -61,6 +63,8 @@ pub(crate) enum CertsCommand {
         #[arg(long, value_name = "CA")]
         also_trust: Vec<PathBuf>,
     },
+    #[command(flatten)]
+    Request(RequestCommand),
     #[command(flatten)]
     Change(ChangeCommand),
     #[command(flatten)]
@@ -149,6 +153,7 @@ pub(crate) fn run(command: CertsCommand, out: &mut dyn Write) -> Result<(), Cert
             }
             Ok(())
         }
+        CertsCommand::Request(request) => request::run(request, out),
         CertsCommand::Change(change) => change::run(change, out),
         CertsCommand::Revoke(revoke) => revoke::run(revoke, out),
         CertsCommand::Inspect { files, json } => inspect(&files, json, out),
@@ -326,12 +331,18 @@ pub(crate) enum CertsError {
     NothingToRevoke { directory: PathBuf },
     #[error("name either --cluster or --after")]
     OfIsNotOne,
+    #[error("say whose it is: --cluster, and one of --node, --client and --admin")]
+    WhoseIsNotWhole,
     #[error(transparent)]
     Ca(#[from] CaError),
     #[error(transparent)]
     File(#[from] FileError),
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("{}: {source}", .file.display())]
+    RequestFile { file: PathBuf, source: RequestError },
     #[error("{}: {source}", .file.display())]
     Inspect { file: PathBuf, source: InspectError },
     #[error("{}: {source}", .directory.display())]
@@ -352,8 +363,17 @@ pub(crate) enum CertsError {
 impl CertsError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::WhoIsNotOne | Self::OfIsNotOne | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
+            Self::WhoIsNotOne
+            | Self::WhoseIsNotWhole
+            | Self::OfIsNotOne
+            | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
             Self::File(error)
+            | Self::Request(RequestError::File(error))
+            | Self::RequestFile {
+                source: RequestError::File(error),
+                ..
+            }
+            | Self::Folder(FolderError::Request(RequestError::File(error)))
             | Self::Folder(
                 FolderError::File(error) | FolderError::Credentials(CredentialsError::File(error)),
             )
@@ -379,6 +399,8 @@ impl CertsError {
             } => exit::EXPIRED,
             Self::Ca(_)
             | Self::Folder(_)
+            | Self::Request(_)
+            | Self::RequestFile { .. }
             | Self::Inspect { .. }
             | Self::Credentials { .. }
             | Self::NothingToRevoke { .. }

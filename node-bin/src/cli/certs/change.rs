@@ -23,12 +23,12 @@ pub(crate) enum ChangeCommand {
         #[arg(long, value_parser = parse_life)]
         life: Option<Duration>,
     },
-    /// The same with what was issued elsewhere, where the authority is
+    /// The same with what was issued or signed elsewhere, where the authority is
     Install {
-        /// Folder made by `certs issue`, for the same identity
+        /// Folder made by `certs issue` for the same identity, or by `certs sign` for the request of --dir
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
-        /// Folder that is in use
+        /// Folder that is in use, or in which `certs request` made a key
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
@@ -52,7 +52,7 @@ pub(super) fn run(command: ChangeCommand, out: &mut dyn Write) -> Result<(), Cer
     match command {
         ChangeCommand::Renew { ca, dir, life } => renew(&ca, &dir, life, out),
         ChangeCommand::Install { from, dir } => {
-            let renewed = Folder::open(&dir)?.renew_from(&from)?;
+            let renewed = Folder::open_or_requested(&dir)?.renew_from(&from)?;
             tell_renewed(&dir, &renewed, out)
         }
         ChangeCommand::Trust(Roots { dir, ca }) => {
@@ -108,7 +108,7 @@ fn tell_renewed(
 ) -> Result<(), CertsError> {
     let (identity, until) = (renewed.identity(), rfc3339(renewed.not_after()));
     let at = directory.display();
-    writeln!(out, "Renewed {identity} in {at}, valid until {until}.")?;
+    writeln!(out, "{at} is {identity} now, valid until {until}.")?;
     tell_reload(out)
 }
 
@@ -173,7 +173,7 @@ mod tests {
         said.clear();
         renew(&next, &n1, None, &mut said).unwrap();
         let text = String::from_utf8_lossy(&said);
-        assert!(text.contains("Renewed spiffe://orders/node/1"), "{text}");
+        assert!(text.contains("is spiffe://orders/node/1 now"), "{text}");
         run(ChangeCommand::Distrust(roots(&ca.join("ca.crt"))), sink).unwrap();
         issue(&next, &node, &brought, None, sink).unwrap();
         let install = |from: &Path| ChangeCommand::Install {
