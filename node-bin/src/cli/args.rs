@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    bench, certs, check, demo, exit, kv, members, recover, snapshot, start, status, transfer,
+    bench, certs, check, demo, exit, kv, members, metrics, recover, snapshot, start, status,
+    transfer,
 };
 
 /// Raft consensus, encrypted and authenticated from the first packet.
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Kv(kv::KvArgs),
     /// Show what each node says about itself
     Status(status::StatusArgs),
+    /// Print what a node counts and measures, for Prometheus
+    Metrics(metrics::MetricsArgs),
     /// Show who belongs to the cluster, and change that
     Members(members::MembersArgs),
     /// Hand leadership to another node; needs an admin's certificate

@@ -13,6 +13,7 @@ pub(crate) mod exit;
 mod kv;
 mod logging;
 mod members;
+mod metrics;
 mod places;
 mod recover;
 mod reload;
@@ -115,6 +116,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Start(args) => start::run(&args, out),
         Command::Kv(args) => kv::run(args, out),
         Command::Status(args) => status::run(&args, out),
+        Command::Metrics(args) => metrics::run(&args, out),
         Command::Members(args) => members::run(args, out),
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),

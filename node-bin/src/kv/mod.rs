@@ -8,6 +8,7 @@ mod encoding;
 mod history;
 mod invalid;
 mod logged;
+mod metrics;
 mod protocol;
 pub(crate) mod query;
 mod service;

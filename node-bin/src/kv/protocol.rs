@@ -62,6 +62,8 @@ pub enum Request {
         /// The revision after which it is of interest.
         after: u64,
     },
+    /// What this very node counts and measures.
+    Metrics,
 }
 
 impl Request {
@@ -80,7 +82,8 @@ impl Request {
             | Self::Read(_)
             | Self::ReadHere(_)
             | Self::ReadStale(_)
-            | Self::Status => Needs::Client,
+            | Self::Status
+            | Self::Metrics => Needs::Client,
             Self::TransferLeader { .. } | Self::ChangeMembers { .. } => Needs::Admin,
         }
     }
@@ -152,6 +155,8 @@ pub enum Response {
         /// There is no more up to this revision: ask again for what comes after it.
         revision: u64,
     },
+    /// What the node counts and measures, in the text format of OpenMetrics.
+    Metrics(String),
 }
 
 impl Message for Response {

@@ -16,6 +16,7 @@ use super::board::Board;
 use super::command::{Command, Outcome};
 use super::history::{Seen, WATCH_WAIT_MAX, Watched};
 use super::logged::{Logged, Tag};
+use super::metrics::Metrics;
 use super::protocol::{NodeStatus, Notice, PeerStatus, Refusal, Request, Response};
 use super::query::{Answer, validate_bounds};
 use super::store::{KvOptions, KvStore};
@@ -26,6 +27,8 @@ use crate::node::{GROUP, LOG_FILE, Node, NodeBuilder, NodeHandle, Service, Start
 pub struct KvService {
     board: Arc<Board>,
     timekeeper: Arc<Timekeeper>,
+    /// Once the node has started.
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl KvService {
@@ -33,7 +36,22 @@ impl KvService {
         Self {
             board,
             timekeeper: Arc::default(),
+            metrics: None,
         }
+    }
+
+    fn metrics(&self, node: &NodeHandle, reply: Reply) {
+        let (node, metrics) = (node.clone(), self.metrics.clone());
+        node.clone().spawn(async move {
+            let response = match (node.metrics().await, metrics) {
+                (Ok(mut text), Some(metrics)) => {
+                    metrics.encode(&node, &mut text);
+                    Response::Metrics(text)
+                }
+                _ => Response::Refused(Refusal::Stopping),
+            };
+            reply.send(&response);
+        });
     }
 
     fn write(&self, node: &NodeHandle, tag: Option<Tag>, command: Command, reply: Reply) {
@@ -126,6 +144,7 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
 
 impl Service for KvService {
     fn started(&mut self, node: &NodeHandle) {
+        self.metrics = Some(Arc::new(Metrics::new(node)));
         let (board, timekeeper) = (Arc::clone(&self.board), Arc::clone(&self.timekeeper));
         node.spawn(keep_time(node.clone(), board, timekeeper));
     }
@@ -135,6 +154,9 @@ impl Service for KvService {
             Ok(request) => request,
             Err(error) => return refuse(call.reply, Refusal::malformed(error)),
         };
+        if let Some(metrics) = &self.metrics {
+            metrics.count(&request);
+        }
         let (needs, has) = (request.needs(), call.from.role());
         if !needs.allows(has) {
             debug!(node = %node.id(), peer = %call.from, "request refused: not allowed");
@@ -167,6 +189,7 @@ impl Service for KvService {
                 Err(error) => refuse(call.reply, error.into()),
             },
             Request::Status => status(node.clone(), call.reply),
+            Request::Metrics => self.metrics(node, call.reply),
             Request::TransferLeader { to } => transfer(node.clone(), to, call.reply),
             Request::ChangeMembers { change, expected } => {
                 change_members(node.clone(), change, expected, call.reply);

@@ -23,6 +23,7 @@ use super::config::NodeConfig;
 use super::error::StartError;
 use super::events::Subscribers;
 use super::members::{AddressBook, Members, PeerTransport};
+use super::metrics::{Measured, Metrics};
 use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
 use super::seams::RuntimeClock;
@@ -190,10 +191,17 @@ impl NodeBuilder {
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(Arc::clone(&runtime)));
         let instance = instance(&opened);
         let log = (self.around_log)(instance, &opened.recovered, Box::new(opened.store));
+        let metrics = Arc::new(Metrics::new(&owner.cluster, owner.node));
+        let log = Box::new(Measured {
+            log,
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        });
         // Changes of leader are rare, and the service takes them at once.
         let (changes_sender, changes) = async_channel::unbounded();
         let subscribers = Subscribers::default();
         let observed = subscribers.clone();
+        let counted = Arc::clone(&metrics);
         let Running {
             handle: raft,
             driver,
@@ -211,6 +219,7 @@ impl NodeBuilder {
                     if let Event::Leader(change) = event {
                         let _ = changes_sender.try_send(*change);
                     }
+                    counted.note(event);
                     observed.tell(event);
                 }),
             },
@@ -227,6 +236,7 @@ impl NodeBuilder {
                 files: self.files,
                 book,
                 subscribers,
+                metrics,
             }),
             transport,
         };

@@ -6,6 +6,7 @@ mod config;
 mod error;
 mod events;
 mod members;
+mod metrics;
 mod peers;
 mod run;
 mod seams;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use bytes::Bytes;
+use prometheus_client::registry::Registry;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
@@ -62,6 +64,7 @@ struct Facts {
     files: Arc<dyn quorate_persist::Files>,
     book: members::AddressBook,
     subscribers: events::Subscribers,
+    metrics: Arc<metrics::Metrics>,
 }
 
 impl NodeHandle {
@@ -218,6 +221,24 @@ impl NodeHandle {
     /// [`Stopped`] when the node no longer runs.
     pub async fn status(&self) -> Result<Status, Stopped> {
         self.raft.status().await
+    }
+
+    /// What the node counts and measures, as lines of the text format of OpenMetrics, which Prometheus reads: for a program
+    /// that serves metrics of its own. The line `# EOF` at the end is left to that. `docs/metrics.md` has the names.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node no longer runs.
+    pub async fn metrics(&self) -> Result<String, Stopped> {
+        let status = self.raft.status().await?;
+        let mut text = String::new();
+        self.facts.metrics.encode(self, &status, &mut text);
+        Ok(text)
+    }
+
+    /// A registry for more of them, of the service.
+    pub(crate) fn metrics_registry(&self) -> Registry {
+        metrics::registry(self.facts.identity.cluster.as_str(), self.facts.node)
     }
 
     /// Changes the members; resolves to them once the change is complete. Only if they are still those of the

@@ -411,6 +411,18 @@ impl Client {
         }
     }
 
+    /// What `node` counts and measures, in the text format of OpenMetrics, which Prometheus reads.
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    pub async fn metrics(&self, node: NodeId) -> Result<String, ClientError> {
+        match self.shared.ask(node, &Request::Metrics).await? {
+            Response::Metrics(text) => Ok(text),
+            _ => Err(ClientError::Nonsense { node }),
+        }
+    }
+
     /// Hands leadership to `to`, or to the best placed voter; returns who leads. Needs an admin's
     /// certificate.
     ///
