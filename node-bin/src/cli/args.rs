@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    bench, certs, check, demo, exit, kv, members, metrics, recover, snapshot, start, status,
-    transfer,
+    bench, certs, check, completions, demo, exit, kv, members, metrics, recover, snapshot, start,
+    status, transfer,
 };
 
 /// Raft consensus, encrypted and authenticated from the first packet.
@@ -44,4 +44,6 @@ pub(crate) enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Make a stopped node the whole cluster, because the majority is lost for ever
     Recover(recover::RecoverArgs),
+    /// Print what a shell needs to complete commands
+    Completions(completions::CompletionsArgs),
 }

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod certs;
 mod check;
+mod completions;
 mod config;
 mod connect;
 mod credentials;
@@ -122,6 +123,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(&args, out),
         Command::Check(args) => check::run(&args, out),
         Command::Snapshot(command) => snapshot::run(&command, out),
+        Command::Completions(args) => completions::run(&args, out),
         Command::Recover(args) => recover::run(&args, out),
     }
 }

@@ -1,9 +1,11 @@
 //! The states of which backups are being read at a node.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quorate_consensus::{Chunk, EntryId, SnapshotSource, StateMachineError};
 
 /// Of how many states backups can be read at a node at the same time. Each holds on to what was in memory, at most
@@ -15,15 +17,29 @@ pub const BACKUPS_MAX: usize = 2;
 /// not given up needs for one.
 pub const BACKUP_IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Shared by the store, which reads, and the service in front of it, which knows the time.
-#[derive(Default)]
-pub(crate) struct Held(Mutex<Vec<Reading>>);
+/// How many places a reader can go on from: the last ones that were named, of which the source knows the digest.
+/// To go on from any other costs a walk through all that comes before it, for which everybody would wait; only whoever is
+/// far behind another reader of the same state would ask for that, or means harm.
+const PLACES_MAX: usize = 32;
 
-/// Those asked last come last.
+/// Shared by the store, which reads, and the service in front of it, which knows the time and must not wait for a disk:
+/// so nothing is read under the lock.
+#[derive(Default)]
+pub(crate) struct Held(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// Those asked last come last.
+    held: Vec<Reading>,
+    ended: bool,
+}
+
 struct Reading {
     source: Box<dyn SnapshotSource>,
     /// How many began to read it and have not said that they are through.
     readers: u32,
+    /// The places that were named last, the oldest first.
+    places: VecDeque<Bytes>,
     /// When it is forgotten, once somebody has looked at the clock since it was asked.
     until: Option<Instant>,
 }
@@ -31,33 +47,34 @@ struct Reading {
 impl Held {
     /// Holds `source` for one more reader, until it is through or asks for no more. Two of the same entry are the same.
     pub(crate) fn hold(&self, source: Box<dyn SnapshotSource>) {
-        let mut held = self.lock();
-        let readers = match position(&held, source.last()) {
-            Some(at) => held.remove(at).readers,
-            None => 0,
-        };
-        if held.len() == BACKUPS_MAX {
-            held.remove(0);
-        }
-        held.push(Reading {
+        let mut inner = self.lock();
+        let mut reading = inner.take(source.last()).unwrap_or(Reading {
             source,
-            readers: readers.saturating_add(1),
+            readers: 0,
+            places: VecDeque::new(),
             until: None,
         });
+        if inner.held.len() == BACKUPS_MAX {
+            inner.held.remove(0);
+        }
+        reading.readers = reading.readers.saturating_add(1);
+        reading.until = None;
+        inner.put(reading);
     }
 
     /// A reader of the state after the entry `last` is through.
     pub(crate) fn release(&self, last: EntryId) {
-        let mut held = self.lock();
-        if let Some(at) = position(&held, last) {
-            held[at].readers -= 1;
-            if held[at].readers == 0 {
-                held.remove(at);
+        let mut inner = self.lock();
+        if let Some(mut reading) = inner.take(last) {
+            reading.readers -= 1;
+            if reading.readers > 0 {
+                inner.put(reading);
             }
         }
     }
 
-    /// The piece after the place `after` of the state after the entry `last`, or `None` if that is not held.
+    /// The piece after the place `after` of the state after the entry `last`, or `None` if that is not held, or that
+    /// place was not named of late.
     ///
     /// # Errors
     ///
@@ -68,20 +85,21 @@ impl Held {
         after: &[u8],
         bytes_max: u64,
     ) -> Result<Option<Chunk>, StateMachineError> {
-        let mut held = self.lock();
-        let Some(at) = position(&held, last) else {
+        let taken = self.lock().take(last);
+        let Some(mut reading) = taken else {
             return Ok(None);
         };
-        let mut reading = held.remove(at);
-        reading.until = None;
-        let chunk = reading.source.chunk(after, bytes_max);
-        held.push(reading);
-        chunk.map(Some)
+        let chunk = match reading.knows(after) {
+            true => reading.chunk(after, bytes_max).map(Some),
+            false => Ok(None),
+        };
+        self.lock().put(reading);
+        chunk
     }
 
     /// It is `now`: forgets those of which nobody has asked for more in [`BACKUP_IDLE_MAX`].
     pub(crate) fn tick(&self, now: Instant) {
-        self.lock().retain_mut(|reading| {
+        self.lock().held.retain_mut(|reading| {
             let until = *reading.until.get_or_insert(now + BACKUP_IDLE_MAX);
             now < until
         });
@@ -89,29 +107,61 @@ impl Held {
 
     /// Holds none any more.
     pub(crate) fn end(&self) {
-        self.lock().clear();
+        let mut inner = self.lock();
+        inner.ended = true;
+        inner.held.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Reading>> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is one line.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn position(held: &[Reading], last: EntryId) -> Option<usize> {
-    held.iter()
-        .position(|reading| reading.source.last() == last)
+impl Inner {
+    fn take(&mut self, last: EntryId) -> Option<Reading> {
+        let mut held = self.held.iter();
+        let at = held.position(|reading| reading.source.last() == last)?;
+        Some(self.held.remove(at))
+    }
+
+    fn put(&mut self, reading: Reading) {
+        if !self.ended {
+            self.held.push(reading);
+        }
+    }
+}
+
+impl Reading {
+    fn knows(&self, place: &[u8]) -> bool {
+        place.is_empty() || self.places.iter().any(|known| known == place)
+    }
+
+    fn chunk(&mut self, after: &[u8], bytes_max: u64) -> Result<Chunk, StateMachineError> {
+        self.until = None;
+        let chunk = self.source.chunk(after, bytes_max)?;
+        if let Some(next) = &chunk.next
+            && !self.places.contains(next)
+        {
+            if self.places.len() == PLACES_MAX {
+                self.places.pop_front();
+            }
+            self.places.push_back(next.clone());
+        }
+        Ok(chunk)
+    }
 }
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held: Vec<EntryId> = self.lock().iter().map(|held| held.source.last()).collect();
+        let inner = self.lock();
+        let held: Vec<EntryId> = inner.held.iter().map(|held| held.source.last()).collect();
         write!(f, "Held({held:?})")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use quorate_consensus::{LogIndex, Term};
 
     use super::*;
@@ -125,7 +175,8 @@ mod tests {
 
         fn chunk(&mut self, after: &[u8], _: u64) -> Result<Chunk, StateMachineError> {
             let data = Bytes::copy_from_slice(after);
-            Ok(Chunk { data, next: None })
+            let next = Some([after, b"+"].concat().into());
+            Ok(Chunk { data, next })
         }
     }
 
@@ -138,7 +189,26 @@ mod tests {
     }
 
     fn has(held: &Held, index: u64) -> bool {
-        held.chunk(id(index), b"a", 1).unwrap().is_some()
+        held.chunk(id(index), b"", 1).unwrap().is_some()
+    }
+
+    /// One goes on from where it was, or a little before, and from nowhere else.
+    #[test]
+    fn a_place_has_to_be_named() {
+        let held = Held::default();
+        hold(&held, 7);
+        let ask = |after: &[u8]| held.chunk(id(7), after, 1).unwrap();
+        assert!(ask(b"+").is_none());
+        let mut place = Bytes::new();
+        for _ in 0..2 * PLACES_MAX {
+            let next = ask(&place).unwrap().next.unwrap();
+            // The answer may have been lost.
+            assert_eq!(ask(&place).unwrap().next, Some(next.clone()));
+            place = next;
+        }
+        assert!(ask(b"+").is_none());
+        assert!(ask(&place[..place.len() - PLACES_MAX / 2]).is_some());
+        assert!(ask(b"").is_some() && ask(b"+").is_some());
     }
 
     /// There are never more than the bound, and the one that goes is the one that was not asked for the longest.
@@ -154,6 +224,18 @@ mod tests {
         // The same state once more is no further one.
         hold(&held, 9);
         assert!(has(&held, 7) && has(&held, 9));
+    }
+
+    /// After the end nothing is held, whatever was being read then.
+    #[test]
+    fn nothing_is_held_after_the_end() {
+        let held = Held::default();
+        hold(&held, 7);
+        let reading = held.lock().take(id(7)).unwrap();
+        held.end();
+        held.lock().put(reading);
+        hold(&held, 8);
+        assert!(!has(&held, 7) && !has(&held, 8));
     }
 
     /// It goes when the last one is through, and not before.
