@@ -7,13 +7,13 @@ use std::time::Instant;
 use async_channel::{Receiver, Sender};
 use futures_lite::future::{block_on, or, zip};
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
-use quorate_consensus::{EntryId, LogIndex, Role, Term};
+use quorate_consensus::{EntryId, LogIndex, Membership, Role, Term};
 use quorate_quic_transport::runtime::IoThread;
 use quorate_quic_transport::{Config, Inbound, Inbox, IncomingCall, Reply, Transport};
 
 use super::*;
 use crate::kv::logged::Tag;
-use crate::kv::protocol::{Needs, Notice, Refusal};
+use crate::kv::protocol::{Needs, NodeStatus, Notice, Refusal};
 
 mod late;
 mod nodes;

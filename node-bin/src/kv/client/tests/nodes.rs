@@ -59,3 +59,16 @@ async fn until(condition: impl Fn() -> bool) {
         async_io::Timer::after(Duration::from_millis(1)).await;
     }
 }
+
+/// Whom the leader does not count any more is forgotten; whoever is above all that it knows of may be about to join.
+#[test]
+fn members_are_learned_of_the_leader() {
+    let stage = Stage::new();
+    let nodes = [1, 2, 3, 4].map(|id| ScriptedNode::start(id, &stage));
+    nodes.iter().for_each(|part| part.believe(7, 3));
+    let client = stage.client(&nodes, PATIENCE);
+    let members = patiently(client.learn_members()).unwrap();
+    assert_eq!(members.members().collect::<Vec<_>>(), [node(3)]);
+    assert_eq!(client.nodes().collect::<Vec<_>>(), [node(3), node(4)]);
+    patiently(client.put("k", "v")).unwrap();
+}
