@@ -92,6 +92,11 @@ fn a_backup_becomes_a_cluster() {
     ];
     let restored = quorate(restore).succeeded();
     assert!(restored.out.contains("only member"), "{restored:#?}");
+    let checked = quorate(["check", &data]).succeeded();
+    assert!(
+        checked.out.contains("no entries after 1000000"),
+        "{checked:#?}"
+    );
     let checked = quorate(["check", &data, "--json"]).succeeded();
     assert_eq!(json(&checked.out)["state"]["digest"], inspected["digest"]);
 

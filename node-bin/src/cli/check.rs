@@ -150,6 +150,11 @@ impl Checked {
         let vote = hard_state
             .vote
             .map_or_else(String::new, |node| format!(", vote for {node}"));
+        let (base, last) = (recovered.base(), self.log.last());
+        let entries = match base == last {
+            true => format!("no entries after {base}"),
+            false => format!("entries from {} to {last}", base.index.next()),
+        };
         let state = match &self.state {
             Some(State { applied, digest }) => {
                 format!("in order: applied {applied}, digest {digest:016x}")
@@ -158,13 +163,11 @@ impl Checked {
         };
         format!(
             "{LOG_FILE}  in order: node {} of cluster {:?}, started {boots} times, store {store_id:032x}\n\
-             {:width$}  entries from {} to {}, commit {}, term {}{vote}, members {}\n\
+             {:width$}  {entries}, commit {}, term {}{vote}, members {}\n\
              {STATE_FILE:width$}  {state}\n",
             identity.node.value(),
             identity.cluster,
             "",
-            recovered.base().index.next(),
-            self.log.last(),
             hard_state.commit,
             hard_state.term,
             recovered.membership(),
