@@ -331,16 +331,22 @@ fn exists(path: &Path) -> Failure {
 }
 
 fn cannot_create(path: &Path, error: &io::Error) -> Failure {
-    let message = format!("cannot create {}: {error}", path.display());
+    let message = format!("cannot create {}: {}", path.display(), cause(error));
     Failure::new(exit::CANNOT_CREATE, message)
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    let message = format!(
-        "cannot write {}: {error}; nothing was saved",
-        path.display()
-    );
-    Failure::new(exit::IO, message)
+    let (path, cause) = (path.display(), cause(error));
+    Failure::new(
+        exit::IO,
+        format!("cannot write {path}: {cause}; nothing was saved"),
+    )
+}
+
+/// What the system said, without the name of a temporary file, which nobody knows.
+fn cause(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|error| error.source());
+    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Failure {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use quorate_consensus::{EntryId, LogIndex, LogStore, LogWrite, Membership, StateMachineError};
 use quorate_persist::{
-    CreateError, Files, OpenError, Opened, Options, OsFiles, Store, StoreIdentity, fresh_origin,
+    CreateError, Files, OpenError, Opened, Options, OsFiles, Store, StoreFault, StoreIdentity,
+    fresh_origin,
 };
 
 use super::file::{BackupError, BackupReader, BackupSummary};
@@ -62,11 +63,19 @@ pub enum RestoreError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The state cannot be written.
-    #[error("cannot write the state: {0}")]
+    #[error("cannot write the state: {}; check the disk and its free space", cause(.0))]
     State(#[from] StateMachineError),
     /// The log cannot be written.
     #[error("cannot write the log: {0}")]
     Log(#[from] quorate_consensus::StoreError),
+}
+
+/// What failed, without what a running node would have to do about it.
+fn cause(error: &StateMachineError) -> String {
+    match error.0.downcast_ref() {
+        Some(StoreFault::Database(error)) => error.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 /// Makes `directory` the data folder of the node `identity`, the only member of a new cluster with the state of
