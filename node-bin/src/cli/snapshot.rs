@@ -15,7 +15,6 @@ use quorate::kv::{
 use quorate_consensus::NodeId;
 use quorate_persist::{Files, OsFiles, StoreIdentity};
 use serde_json::{Value as Json, json};
-use tempfile::NamedTempFile;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -105,13 +104,13 @@ fn save(args: &SaveArgs, out: &mut dyn Write) -> Result<(), Failure> {
         .tempfile_in(folder)
         .map_err(|error| cannot_create(path, &error))?;
     let network = args.connect.open(TIMEOUT)?;
-    let (draft, header, summary) = network.with_client(async |client| {
+    let (header, summary) = network.with_client(async |client| {
         let interrupted = async {
             let why = stop.requested().await;
             let message = format!("nothing was saved: {why}");
             Err(Failure::new(exit::TEMPORARY, message))
         };
-        future::or(interrupted, fetch(args, client, draft)).await
+        future::or(interrupted, fetch(args, client, draft.as_file())).await
     })?;
     draft
         .persist_noclobber(path)
@@ -119,9 +118,11 @@ fn save(args: &SaveArgs, out: &mut dyn Write) -> Result<(), Failure> {
             io::ErrorKind::AlreadyExists => exists(path),
             _ => cannot_create(path, &error.error),
         })?;
-    OsFiles
-        .sync_directory(folder)
-        .map_err(|error| cannot_write(path, &error))?;
+    OsFiles.sync_directory(folder).map_err(|error| {
+        let path = path.display();
+        let message = format!("saved {path}, but a power loss may take its name: {error}");
+        Failure::new(exit::IO, message)
+    })?;
     if args.json {
         return writeln!(out, "{}", in_json(&header, &summary)).map_err(Failure::output);
     }
@@ -135,12 +136,12 @@ fn save(args: &SaveArgs, out: &mut dyn Write) -> Result<(), Failure> {
     .map_err(Failure::output)
 }
 
-/// Reads the state into `draft`, and makes that durable.
+/// Reads the state into `file`, and makes that durable.
 async fn fetch(
     args: &SaveArgs,
     client: Client,
-    draft: NamedTempFile,
-) -> Result<(NamedTempFile, BackupHeader, BackupSummary), Failure> {
+    file: &File,
+) -> Result<(BackupHeader, BackupSummary), Failure> {
     let failed = |error| failure(&error);
     let backup = match args.at {
         None => client.backup().await,
@@ -150,35 +151,31 @@ async fn fetch(
     let backup = backup.map_err(failed)?;
     let status = client.status(backup.node()).await.map_err(failed)?;
     let header = BackupHeader::new(status.cluster, backup.node(), backup.last());
-    let (draft, summary) = copy(backup, &header, draft, &args.file).await?;
-    draft
-        .as_file()
-        .sync_all()
-        .map_err(|error| cannot_write(&args.file, &error))?;
-    Ok((draft, header, summary))
+    let path = &args.file;
+    let summary = copy(backup, &header, file, path).await?;
+    file.sync_all()
+        .map_err(|error| cannot_write(path, &error))?;
+    Ok((header, summary))
 }
 
 async fn copy(
     mut backup: Backup,
     header: &BackupHeader,
-    draft: NamedTempFile,
+    file: &File,
     path: &Path,
-) -> Result<(NamedTempFile, BackupSummary), Failure> {
+) -> Result<BackupSummary, Failure> {
     let failed = |error: BackupError| match error {
         BackupError::Io(error) => cannot_write(path, &error),
         error => Failure::new(exit::DATA, error.to_string()),
     };
-    let mut writer = BackupWriter::new(BufWriter::new(draft), header).map_err(failed)?;
+    let mut writer = BackupWriter::new(BufWriter::new(file), header).map_err(failed)?;
     let mut progress = Progress::new();
     while let Some(piece) = backup.next_piece().await.map_err(|error| failure(&error))? {
         writer.add(piece).map_err(failed)?;
         progress.show(&writer.summary());
     }
-    let (out, summary) = writer.finish().map_err(failed)?;
-    let draft = out
-        .into_inner()
-        .map_err(|error| cannot_write(path, error.error()))?;
-    Ok((draft, summary))
+    let (_, summary) = writer.finish().map_err(failed)?;
+    Ok(summary)
 }
 
 /// How far it is, for a person who waits: on standard error, and only if that is a terminal.
@@ -331,22 +328,14 @@ fn exists(path: &Path) -> Failure {
 }
 
 fn cannot_create(path: &Path, error: &io::Error) -> Failure {
-    let message = format!("cannot create {}: {}", path.display(), cause(error));
+    let message = format!("cannot create {}: {error}", path.display());
     Failure::new(exit::CANNOT_CREATE, message)
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    let (path, cause) = (path.display(), cause(error));
-    Failure::new(
-        exit::IO,
-        format!("cannot write {path}: {cause}; nothing was saved"),
-    )
-}
-
-/// What the system said, without the name of a temporary file, which nobody knows.
-fn cause(error: &io::Error) -> String {
-    let cause = error.get_ref().and_then(|error| error.source());
-    cause.map_or_else(|| error.to_string(), ToString::to_string)
+    let path = path.display();
+    let message = format!("cannot write {path}: {error}; nothing was saved");
+    Failure::new(exit::IO, message)
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Failure {
