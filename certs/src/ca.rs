@@ -24,6 +24,7 @@ use crate::facts::{Rfc3339, offset_date_time, system_time};
 use crate::files::{self, FileError, Secrecy};
 use crate::identity::{ClusterName, Identity, Role, Subject};
 use crate::issued::{Issued, Signed};
+use crate::planted;
 use crate::request::Request;
 use crate::revocation::RevocationList;
 use crate::serial::Serial;
@@ -291,6 +292,7 @@ impl Ca {
         let identity = Identity::new(self.cluster.clone(), subject.clone());
         if let Some(requested) = request.identity()
             && *requested != identity
+            && !planted::is("request-of-somebody-else-signed")
         {
             return Err(CaError::OtherIdentity {
                 requested: requested.clone(),

@@ -57,4 +57,5 @@ pub use quorate_consensus::{
     ProposeError, RaftHandle, ReadError, Role, SnapshotSink, SnapshotSource, Stale, StateMachine,
     StateMachineError, StateScan, Status, Stopped, Term, TransferError,
 };
+pub use quorate_persist::StoreIdentity;
 pub use quorate_quic_transport::OtherIdentity;

@@ -49,6 +49,7 @@ use super::board::Board;
 use super::history::WATCH_HISTORY_BYTES_DEFAULT;
 use super::invalid::Invalid;
 use super::query::{Answer, BackupPiece, Pair, Query, RANGE_BYTES_MAX};
+use crate::planted;
 
 /// What redb keeps of the state in memory unless told otherwise: enough for the hot part of a small
 /// machine's data, whatever the size of the file. What was written last is in memory anyway. Twice as much
@@ -341,7 +342,10 @@ impl KvStore {
                 revision: self.revision(),
             }),
             Ok(Query::BeginBackup) => {
-                let picture = self.picture()?;
+                let picture = match planted::is("backup-of-what-is-saved") {
+                    true => self.saved_picture()?,
+                    false => self.picture()?,
+                };
                 let last = picture.last();
                 self.board.backups.hold(Box::new(KvSource::new(picture)));
                 Ok(Answer::BackupBegun { last })

@@ -522,6 +522,22 @@ pub const BUGS: &[Bug] = &[
         "an identity of another cluster is good",
         test("certs", "verify", "j8_another_clusters_identity_is_refused"),
     ),
+    bug(
+        "request-of-somebody-else-signed",
+        "a CA signs a request for whom it is told, though it names somebody else",
+        test("certs", "request", "wrong_requests_are_refused"),
+    ),
+    // Backups.
+    bug(
+        "backup-of-what-is-saved",
+        "a backup has what the file has, and not what was acknowledged since",
+        test("node-bin", "backup", "a_backup_has_what_was_acknowledged"),
+    ),
+    bug(
+        "restored-revisions-repeated",
+        "a restored cluster gives revisions again that clients of the old one have seen",
+        test("node-bin", "backup", "a_backup_has_what_was_acknowledged"),
+    ),
     // Bounds.
     bug(
         "frame-length-unlimited",

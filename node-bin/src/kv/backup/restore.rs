@@ -16,6 +16,7 @@ use super::file::{BackupError, BackupReader, BackupSummary};
 use crate::kv::STATE_FILE;
 use crate::kv::store::sink_to;
 use crate::node::LOG_FILE;
+use crate::planted;
 
 /// How much higher the indexes of a restored cluster begin than those of the backup end. Clients may have seen
 /// revisions of writes after the backup, which are lost: what they wait for after such a revision, and the
@@ -110,7 +111,11 @@ pub fn restore(
         .map_err(failed)?;
 
     let last = backup.header().last;
-    let index = last.index.value().checked_add(RESTORE_GAP);
+    let gap = match planted::is("restored-revisions-repeated") {
+        true => 0,
+        false => RESTORE_GAP,
+    };
+    let index = last.index.value().checked_add(gap);
     let index = index.ok_or(BackupError::Damaged { at: 0 })?;
     let last = EntryId::new(last.term, LogIndex::new(index));
     let summary = write_state(backup, identity, draft.path(), last)?;
