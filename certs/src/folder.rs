@@ -136,9 +136,7 @@ impl Folder {
                 offered: credentials.identity().clone(),
             });
         }
-        if self.path.join(CERTIFICATE_FILE).exists() {
-            finish_renewal(&self.path)?;
-        }
+        finish_renewal(&self.path)?;
         // The old certificate is good with more roots. Then the key has to be there before its
         // certificate is: a certificate without a key is of no use, and a key without one does no harm.
         files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Secrecy::Public)?;
@@ -244,7 +242,11 @@ impl Folder {
 
 /// Gives the key of the certificate in the folder `path` its proper name, if a renewal was cut short before that.
 pub(crate) fn finish_renewal(path: &Path) -> Result<(), FileError> {
-    let chain = files::read(&path.join(CERTIFICATE_FILE), Secrecy::Public)?;
+    let chain = match files::read(&path.join(CERTIFICATE_FILE), Secrecy::Public) {
+        // The first one is still to come.
+        Err(FileError::Missing { .. }) => return Ok(()),
+        read => read?,
+    };
     match key_in(path, &chain) {
         Ok((_, NEXT_KEY_FILE)) => files::rename(path, &path.join(NEXT_KEY_FILE), KEY_FILE),
         // In its place, or lost: then a renewal is what helps.

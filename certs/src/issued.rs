@@ -101,6 +101,11 @@ impl Issued {
         self.signed.shortened()
     }
 
+    /// All but the private key.
+    pub fn signed(&self) -> &Signed {
+        &self.signed
+    }
+
     /// The private key, PKCS #8 in PEM. A secret.
     pub fn key_pem(&self) -> &str {
         &self.key

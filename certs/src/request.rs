@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::files::{self, FileError, Secrecy};
 use crate::folder::finish_renewal;
 use crate::identity::Identity;
-use crate::issued::{CERTIFICATE_FILE, NEXT_KEY_FILE, REQUEST_FILE};
+use crate::issued::{NEXT_KEY_FILE, REQUEST_FILE};
 
 /// A public key whose owner has proved to have the private one, and whom the owner wants to be.
 ///
@@ -35,10 +35,8 @@ impl Request {
     /// A file that can not be read or written; a key that is there and can not be used.
     pub fn make(directory: &Path, identity: &Identity) -> Result<Self, RequestError> {
         files::create_directory(directory)?;
-        if directory.join(CERTIFICATE_FILE).exists() {
-            // The other key may be that of the certificate.
-            finish_renewal(directory)?;
-        }
+        // The other key may be that of the certificate.
+        finish_renewal(directory)?;
         let key = match files::read(&directory.join(NEXT_KEY_FILE), Secrecy::Secret) {
             Ok(pem) => key_from(&pem)?,
             Err(FileError::Missing { .. }) => {

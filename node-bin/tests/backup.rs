@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use futures_lite::future::block_on;
 use quorate::kv::{
-    BackupHeader, BackupReader, BackupWriter, Client, ClientConfig, ClientError, RESTORE_GAP,
-    Refusal, restore,
+    BackupReader, BackupWriter, Client, ClientConfig, ClientError, RESTORE_GAP, Refusal, restore,
 };
 use quorate::{Credentials, Node, NodeConfig, NodeId, StoreIdentity};
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
@@ -45,8 +44,7 @@ fn stop(node: Node) {
 /// The whole state of the cluster, as a file would have it.
 async fn saved(client: &Client) -> Vec<u8> {
     let mut backup = client.backup().await.unwrap();
-    let header = BackupHeader::new("test".into(), backup.node(), backup.last());
-    let mut writer = BackupWriter::new(Vec::new(), &header).unwrap();
+    let mut writer = BackupWriter::new(Vec::new(), &backup.header()).unwrap();
     while let Some(piece) = backup.next_piece().await.unwrap() {
         writer.add(piece).unwrap();
     }
@@ -93,6 +91,7 @@ fn a_backup_has_what_was_acknowledged() {
         node: id(1),
     };
     let mut reader = BackupReader::new(&bytes[..]).unwrap();
+    assert_eq!(reader.header().cluster, "test");
     let restored = restore(&mut reader, &identity, &path("new")).unwrap();
     assert_eq!(restored.summary.keys, 20);
     let node = start(&ca, &path("new"));

@@ -450,7 +450,9 @@ fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn directory(path: &Path) -> &Path {
+/// The directory that `path` is in.
+#[must_use]
+pub fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use quorate_certs::{
     CERTIFICATE_FILE, Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials,
     CredentialsError, FileError, Folder, FolderError, Identity, InspectError, IssueOptions, Name,
-    ROOTS_FILE, RequestError, Subject, VerifyError, inspect_file,
+    ROOTS_FILE, RequestError, Signed, Subject, VerifyError, inspect_file,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -118,12 +118,17 @@ pub(crate) struct Who {
 
 impl Who {
     fn subject(self) -> Result<Subject, CertsError> {
-        match (self.node, self.client, self.admin) {
-            (Some(id), None, None) => Ok(Subject::Node(id)),
-            (None, Some(name), None) => Ok(Subject::Client(name)),
-            (None, None, Some(name)) => Ok(Subject::Admin(name)),
-            _ => Err(CertsError::WhoIsNotOne),
-        }
+        one(self.node, self.client, self.admin).ok_or(CertsError::WhoIsNotOne)
+    }
+}
+
+/// Whoever is named, if that is exactly one.
+fn one(node: Option<NonZeroU64>, client: Option<Name>, admin: Option<Name>) -> Option<Subject> {
+    match (node, client, admin) {
+        (Some(id), None, None) => Some(Subject::Node(id)),
+        (None, Some(name), None) => Some(Subject::Client(name)),
+        (None, None, Some(name)) => Some(Subject::Admin(name)),
+        _ => None,
     }
 }
 
@@ -221,21 +226,10 @@ fn issue(
     life: Option<Duration>,
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
-    let options = IssueOptions {
-        life,
-        ..IssueOptions::default()
-    };
-    let issued = Ca::open(ca)?.issue(subject, &options)?;
+    let issued = Ca::open(ca)?.issue(subject, &lasting(life))?;
     issued.write(directory)?;
-    let (identity, at) = (issued.identity(), directory.display());
-    let until = rfc3339(issued.not_after());
-    writeln!(out, "Issued {identity} into {at}, valid until {until}.")?;
-    if issued.shortened() {
-        writeln!(
-            out,
-            "That is less than asked for: the CA itself expires then."
-        )?;
-    }
+    let at = directory.display();
+    tell_made("Issued", issued.signed(), directory, out)?;
     writeln!(
         out,
         "{at}/key.pem is a secret: move it over a secure channel only."
@@ -244,6 +238,32 @@ fn issue(
         out,
         "Next, where it is used: quorate certs verify --dir {at}"
     )?;
+    Ok(())
+}
+
+/// For as long as it is said, or as usual.
+fn lasting(life: Option<Duration>) -> IssueOptions {
+    IssueOptions {
+        life,
+        ..IssueOptions::default()
+    }
+}
+
+fn tell_made(
+    what: &str,
+    made: &Signed,
+    directory: &Path,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let (identity, at) = (made.identity(), directory.display());
+    let until = rfc3339(made.not_after());
+    writeln!(out, "{what} {identity} into {at}, valid until {until}.")?;
+    if made.shortened() {
+        writeln!(
+            out,
+            "That is less than asked for: the CA itself expires then."
+        )?;
+    }
     Ok(())
 }
 

@@ -96,7 +96,7 @@ fn save(args: &SaveArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if path.symlink_metadata().is_ok() {
         return Err(exists(path));
     }
-    let folder = folder(path);
+    let folder = quorate_persist::directory(path);
     let stop = Stop::listen(false)?;
     // Readable by its user only, and gone unless it is complete.
     let draft = tempfile::Builder::new()
@@ -149,8 +149,7 @@ async fn fetch(
         Some(node) => client.reading_at(node).backup().await,
     };
     let backup = backup.map_err(failed)?;
-    let status = client.status(backup.node()).await.map_err(failed)?;
-    let header = BackupHeader::new(status.cluster, backup.node(), backup.last());
+    let header = backup.header();
     let path = &args.file;
     let summary = copy(backup, &header, file, path).await?;
     file.sync_all()
@@ -313,13 +312,6 @@ fn in_json(header: &BackupHeader, summary: &BackupSummary) -> Json {
         "bytes": summary.bytes,
         "digest": format!("{:016x}", summary.digest),
     })
-}
-
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
 }
 
 fn exists(path: &Path) -> Failure {

@@ -63,9 +63,9 @@ struct Gauges {
 
 impl Metrics {
     pub(super) fn new(cluster: &str, node: NodeId) -> Self {
-        let mut registry = registry(cluster, node);
         let buckets = exponential_buckets(APPEND_SECONDS_MIN, 2.0, APPEND_BUCKETS);
-        let metrics = Self {
+        let mut metrics = Self {
+            registry: registry(cluster, node),
             append_seconds: Histogram::new(buckets),
             entries: Counter::default(),
             leader_changes: Counter::default(),
@@ -73,50 +73,51 @@ impl Metrics {
             snapshots_offered: Counter::default(),
             snapshots_received: Counter::default(),
             gauges: Gauges::default(),
-            registry: Registry::default(),
         };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
         registry.register_with_unit(
             "log_append_duration",
             "How long it took to make a batch of entries durable: to encode, write and sync it",
             Unit::Seconds,
-            metrics.append_seconds.clone(),
+            self.append_seconds.clone(),
         );
         for (name, help, counter) in [
             (
                 "log_entries_appended",
                 "Entries made durable in the log",
-                &metrics.entries,
+                &self.entries,
             ),
             (
                 "leader_changes",
                 "Changes of leader, or of term, that the node has seen",
-                &metrics.leader_changes,
+                &self.leader_changes,
             ),
             (
                 "disk_stalls",
                 "How often the disk did not answer in time",
-                &metrics.disk_stalls,
+                &self.disk_stalls,
             ),
             (
                 "snapshots_offered",
                 "Snapshots offered to members that lack entries of the log",
-                &metrics.snapshots_offered,
+                &self.snapshots_offered,
             ),
             (
                 "snapshots_received",
                 "Snapshots received and about to be installed",
-                &metrics.snapshots_received,
+                &self.snapshots_received,
             ),
         ] {
             registry.register(name, help, counter.clone());
         }
-        metrics.gauges.register(&mut registry);
+        self.gauges.register(registry);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version of the program", version);
-        Self {
-            registry,
-            ..metrics
-        }
     }
 
     /// Notes what happens.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use quorate_certs::{Ca, Credentials, Folder, IssueOptions};
+use quorate_certs::{Ca, Credentials, Folder};
 
-use super::{CertsError, parse_life, rfc3339};
+use super::{CertsError, lasting, parse_life, rfc3339};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ChangeCommand {
@@ -85,12 +85,8 @@ fn renew(
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
     let mut folder = Folder::open(directory)?;
-    let options = IssueOptions {
-        life,
-        ..IssueOptions::default()
-    };
     let ca = Ca::open(ca)?;
-    let issued = ca.issue(&folder.identity().subject, &options)?;
+    let issued = ca.issue(&folder.identity().subject, &lasting(life))?;
     let renewed = folder.renew(&issued)?;
     if issued.shortened() {
         writeln!(

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use quorate_certs::{
-    CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, IssueOptions, Name, REQUEST_FILE, Request,
-    Subject,
+    CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, Name, REQUEST_FILE, Request, Subject,
 };
 
-use super::{CertsError, Who, parse_life, rfc3339};
+use super::{CertsError, Who, lasting, one, parse_life, tell_made};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum RequestCommand {
@@ -62,13 +61,7 @@ pub(crate) struct Whose {
 impl Whose {
     /// What the flags say, if they say anything.
     fn identity(self) -> Result<Option<Identity>, CertsError> {
-        let subject = match (self.node, self.client, self.admin) {
-            (Some(id), None, None) => Some(Subject::Node(id)),
-            (None, Some(name), None) => Some(Subject::Client(name)),
-            (None, None, Some(name)) => Some(Subject::Admin(name)),
-            _ => None,
-        };
-        match (self.cluster, subject) {
+        match (self.cluster, one(self.node, self.client, self.admin)) {
             (Some(cluster), Some(subject)) => Ok(Some(Identity::new(cluster, subject))),
             (None, None) => Ok(None),
             _ => Err(CertsError::WhoseIsNotWhole),
@@ -136,26 +129,15 @@ fn sign(
     life: Option<Duration>,
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
-    let options = IssueOptions {
-        life,
-        ..IssueOptions::default()
-    };
     let file = request;
     let request = Request::read(file).map_err(|source| CertsError::RequestFile {
         file: file.to_owned(),
         source,
     })?;
-    let signed = Ca::open(ca)?.sign(&request, subject, &options)?;
+    let signed = Ca::open(ca)?.sign(&request, subject, &lasting(life))?;
     signed.write(directory)?;
-    let (identity, at) = (signed.identity(), directory.display());
-    let until = rfc3339(signed.not_after());
-    writeln!(out, "Signed {identity} into {at}, valid until {until}.")?;
-    if signed.shortened() {
-        writeln!(
-            out,
-            "That is less than asked for: the CA itself expires then."
-        )?;
-    }
+    tell_made("Signed", &signed, directory, out)?;
+    let at = directory.display();
     writeln!(
         out,
         "Nothing of it is a secret. Next, where its key is: quorate certs install --from {at} --dir DIR"

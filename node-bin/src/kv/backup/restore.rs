@@ -98,10 +98,7 @@ pub fn restore(
         error,
     };
     check_unused(directory)?;
-    let parent = match directory.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let parent = quorate_persist::directory(directory);
     quorate_persist::make_directory(&OsFiles, parent).map_err(failed)?;
     // Removed if it does not get its name; nobody else may look into it.
     let draft = tempfile::Builder::new()
@@ -121,10 +118,8 @@ pub fn restore(
     let summary = write_state(backup, identity, draft.path(), last)?;
     write_log(identity, draft.path(), last)?;
 
-    if directory.exists() {
-        fs::remove_dir(directory).map_err(failed)?;
-    }
     let draft = draft.keep();
+    // In the place of an empty one, if there is one.
     if let Err(error) = fs::rename(&draft, directory) {
         let _ = fs::remove_dir_all(&draft);
         return Err(failed(error));

@@ -8,6 +8,7 @@ use quorate_consensus::{EntryId, NodeId};
 
 use super::error::ClientError;
 use super::{Client, refused};
+use crate::kv::backup::BackupHeader;
 use crate::kv::protocol::{Request, Response};
 use crate::kv::query::{Answer, BackupPiece, Query};
 
@@ -43,6 +44,13 @@ impl Backup {
     #[must_use]
     pub fn last(&self) -> EntryId {
         self.last
+    }
+
+    /// What to write in front of its pieces, with the time as it is now.
+    #[must_use]
+    pub fn header(&self) -> BackupHeader {
+        let cluster = self.client.shared.transport.identity().cluster.to_string();
+        BackupHeader::new(cluster, self.node, self.last)
     }
 
     /// The next piece, for a [`BackupWriter`](crate::kv::BackupWriter); `None` after the last one.

@@ -52,7 +52,6 @@ impl KvScan {
 
 impl StateScan for KvScan {
     fn read_on(&mut self, bytes_max: u64) -> Result<Option<u64>, StateMachineError> {
-        self.read_on_checked(bytes_max)
-            .map_err(StateMachineError::new)
+        Ok(self.read_on_checked(bytes_max)?)
     }
 }

@@ -129,9 +129,7 @@ impl SnapshotSource for KvSource {
     }
 
     fn chunk(&mut self, after: &[u8], bytes_max: u64) -> Result<Chunk, StateMachineError> {
-        let (piece, next) = self
-            .piece(after, bytes_max)
-            .map_err(StateMachineError::new)?;
+        let (piece, next) = self.piece(after, bytes_max)?;
         let data = postcard::to_stdvec(&piece).map_err(StateMachineError::new)?;
         let data = data.into();
         Ok(Chunk { data, next })
@@ -220,7 +218,7 @@ impl SnapshotSink for KvSink {
         let Some(piece) = draft.progress.take(data) else {
             return Ok(false);
         };
-        draft.insert(&piece).map_err(StateMachineError::new)?;
+        draft.insert(&piece)?;
         Ok(true)
     }
 
@@ -228,7 +226,7 @@ impl SnapshotSink for KvSink {
         let Some(draft) = self.draft.take() else {
             return Ok(false);
         };
-        draft.save().map_err(StateMachineError::new)?;
+        draft.save()?;
         draft.file.publish().map_err(StateMachineError::new)?;
         Ok(true)
     }
