@@ -44,6 +44,8 @@ impl CloseCode {
     pub const NOT_ADMITTED: Self = Self(13);
     /// Another connection between the same two nodes is kept instead, and everything of this one has arrived.
     pub const DELIVERED: Self = Self(14);
+    /// A large frame of a client took too long to arrive.
+    pub const TOO_SLOW: Self = Self(15);
 
     fn name(self) -> Option<&'static str> {
         Some(match self {
@@ -62,6 +64,7 @@ impl CloseCode {
             Self::WRONG_SERVICE => "wrong service",
             Self::NOT_ADMITTED => "not admitted",
             Self::DELIVERED => "everything is delivered",
+            Self::TOO_SLOW => "too slow",
             _ => return None,
         })
     }

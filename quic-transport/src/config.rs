@@ -41,8 +41,8 @@ pub struct Limits {
     /// refused ([`Refusal::NoRoom`](crate::Refusal::NoRoom)). Of one identity, however many connections it has,
     /// no more than `lane_bytes_max` wait. Default 64 MiB.
     pub replies_bytes_max: usize,
-    /// Bytes of frames larger than 64 KiB that all clients and admins together have begun to send; who wants to
-    /// send more waits. Of one identity, however many connections it has, no more than `lane_bytes_max`. Default
+    /// Bytes of frames larger than 64 KiB that all clients and admins together have begun to send, each for
+    /// [`Timings::large_frame_timeout`] at most; who wants to send more waits. Of one identity, however many connections it has, no more than `lane_bytes_max`. Default
     /// 64 MiB.
     pub frames_bytes_max: usize,
     /// Largest frame on [`Lane::Control`]. Default 64 KiB.
@@ -143,6 +143,10 @@ pub struct Timings {
     /// How long a superseded connection may take to deliver what it already took; the session ends with it if it
     /// has not by then. Default 5 s: nearly 600 KiB at 1 Mbit/s.
     pub drain_timeout: Duration,
+    /// How long a client or admin may take to send the rest of a frame larger than 64 KiB, from when it was given
+    /// room among [`Limits::frames_bytes_max`]: whoever takes longer is disconnected, for others may wait for that
+    /// room. Default 60 s: the largest call (4 MiB) at 0.6 Mbit/s.
+    pub large_frame_timeout: Duration,
 }
 
 impl Default for Timings {
@@ -158,6 +162,7 @@ impl Default for Timings {
             backoff_max: Duration::from_secs(2),
             healthy_after: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
+            large_frame_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -356,6 +361,7 @@ impl Config {
             ("initial_rtt", timings.initial_rtt),
             ("backoff_min", timings.backoff_min),
             ("drain_timeout", timings.drain_timeout),
+            ("large_frame_timeout", timings.large_frame_timeout),
         ] {
             if value.is_zero() || value > TIME_CEILING {
                 mistakes.push(format!(

@@ -1,12 +1,16 @@
 //! The receiving side of a connection: lanes are accepted, cut into frames, and delivered.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use futures_lite::future::or;
-use quinn::{ReadError, RecvStream};
+use quinn::{AsyncTimer, Chunk, ReadError, RecvStream};
 use tracing::{debug, trace, warn};
 
 use crate::{
@@ -49,6 +53,12 @@ async fn read_lane(lanes: Lanes, mut stream: RecvStream, claimed: Arc<AtomicU8>)
     }
 }
 
+/// What a large frame takes of the memory for such, and until when it may.
+struct Room {
+    _share: Share,
+    until: Option<Pin<Box<dyn AsyncTimer>>>,
+}
+
 enum ReadEnd {
     Connection,
     Fault(Refused),
@@ -86,8 +96,8 @@ impl Lanes {
     ) -> Result<(), ReadEnd> {
         let lane = self.read_name(stream, claimed).await?;
         let mut decoder = Decoder::new(self.shared.config.limits.frame_bytes_max(lane));
-        let mut room = None;
-        while let Some(chunk) = stream.read_chunk(CHUNK_BYTES_MAX, true).await? {
+        let mut room: Option<Room> = None;
+        while let Some(chunk) = self.read_within(stream, room.as_mut()).await? {
             decoder.feed(&chunk.bytes);
             while let Some(frame) = decoder.poll_frame()? {
                 self.deliver(lane, frame).await?;
@@ -108,15 +118,44 @@ impl Lanes {
         }
     }
 
+    /// The next chunk, unless a frame that has room for itself takes too long.
+    async fn read_within(
+        &self,
+        stream: &mut RecvStream,
+        room: Option<&mut Room>,
+    ) -> Result<Option<Chunk>, ReadEnd> {
+        let read = async { Ok(stream.read_chunk(CHUNK_BYTES_MAX, true).await?) };
+        let Some(until) = room.and_then(|room| room.until.as_mut()) else {
+            return read.await;
+        };
+        or(read, async {
+            poll_fn(|context| until.as_mut().poll(context)).await;
+            let limit = self.shared.config.timings.large_frame_timeout;
+            let reason =
+                format!("a frame above {CHUNK_BYTES_MAX} bytes took longer than {limit:?}");
+            Err(ReadEnd::Fault(Refused::new(CloseCode::TOO_SLOW, reason)))
+        })
+        .await
+    }
+
     /// Waiting here stops reading the stream, and QUIC then stops the peer.
-    async fn room_for_frame(&self, bytes: usize) -> Result<Share, ReadEnd> {
+    async fn room_for_frame(&self, bytes: usize) -> Result<Room, ReadEnd> {
         let room = self.link.budgets.frames.room_for(bytes);
         // Whoever has the room may hold it for long; the end of the connection must be seen.
-        or(async { Ok(room.await) }, async {
+        let share = or(async { Ok(room.await) }, async {
             self.established.connection.closed().await;
             Err(ReadEnd::Connection)
         })
-        .await
+        .await?;
+        let runtime = &*self.shared.runtime;
+        // Nodes share their room with nobody, and what they send over a bad link takes as long as it does.
+        let until = (!self.link.is_node()).then(|| {
+            runtime.new_timer(runtime.now() + self.shared.config.timings.large_frame_timeout)
+        });
+        Ok(Room {
+            _share: share,
+            until,
+        })
     }
 
     /// The first byte names the lane; each exists once.

@@ -13,13 +13,15 @@ use std::{
 use common::raw::{Hello, Raw, frame};
 use common::*;
 use futures_lite::future;
+use quorate_certs::Credentials;
 use quorate_quic_transport::{
     Inbound, Lane, NotSent,
     quinn::{self, Runtime},
 };
 
-/// Close code of `docs/wire.md`, section 6.
+/// Close codes of `docs/wire.md`, section 6.
 const PROTOCOL: u64 = 8;
+const TOO_SLOW: u64 = 15;
 
 /// Longer than anything on a loopback that is not blocked, also on a busy machine.
 const BLOCKED: Duration = Duration::from_millis(500);
@@ -169,6 +171,65 @@ fn i10_i11_stalled_handshakes_are_few_and_end() {
         victim.next_up();
         assert_undisturbed(&mut victim, &mut witness);
         newcomer.shutdown();
+        witness.shutdown();
+        victim.shutdown();
+    });
+}
+
+/// Large frames of clients share what room there is for them: who begins one and does not go on has it for a
+/// bounded time, and the frame of somebody else arrives then. A node, which has room of its own, may take as long
+/// as its link does.
+#[test]
+fn i11_a_large_frame_that_stalls_gives_its_room_to_others() {
+    const BODY: usize = 1 << 20;
+    on_io_thread(|runtime| {
+        let mut strict = config();
+        strict.limits.lane_bytes_max = strict.limits.append_frame_bytes_max;
+        strict.limits.frames_bytes_max = strict.limits.lane_bytes_max;
+        strict.timings.large_frame_timeout = Duration::from_secs(1);
+        let whole = strict.limits.frames_bytes_max;
+        let largest = strict.limits.call_frame_bytes_max;
+        let (cluster, [mut victim, mut witness]) = scene(strict, runtime);
+        let to = victim.transport.local_addr();
+        let enter = |credentials: &Credentials| {
+            let raw = Raw::connect(to, credentials, runtime);
+            raw.greet(&Hello::of(credentials).bytes()).unwrap();
+            raw
+        };
+
+        let node = enter(&cluster.node(3));
+        victim.next_up();
+        let append = frame(2, &postcard::to_stdvec(&Blob(vec![3; BODY])).unwrap());
+        let (some, rest) = append.split_at(append.len() / 2);
+        let mut slow = node.write_lane(&[&[1][..], some].concat());
+
+        let began = Instant::now();
+        let call = |bytes: usize| [&[2][..], &u32::try_from(bytes).unwrap().to_le_bytes()].concat();
+        let mallory = cluster.client("mallory");
+        let stalled: Vec<_> = (0..whole / largest)
+            .map(|_| {
+                let raw = enter(&mallory);
+                let lane = raw.write_lane(&call(largest));
+                (raw, lane)
+            })
+            .collect();
+        let honest = enter(&cluster.client("app"));
+        let body = [&[1, 0, 7, 0, 1][..], &[0; 8], &vec![7; BODY]].concat();
+        assert_undisturbed(&mut victim, &mut witness);
+        // Blocked until there is room.
+        let lane = honest.write_lane(&[&call(body.len())[..], &body].concat());
+        for (raw, _) in &stalled {
+            assert_eq!(raw.closed_with(), TOO_SLOW);
+            let held = began.elapsed();
+            assert!(held >= Duration::from_secs(1), "ended after {held:?}");
+        }
+        let Inbound::Message(message) = victim.next() else {
+            panic!("the frame that had to wait");
+        };
+        assert_eq!((message.kind, message.body().len()), (7, BODY));
+        block_on(slow.write_all(rest)).unwrap();
+        assert_eq!(victim.next_message::<Blob>().0.len(), BODY);
+        drop((slow, node, lane, honest));
         witness.shutdown();
         victim.shutdown();
     });

@@ -131,10 +131,12 @@ fn rows() -> Vec<String> {
             ),
         ),
         row(
-            "large frames that clients have begun: of one identity, of all",
-            pair(
+            "large frames that clients have begun: of one identity, of all; time for one",
+            format!(
+                "{}; {}; {} s",
                 bytes(limits.lane_bytes_max as u64),
                 bytes(limits.frames_bytes_max as u64),
+                timings.large_frame_timeout.as_secs()
             ),
         ),
         row(
