@@ -30,12 +30,23 @@ pub enum ProposeError {
     /// Nothing happened and nothing ever will: an empty command is how Raft writes "nothing".
     #[error("a command must not be empty")]
     Empty,
+    /// Nothing happened, and this node proposes nothing any more.
+    #[error("the node is stopping; propose at another one")]
+    Stopped,
     /// It may have been applied, or may yet be. Repeat it only if applying it twice does no harm.
     #[error("outcome unknown: leadership was lost before {at:?} was decided")]
     OutcomeUnknown {
         /// The entry that held the command, if it got as far as the log.
         at: Option<EntryId>,
     },
+}
+
+impl ProposeError {
+    /// Whether the command was not applied and never will be, so that it may be proposed again, here or elsewhere.
+    #[must_use]
+    pub fn nothing_happened(&self) -> bool {
+        !matches!(self, Self::OutcomeUnknown { .. })
+    }
 }
 
 /// Why a read has no answer. Nothing happened; reading again is always safe.

@@ -86,7 +86,8 @@ impl StateMachine for Counter {
             self.0 += command.data.len();
             Ok(self.0.to_string().into())
         };
-        batch.commands.iter().map(answer).collect()
+        let loud = |command: &&quorate_consensus::Command| command.data != "say nothing";
+        batch.commands.iter().filter(loud).map(answer).collect()
     }
 
     fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
@@ -198,7 +199,7 @@ fn a_stopped_node_says_that_nothing_happened() {
     handle.stop();
     node.end().unwrap();
     let refused = block_on(handle.propose("late".into()));
-    assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
+    assert_eq!(refused, Err(ProposeError::Stopped));
     assert_eq!(
         block_on(handle.query(Bytes::new())),
         Err(ReadError::Stopped)
@@ -278,6 +279,23 @@ fn a_failed_state_machine_stops_the_node() {
         "{outcome:?}"
     );
     assert!(matches!(node.end(), Err(Fatal::StateMachine(_))));
+}
+
+/// Nobody knows whose answer is missing, so nobody is given another's.
+#[test]
+fn a_state_machine_that_gives_too_few_answers_stops_the_node() {
+    let node = start();
+    let outcome = block_on(node.handle.propose("say nothing".into()));
+    assert!(
+        matches!(outcome, Err(ProposeError::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+    let fatal = node.end().expect_err("it stops by itself");
+    assert!(matches!(fatal, Fatal::StateMachine(_)), "{fatal}");
+    assert!(
+        fatal.to_string().contains("0 answers to 1 commands"),
+        "{fatal}"
+    );
 }
 
 /// What waits for a driver that never takes it is bounded, refused beyond that, and answered at the end.

@@ -222,9 +222,8 @@ fn k8_a_stop_answers_every_proposal() {
     block_on(node.shutdown(Duration::from_secs(1))).unwrap();
     let outcomes = outcomes.lock().unwrap();
     assert_eq!(outcomes.len(), proposed, "everyone has exactly one answer");
-    let refused = |outcome: &&Result<Bytes, ProposeError>| {
-        matches!(outcome, Err(ProposeError::NotLeader { .. }))
-    };
+    let refused =
+        |outcome: &&Result<Bytes, ProposeError>| matches!(outcome, Err(ProposeError::Stopped));
     let refused = outcomes.iter().filter(refused).count();
     assert!(
         refused >= proposed / 2,

@@ -155,7 +155,11 @@ impl Applier {
     fn install(&mut self, last: EntryId) -> Result<(), StateMachineError> {
         self.state_machine.install(last)?;
         let applied = self.state_machine.applied();
-        assert_eq!(applied, last, "the state is that of the snapshot");
+        if applied != last {
+            let wrong =
+                format!("the state is that after {applied}, and the snapshot's after {last}");
+            return Err(StateMachineError::new(wrong));
+        }
         self.checkpoints.saved();
         let _ = self.inbox.try_send(Input::Applied(last.index));
         Ok(())
@@ -177,7 +181,13 @@ impl Applier {
             commands: work.commands,
             last,
         })?;
-        assert_eq!(answers.len(), count, "one answer for each command");
+        if answers.len() != count {
+            let wrong = format!(
+                "the state machine gave {} answers to {count} commands",
+                answers.len()
+            );
+            return Err(StateMachineError::new(wrong));
+        }
         for (done, answer) in work.done.into_iter().zip(answers) {
             if let Some(done) = done {
                 done.call(Ok(answer));

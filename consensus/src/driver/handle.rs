@@ -334,9 +334,8 @@ impl RaftHandle {
         let bytes = command.len() as u64;
         let refused = self.push(bytes, Input::Propose { command, done });
         if let Some(Input::Propose { done, .. }) = refused {
-            done.call(Err(self.refusal(ProposeError::Overloaded, |leader| {
-                ProposeError::NotLeader { leader }
-            })));
+            let refusal = self.refusal(ProposeError::Overloaded, ProposeError::Stopped);
+            done.call(Err(refusal));
         }
     }
 
@@ -347,7 +346,7 @@ impl RaftHandle {
         input: impl FnOnce(Bytes, Done<T, ReadError>) -> Input,
     ) {
         let bytes = query.len() as u64;
-        let overloaded = || self.refusal(ReadError::Overloaded, |_| ReadError::Stopped);
+        let overloaded = || self.refusal(ReadError::Overloaded, ReadError::Stopped);
         if !self.shared.reads.admit(bytes) {
             return done.call(Err(overloaded()));
         }
@@ -364,11 +363,10 @@ impl RaftHandle {
     }
 
     /// Nothing happened: because too much waits, or because the node has stopped.
-    fn refusal<E>(&self, overloaded: E, stopped: impl FnOnce(Option<NodeId>) -> E) -> E {
-        if self.inbox.is_closed() {
-            stopped(None)
-        } else {
-            overloaded
+    fn refusal<E>(&self, overloaded: E, stopped: E) -> E {
+        match self.inbox.is_closed() {
+            true => stopped,
+            false => overloaded,
         }
     }
 

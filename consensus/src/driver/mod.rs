@@ -257,15 +257,14 @@ impl Driver {
             .unwrap_or_else(PoisonError::into_inner);
         (leader.role, leader.leader) = (Role::Follower, None);
         drop(leader);
-        let nothing_happened = || Err(ProposeError::NotLeader { leader: None });
         for token in self.node.abandon_proposals() {
             if let Some(done) = self.waiting.proposals.remove(&token) {
-                done.call(nothing_happened());
+                done.call(Err(ProposeError::Stopped));
             }
         }
         while let Ok(input) = self.inbox.try_recv() {
             if let Input::Propose { done, .. } = input {
-                done.call(nothing_happened());
+                done.call(Err(ProposeError::Stopped));
             }
         }
     }

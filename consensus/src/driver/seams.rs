@@ -111,7 +111,7 @@ pub trait StateMachine: Send + 'static {
     ///
     /// # Errors
     ///
-    /// [`StateMachineError`] stops the node: its state can no longer be trusted.
+    /// [`StateMachineError`] stops the node: its state can no longer be trusted. So do too few answers or too many.
     fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError>;
 
     /// Answers a question from the present state, without changing it.

@@ -276,6 +276,7 @@ fn propose_refusal(error: ProposeError) -> Refusal {
         ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
         ProposeError::Overloaded => Refusal::Overloaded,
         ProposeError::TooLarge { bytes, bytes_max } => Refusal::TooLarge { bytes, bytes_max },
+        ProposeError::Stopped => Refusal::Stopping,
         ProposeError::OutcomeUnknown { .. } => Refusal::OutcomeUnknown,
         error => Refusal::malformed(error),
     }

@@ -295,7 +295,9 @@ impl World {
                 }
             }
             Err(ProposeError::NotLeader { leader }) => self.told_leader(&asked, waits, *leader),
-            Err(ProposeError::Overloaded) => self.told_leader(&asked, waits, None),
+            Err(ProposeError::Overloaded | ProposeError::Stopped) => {
+                self.told_leader(&asked, waits, None)
+            }
             Err(ProposeError::OutcomeUnknown { .. }) => {
                 told.unknown = true;
                 if waits {
