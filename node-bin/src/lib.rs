@@ -46,6 +46,15 @@ pub mod kv;
 mod node;
 mod planted;
 
+/// Certificates and keys: to make them, to load them, to ask who somebody is.
+pub use quorate_certs as certs;
+/// Consensus without a transport, a disk or threads.
+pub use quorate_consensus as consensus;
+/// The log on the disk.
+pub use quorate_persist as persist;
+/// Messages and calls between identities.
+pub use quorate_quic_transport as transport;
+
 pub use node::{
     ADDRESSES_MAX, EVENTS_MAX, Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle,
     PEERS_FILE, Service, StartError,

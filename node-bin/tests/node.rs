@@ -4,18 +4,22 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
+use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate::consensus::{Entry, LogIndex, LogStore, LogWrite, StoreError};
+use quorate::transport::IncomingCall;
 use quorate::{
     Batch, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle, NodeId, ORIGIN,
     ProposeError, Service, StartError, StateMachine, StateMachineError,
 };
-use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
-use quorate_consensus::{Entry, LogIndex, LogStore, LogWrite, StoreError};
-use quorate_quic_transport::IncomingCall;
+
+/// Far above anything expected: reached only by a fault.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn credentials(node: u64) -> Credentials {
     let name = ClusterName::new("test").unwrap();
@@ -165,7 +169,7 @@ struct Hanging {
 impl LogStore for Hanging {
     fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
         while self.hangs.load(Ordering::Relaxed) {
-            std::thread::park();
+            thread::park();
         }
         self.log.append(batch)
     }
@@ -229,4 +233,49 @@ fn k8_a_stop_answers_every_proposal() {
         refused >= proposed / 2,
         "what came after the stop was refused, not unknown: {refused}"
     );
+}
+
+/// A node that is dropped leaves its port to others, though somebody still has a handle, which says that it has
+/// stopped.
+#[test]
+fn a_dropped_node_frees_its_port() {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = Node::builder(config(directory.path(), &[]), credentials(1));
+    let node = builder.start(Count(0)).unwrap();
+    let (handle, port) = (node.handle(), node.local_addr());
+    UdpSocket::bind(port).expect_err("it is the node's");
+    drop(node);
+    UdpSocket::bind(port).unwrap();
+    let refused = block_on(handle.propose("late".into()));
+    assert_eq!(refused, Err(ProposeError::Stopped));
+}
+
+/// Whoever learns something on a thread of the node may drop the node there: no thread waits for itself.
+#[test]
+fn a_node_may_be_dropped_on_its_own_threads() {
+    for on_io in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let builder = Node::builder(config(directory.path(), &[]), credentials(1));
+        let node = builder.start(Count(0)).unwrap();
+        while block_on(node.propose("first".into())).is_err() {}
+        let (handle, raft) = (node.handle(), node.raft().clone());
+        let (told, dropped) = mpsc::channel();
+        let end = move || {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            drop(node);
+            told.send(name).unwrap();
+        };
+        match on_io {
+            true => handle.spawn(async move { end() }),
+            false => raft.propose_then("last".into(), move |_| end()),
+        }
+        let name = dropped.recv_timeout(PATIENCE).expect("it does not wait");
+        let expected = if on_io {
+            "quorate-io-n1"
+        } else {
+            "quorate-state-n1"
+        };
+        assert_eq!(name, expected);
+        assert!(block_on(handle.status()).is_err());
+    }
 }

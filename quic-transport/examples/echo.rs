@@ -40,16 +40,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .credentials()?;
 
     let io = IoThread::spawn("echo")?;
-    let service = |config: Config| Config {
-        service: "echo".into(),
-        ..config
-    };
     let here = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (server, asked) = Transport::bind(service(Config::new(here)), server, io.runtime())?;
-    let (client, mut events) = Transport::bind(service(Config::dial_only()), client, io.runtime())?;
+    let (server, asked) = Transport::bind(Config::new("echo", here), server, io.runtime())?;
+    let (client, mut events) = Transport::bind(Config::dial_only("echo"), client, io.runtime())?;
     let serving = std::thread::spawn(move || block_on(serve(asked)));
 
-    client.set_peer(server.identity().clone(), vec![server.local_addr()]);
+    client.set_peer(server.identity().clone(), vec![server.local_addr()])?;
     block_on(async {
         while let Some(inbound) = events.recv().await {
             if let Inbound::Up(up) = inbound {

@@ -100,19 +100,48 @@ pub enum NotSent {
 pub enum CallError {
     /// The request never left: nothing happened.
     #[error("the request was not sent: {0}")]
-    NotSent(NotSent),
+    NotSent(#[source] NotSent),
     /// The connection ended after the request was handed to it: it may have run.
     #[error("the connection ended before the answer, whether it ran is unknown: {0}")]
-    Unknown(CloseReason),
+    Unknown(#[source] CloseReason),
     /// No answer in time: it may have run, or may still.
     #[error("no answer before the deadline; whether it ran is unknown")]
     Deadline,
     /// The other side answered that there is no response.
     #[error("the peer answered with a refusal: {0}")]
-    Remote(Refusal),
+    Remote(#[source] Refusal),
     /// The response arrived but is not what was expected; the call ran.
     #[error("the answer cannot be read: {0}")]
-    Decode(DecodeError),
+    Decode(#[source] DecodeError),
+}
+
+/// Whether a call ran at the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ran {
+    /// It did not and never will: repeating it, here or elsewhere, is safe.
+    No,
+    /// It did.
+    Yes,
+    /// It may have, or may yet.
+    Unknown,
+}
+
+impl CallError {
+    /// Whether the call ran, as far as is known. What a service does before it refuses a call it does not know, or
+    /// cannot decode, is its own affair; here it counts as nothing.
+    #[must_use]
+    pub fn ran(&self) -> Ran {
+        match self {
+            Self::NotSent(_)
+            | Self::Remote(Refusal::UnknownKind | Refusal::Malformed | Refusal::Overloaded) => {
+                Ran::No
+            }
+            Self::Decode(_) | Self::Remote(Refusal::Unsendable | Refusal::NoRoom) => Ran::Yes,
+            Self::Unknown(_)
+            | Self::Deadline
+            | Self::Remote(Refusal::NoReply | Refusal::Other(_)) => Ran::Unknown,
+        }
+    }
 }
 
 /// A request from a peer, with its verified identity.
@@ -120,7 +149,7 @@ pub enum CallError {
 pub struct IncomingCall {
     /// Who asks, as proved by its certificate.
     pub from: Arc<Identity>,
-    /// Group number chosen by the caller; 0 unless a service uses groups.
+    /// Group number chosen by the caller; 0 from [`Peer::call`](crate::Peer::call).
     pub group: u64,
     /// [`Message::KIND`] of the request.
     pub kind: u16,

@@ -175,7 +175,8 @@ pub struct Config {
     /// Whether connections are accepted. Only nodes can: for clients and admins it has no effect.
     /// Default true.
     pub accept: bool,
-    /// Name of the protocol spoken on top; both ends must say the same. At most 64 bytes.
+    /// Name of the protocol spoken on top; both ends must say the same, so that one certificate may serve
+    /// several. At most 64 bytes.
     pub service: String,
     /// Versions of that protocol this program speaks; the highest common one is chosen.
     pub service_versions: RangeInclusive<u16>,
@@ -215,13 +216,13 @@ pub struct Config {
 pub(crate) const SERVICE_BYTES_MAX: usize = 64;
 
 impl Config {
-    /// Values that work for `listen`.
+    /// Values that work for the protocol `service`, spoken at `listen`.
     ///
     /// # Panics
     /// When the system has no randomness to give, since no secret could then be made.
     #[must_use]
-    pub fn new(listen: SocketAddr) -> Self {
-        Self::new_in(Arc::new(System), listen)
+    pub fn new(service: impl Into<String>, listen: SocketAddr) -> Self {
+        Self::new_in(Arc::new(System), service, listen)
     }
 
     /// As [`Config::new`], elsewhere than on the operating system.
@@ -229,7 +230,11 @@ impl Config {
     /// # Panics
     /// When `environment` has no randomness to give.
     #[must_use]
-    pub fn new_in(environment: Arc<dyn Environment>, listen: SocketAddr) -> Self {
+    pub fn new_in(
+        environment: Arc<dyn Environment>,
+        service: impl Into<String>,
+        listen: SocketAddr,
+    ) -> Self {
         let mut random = [0u8; 64];
         let filled = environment.fill(&mut random);
         filled.expect("the environment provides randomness");
@@ -240,7 +245,7 @@ impl Config {
         Self {
             listen,
             accept: true,
-            service: "quorate".into(),
+            service: service.into(),
             service_versions: 1..=1,
             instance: Instance {
                 store_id: u128::from_le_bytes(*store_id),
@@ -264,10 +269,10 @@ impl Config {
     /// # Panics
     /// As [`Config::new`].
     #[must_use]
-    pub fn dial_only() -> Self {
+    pub fn dial_only(service: impl Into<String>) -> Self {
         Self {
             accept: false,
-            ..Self::new(SocketAddr::from(([0, 0, 0, 0], 0)))
+            ..Self::new(service, SocketAddr::from(([0, 0, 0, 0], 0)))
         }
     }
 
@@ -439,7 +444,7 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_every_mistake_is_reported_at_once() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = Config::new(listen);
+        let mut config = Config::new("test", listen);
         assert_eq!(config.validate(), Ok(()));
         config.service.clear();
         config.limits.handshakes_max = 0;
@@ -451,7 +456,7 @@ mod tests {
 
     #[test]
     fn i15_secrets_are_not_printed() {
-        let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut config = Config::new("test", SocketAddr::from(([127, 0, 0, 1], 0)));
         config.secret = [0xab; 32];
         assert!(!format!("{config:?}").contains("171, 171"));
     }

@@ -259,7 +259,7 @@ mod tests {
     fn config() -> Config {
         Config {
             service_versions: 2..=4,
-            ..Config::dial_only()
+            ..Config::dial_only("test")
         }
     }
 

@@ -32,11 +32,11 @@
 //! let any = SocketAddr::from(([127, 0, 0, 1], 0));
 //! let io = IoThread::spawn("doc")?;
 //! let (one, mut inbox) =
-//!     Transport::bind(Config::new(any), issue(1)?.credentials()?, io.runtime())?;
+//!     Transport::bind(Config::new("ping", any), issue(1)?.credentials()?, io.runtime())?;
 //! let (two, mut events) =
-//!     Transport::bind(Config::new(any), issue(2)?.credentials()?, io.runtime())?;
+//!     Transport::bind(Config::new("ping", any), issue(2)?.credentials()?, io.runtime())?;
 //!
-//! two.set_peer(one.identity().clone(), vec![one.local_addr()]);
+//! two.set_peer(one.identity().clone(), vec![one.local_addr()])?;
 //! futures_lite::future::block_on(async {
 //!     // `Up` is the first thing a service hears of a peer.
 //!     assert!(matches!(events.recv().await, Some(Inbound::Up(_))));
@@ -90,7 +90,7 @@ mod socket;
 mod tls;
 mod transport;
 
-pub use call::{CallError, IncomingCall, NotSent, Refusal, Reply};
+pub use call::{CallError, IncomingCall, NotSent, Ran, Refusal, Reply};
 pub use close::{CloseCode, CloseReason, HandshakeError, Refused};
 pub use config::{Config, ConfigError, Instance, Limits, Timings};
 pub use credentials::OtherIdentity;
@@ -99,7 +99,7 @@ pub use hello::{Admit, PeerUp};
 pub use inbox::{Inbound, Inbox};
 pub use message::{DecodeError, Lane, Message, Received};
 pub use peer::{Peer, PeerState, PeerStatus, QueueDepth, Rejected};
-pub use transport::{BindError, Transport};
+pub use transport::{BindError, NotAPeer, Transport};
 
 /// The TLS implementation whose cryptography an [`Environment`] chooses.
 pub use rustls;

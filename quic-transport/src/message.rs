@@ -130,6 +130,7 @@ pub enum DecodeError {
         /// Length of the body.
         bytes: usize,
         /// What the decoder said.
+        #[source]
         err: postcard::Error,
     },
 }

@@ -131,6 +131,15 @@ impl Shared {
         }
     }
 
+    /// Ends without a word to anybody but the peers.
+    pub(crate) fn abort(&self) {
+        self.stop();
+        if let Some(endpoint) = lock(&self.endpoint).take() {
+            endpoint.close(CloseCode::SHUTDOWN.wire(), b"dropped");
+        }
+        self.finish();
+    }
+
     /// After the last connection: ends what is left.
     pub(crate) fn finish(&self) {
         self.finished.store(true, Ordering::Release);

@@ -13,7 +13,7 @@ use std::{
 use async_channel::{Receiver, Sender};
 use quinn::{AsyncUdpSocket, Endpoint, Runtime, Side};
 use quorate_certs::{Credentials, Identity, Role};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::{
     accept,
@@ -63,6 +63,14 @@ pub enum BindError {
     },
 }
 
+/// Who cannot be in the address book of a node, client or admin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{identity} is not another node of our cluster; only such can be dialled")]
+pub struct NotAPeer {
+    /// Who was to be.
+    pub identity: Identity,
+}
+
 /// What is to be done, where the system's words do not say it.
 fn advice(err: &io::Error) -> &'static str {
     match err.kind() {
@@ -94,11 +102,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.stop();
-        if let Some(endpoint) = lock(&self.shared.endpoint).take() {
-            endpoint.close(CloseCode::SHUTDOWN.wire(), b"dropped");
-        }
-        self.shared.finish();
+        self.shared.abort();
     }
 }
 
@@ -225,13 +229,12 @@ impl Transport {
     /// ones and dials at once; a connection that is up stays. No addresses: it is known but not
     /// dialled.
     ///
-    /// Only other nodes of our cluster can be dialled; anything else is a mistake of the caller,
-    /// logged and ignored.
-    pub fn set_peer(&self, identity: Identity, addrs: Vec<SocketAddr>) {
+    /// # Errors
+    /// Only other nodes of our cluster can be dialled; nothing has changed then.
+    pub fn set_peer(&self, identity: Identity, addrs: Vec<SocketAddr>) -> Result<(), NotAPeer> {
         let own = self.identity();
         if identity.role() != Role::Node || identity.cluster != own.cluster || identity == *own {
-            warn!(peer = %identity, "not another node of our cluster; it cannot be a peer");
-            return;
+            return Err(NotAPeer { identity });
         }
         self.shared().node(Arc::new(identity)).change(|state| {
             if state.addrs != addrs {
@@ -240,6 +243,7 @@ impl Transport {
             }
         });
         self.shared().signal.notify();
+        Ok(())
     }
 
     /// Takes a node out of the address book and closes its connection with
@@ -310,6 +314,12 @@ impl Transport {
         let job = Box::pin(wind_up(shared, within, socket_free, done));
         let _ = self.handle.jobs.send(job).await;
         let _ = finished.recv().await;
+    }
+
+    /// Ends at once, as if the last clone were dropped: connections are closed, and what is queued is lost. The
+    /// port is free when the runtime has come to it, or has ended.
+    pub fn abort(&self) {
+        self.shared().abort();
     }
 }
 

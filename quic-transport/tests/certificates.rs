@@ -248,7 +248,10 @@ fn j2_j3_j4_j5_j8_j12_j13_j14_j20_i14_bad_listeners_are_refused() {
         for (case, key, words) in bad_certificates(&forger) {
             let (listener, addr) = listener(key, runtime);
             let mut dialer = Program::start(config(), forger.credentials(1), Arc::clone(runtime));
-            dialer.transport.set_peer(wanted.clone(), vec![addr]);
+            dialer
+                .transport
+                .set_peer(wanted.clone(), vec![addr])
+                .unwrap();
             let incoming = block_on(listener.accept()).unwrap();
             let ended = match block_on(async { incoming.accept().unwrap().await }) {
                 Ok(connection) => {
@@ -272,7 +275,7 @@ fn j2_j3_j4_j5_j8_j12_j13_j14_j20_i14_bad_listeners_are_refused() {
         // The control: with the unchanged forgery, the hello comes.
         let (listener, addr) = listener(forger.forge(|_| {}), runtime);
         let dialer = Program::start(config(), forger.credentials(1), Arc::clone(runtime));
-        dialer.transport.set_peer(wanted, vec![addr]);
+        dialer.transport.set_peer(wanted, vec![addr]).unwrap();
         let hello = block_on(async {
             let incoming = listener.accept().await.unwrap();
             let connection = incoming.accept().unwrap().await.unwrap();

@@ -74,7 +74,8 @@ fn e7_j8_another_cluster_of_the_same_ca_files_is_refused() {
         let wanted = ours.node(1).identity().clone();
         dialer
             .transport
-            .set_peer(wanted.clone(), vec![acceptor.transport.local_addr()]);
+            .set_peer(wanted.clone(), vec![acceptor.transport.local_addr()])
+            .unwrap();
         assert_words(
             &dialer.last_error(&wanted),
             &["we refused the certificate", "cluster c1"],
@@ -85,9 +86,11 @@ fn e7_j8_another_cluster_of_the_same_ca_files_is_refused() {
             "ca.pem",
         ]);
         // And an identity of another cluster does not get into the address book at all.
-        dialer.dials(&acceptor);
-        assert!(dialer.transport.peer(&acceptor.identity()).is_none());
-        Warnings::wait_for(&["not another node of our cluster", "spiffe://c2/node/1"]);
+        let (other, addr) = (acceptor.identity(), acceptor.transport.local_addr());
+        let refused = dialer.transport.set_peer(other.clone(), vec![addr]);
+        let words = &["not another node of our cluster", "spiffe://c2/node/1"];
+        assert_words(&refused.unwrap_err().to_string(), words);
+        assert!(dialer.transport.peer(&other).is_none());
         dialer.shutdown();
         acceptor.shutdown();
     });
@@ -130,7 +133,8 @@ fn d15_j6_another_node_at_the_address_is_named() {
         let wanted = cluster.node(2).identity().clone();
         dialer
             .transport
-            .set_peer(wanted.clone(), vec![third.transport.local_addr()]);
+            .set_peer(wanted.clone(), vec![third.transport.local_addr()])
+            .unwrap();
         let told = dialer.last_error(&wanted);
         assert_words(
             &told,
@@ -155,7 +159,8 @@ fn two_processes_with_one_identity_are_told_apart() {
         let cluster = Cluster::new();
         let one = Program::start(config(), cluster.node(1), Arc::clone(runtime));
         one.transport
-            .set_peer(one.identity(), vec![one.transport.local_addr()]);
+            .set_peer(one.identity(), vec![one.transport.local_addr()])
+            .expect_err("nobody dials themselves");
         assert!(
             one.transport.peer(&one.identity()).is_none(),
             "nobody dials themselves"
@@ -181,10 +186,7 @@ fn k3_another_service_or_version_is_refused_with_both_sides_named() {
         let (dialer, told) = dial(&acceptor, other, cluster.node(2), runtime);
         assert_words(
             &told,
-            &[
-                "wrong service (code 12)",
-                "we speak quorate, you speak orders",
-            ],
+            &["wrong service (code 12)", "we speak test, you speak orders"],
         );
         Warnings::wait_for(&["we refused", "you speak orders"]);
         dialer.shutdown();
@@ -295,7 +297,7 @@ fn one_client_identity_has_a_bounded_number_of_connections() {
         let node = Program::start(strict, cluster.node(1), Arc::clone(runtime));
         let start = || {
             Program::start(
-                Config::dial_only(),
+                Config::dial_only("test"),
                 cluster.client("app"),
                 Arc::clone(runtime),
             )
@@ -333,7 +335,8 @@ fn silence_and_closed_doors_are_told_apart() {
         let wanted = cluster.node(2).identity().clone();
         dialer
             .transport
-            .set_peer(wanted.clone(), vec![silent.local_addr().unwrap()]);
+            .set_peer(wanted.clone(), vec![silent.local_addr().unwrap()])
+            .unwrap();
         assert_words(
             &dialer.last_error(&wanted),
             &["no answer", "firewall (UDP)"],

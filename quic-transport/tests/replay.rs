@@ -127,7 +127,8 @@ fn scene(extra: usize, retry_above: usize, runtime: &Arc<dyn Runtime>) -> Scene 
     let mut dialer = Program::start(config(), cluster.node(3), Arc::clone(runtime));
     dialer
         .transport
-        .set_peer(acceptor.identity(), vec![path.addr]);
+        .set_peer(acceptor.identity(), vec![path.addr])
+        .unwrap();
     dialer.next_up();
     acceptor.next_up();
     Scene {
@@ -199,7 +200,7 @@ fn drawn_by_one_packet(retry_above: usize, runtime: &Arc<dyn Runtime>) -> (usize
     let led_away = Program::start(config(), Cluster::new().node(4), Arc::clone(runtime));
     let wanted = Cluster::new().node(1).identity().clone();
     let forged = forger.local_addr().unwrap();
-    led_away.transport.set_peer(wanted, vec![forged]);
+    led_away.transport.set_peer(wanted, vec![forged]).unwrap();
     let mut packet = [0; 65536];
     let first = forger.recv(&mut packet).unwrap();
     led_away.shutdown();

@@ -35,7 +35,7 @@ fn dial_at_once(seed: u64, runtime: &Arc<dyn Runtime>) {
             while began.elapsed() < delay {
                 std::hint::spin_loop();
             }
-            program.transport.set_peer(other, vec![addr]);
+            program.transport.set_peer(other, vec![addr]).unwrap();
             let Inbound::Up(up) = program.next() else {
                 panic!("Up comes first")
             };
@@ -110,7 +110,8 @@ fn dial_at_once_without_winding_up(seed: u64, runtime: &Arc<dyn Runtime>) -> usi
         ));
         program
             .transport
-            .set_peer(identities[1 - me].clone(), vec![addrs[1 - me]]);
+            .set_peer(identities[1 - me].clone(), vec![addrs[1 - me]])
+            .unwrap();
         let (mut peer, mut sent, mut received, mut lost) = (None, 0, BTreeSet::new(), 0);
         let deadline = Instant::now() + Duration::from_secs(20);
         while !complete.iter().all(|side| side.load(Ordering::SeqCst)) {
@@ -219,7 +220,7 @@ fn a_peer_that_comes_later_is_connected_and_one_that_leaves_is_dialled_again() {
         let addr = place.local_addr().unwrap();
         drop(place);
         let wanted = cluster.node(2).identity().clone();
-        one.transport.set_peer(wanted.clone(), vec![addr]);
+        one.transport.set_peer(wanted.clone(), vec![addr]).unwrap();
         let peer = one.transport.peer(&wanted).unwrap();
         let why = peer.try_send(Lane::Append, 0, Number(1)).unwrap_err().why;
         assert_eq!(why, NotSent::NotConnected, "nothing queues for a dead peer");

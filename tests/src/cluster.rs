@@ -131,7 +131,6 @@ impl Cluster {
     }
 
     /// The running node `node`.
-    #[must_use]
     pub fn node(&self, node: NodeId) -> &Node {
         &self.nodes[&node]
     }

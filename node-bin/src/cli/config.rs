@@ -48,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) log_tail: Option<u64>,
     /// How much the node is preferred as the leader.
     pub(crate) priority: Option<u8>,
+    /// How many connections the node accepts, and of one client's or admin's certificate.
+    pub(crate) connections_max: Option<usize>,
+    pub(crate) connections_per_client_max: Option<usize>,
 }
 
 /// The same by flags. Texts, because they are read by the code that reads the file's.
@@ -195,6 +198,9 @@ listen = "127.0.0.1"
 runtime = "green threads"
 election-timeout = "250"
 log = "inof"
+log-tail = "some"
+priority = 256
+connections-max = 0
 [peers]
 0 = "127.0.0.1:7002"
 2 = "127.0.0.1:99999"
@@ -205,7 +211,7 @@ log = "inof"
         assert_eq!(failure.code, exit::CONFIG);
         let mut read = 0;
         for expected in [
-            "11 mistakes in the configuration",
+            "14 mistakes in the configuration",
             "n1.toml:1: node: a value of type string; expected this node's number",
             "n1.toml:2: data_dir: unknown key; did you mean `data-dir`?",
             "n1.toml:3: colour: unknown key; known are node, ",
@@ -213,9 +219,12 @@ log = "inof"
             "n1.toml:5: runtime: `green threads` is not one of ",
             "n1.toml:6: election-timeout: `250` is not a time",
             "n1.toml:7: log: `inof` is no log filter: unknown level; use error, ",
-            "n1.toml:9: peers.0: `0` is not a node's number",
-            "n1.toml:10: peers.2: `127.0.0.1:99999` is not HOST:PORT",
-            "n1.toml:11: peers.3: a value of type integer",
+            "n1.toml:8: log-tail: `some` is not a size",
+            "n1.toml:9: priority: `256` is not a number from 0 to 255",
+            "n1.toml:10: connections-max: `0` is not a number of 1 or more",
+            "n1.toml:12: peers.0: `0` is not a node's number",
+            "n1.toml:13: peers.2: `127.0.0.1:99999` is not HOST:PORT",
+            "n1.toml:14: peers.3: a value of type integer",
             "cert or --cert is missing",
         ] {
             let Some(at) = failure.message[read..].find(expected) else {
@@ -251,6 +260,32 @@ log = "inof"
         let peers: Vec<String> = settings.peers.values().map(Place::to_string).collect();
         assert_eq!(peers, ["127.0.0.1:7002", "127.0.0.1:8003"]);
         assert_eq!(reading.mistakes, []);
+    }
+
+    /// A path that cannot be told is not taken for another one.
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_utf_8() {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = Path::new(std::ffi::OsStr::from_bytes(b"/da\xffta"));
+        let mut reading = Reading::default();
+        reading.file(Path::new("n1.toml"), GOOD);
+        reading.flags(&Flags {
+            data_dir: Some(odd.to_owned()),
+            ..Flags::default()
+        });
+        reading.file(&odd.join("n2.toml"), "cert = \"n2\"");
+        let mistakes: Vec<&str> = reading
+            .mistakes
+            .iter()
+            .map(|(_, text)| text.as_str())
+            .collect();
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+        assert!(
+            mistakes[0].starts_with("--data-dir: `/da\u{fffd}ta` is not UTF-8"),
+            "{mistakes:?}"
+        );
+        assert!(mistakes[1].contains("n2.toml:1: cert: "), "{mistakes:?}");
     }
 
     /// One peer with two addresses is a mistake, within the flags and within the file, however its number

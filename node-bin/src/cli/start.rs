@@ -26,6 +26,9 @@ const DESCRIPTORS_MIN: u64 = 64;
 
 /// Runs one node until it is told to stop
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "The file may also say connections-max (12000) and connections-per-client-max (64)."
+)]
 pub(crate) struct StartArgs {
     #[command(flatten)]
     flags: Flags,
@@ -102,6 +105,11 @@ async fn serve(
     raft.priority = settings.priority.unwrap_or(raft.priority);
     raft.log_tail_bytes = settings.log_tail.unwrap_or(raft.log_tail_bytes);
     raft.log_bytes_max = raft.log_bytes_max.max(raft.log_tail_bytes);
+    let limits = &mut config.limits;
+    limits.connections_max = settings.connections_max.unwrap_or(limits.connections_max);
+    limits.connections_per_client_max = settings
+        .connections_per_client_max
+        .unwrap_or(limits.connections_per_client_max);
     let cluster = credentials.identity().cluster.clone();
     let data_dir = config.data_dir.display().to_string();
     let node = Node::builder(config, credentials)

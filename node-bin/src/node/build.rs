@@ -26,7 +26,7 @@ use super::members::{AddressBook, Members, PeerTransport};
 use super::metrics::{Measured, Metrics};
 use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
-use super::seams::RuntimeClock;
+use super::seams::{RuntimeClock, SERVICE};
 use super::service::{NoService, Service};
 use super::{Facts, Node, NodeHandle, Outcome, secret};
 
@@ -318,8 +318,7 @@ impl NodeBuilder {
         memory: PeerMemory,
     ) -> Result<(Transport, Inbox), StartError> {
         let environment = Arc::clone(&self.environment);
-        let mut config = TransportConfig::new_in(environment, self.config.listen);
-        config.service = "quorate".into();
+        let mut config = TransportConfig::new_in(environment, SERVICE, self.config.listen);
         config.instance = instance(opened);
         config.progress = Progress {
             term: opened.recovered.hard_state.term,
@@ -327,6 +326,8 @@ impl NodeBuilder {
         }
         .to_number();
         config.secret = secret;
+        config.limits = self.config.limits.clone();
+        config.timings = self.config.timings.clone();
         config.origin = opened.origin;
         config.admit = Some(Arc::new(Admission::new(members, memory, opened.origin)));
         Ok(Transport::bind(

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use quorate_consensus::{Config, NodeId};
+use quorate_quic_transport::{Limits, Timings};
 
 /// Where a node listens, where it keeps its files, and who the others are.
 #[derive(Clone, Debug)]
@@ -33,6 +34,12 @@ pub struct NodeConfig {
     /// How large each half of the journal in a new log is; see
     /// [`Options::journal_bytes`](quorate_persist::Options::journal_bytes). Default 8 MiB.
     pub log_journal_bytes: u64,
+    /// Bounds of connections, queues and frames. The defaults suit nine nodes and some thousand clients.
+    pub limits: Limits,
+    /// Timing of connections. The defaults are for one site: with round trips of some hundred milliseconds, raise
+    /// [`initial_rtt`](Timings::initial_rtt), and with an election timeout of seconds `idle_timeout`, or a pause that
+    /// consensus forgives costs connections.
+    pub timings: Timings,
 }
 
 impl NodeConfig {
@@ -48,6 +55,8 @@ impl NodeConfig {
             raft: Config::new(anybody),
             log_cache_bytes: quorate_persist::CACHE_BYTES_DEFAULT,
             log_journal_bytes: quorate_persist::JOURNAL_BYTES_DEFAULT,
+            limits: Limits::default(),
+            timings: Timings::default(),
         }
     }
 }

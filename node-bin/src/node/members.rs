@@ -113,7 +113,9 @@ impl AddressBook {
             }
         }
         let count = addresses.len();
-        self.0.transport.set_peer(self.identity(node), addresses);
+        if let Err(err) = self.0.transport.set_peer(self.identity(node), addresses) {
+            warn!(node = %self.0.own, peer = %node, %err, "cannot be dialled");
+        }
         count
     }
 }

@@ -38,7 +38,7 @@ pub use error::StartError;
 pub use events::{EVENTS_MAX, Events};
 pub use members::ADDRESSES_MAX;
 pub use peers::PEERS_FILE;
-pub(crate) use seams::GROUP;
+pub(crate) use seams::{GROUP, SERVICE};
 pub use service::Service;
 
 /// How long an orderly shutdown waits for another voter to take over before it stops all the same. A
@@ -266,7 +266,10 @@ impl NodeHandle {
 }
 
 /// A running member of a cluster. Dropping it stops the node at once, as a crash would, but with its
-/// threads ended and its files closed; [`Node::shutdown`] hands leadership over first.
+/// threads ended, its files closed and its port free, whatever handles there still are: that blocks for as long as the
+/// writes take that are on their way. [`Node::shutdown`] hands leadership over first. Dropped on a thread of its own,
+/// as in a callback of [`RaftHandle::propose_then`], it waits for nothing.
+#[must_use = "a node stops when it is dropped"]
 pub struct Node {
     handle: NodeHandle,
     outcome: Arc<Outcome>,
@@ -387,5 +390,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.handle.raft.stop();
         self.end_threads();
+        // Handles may live on, and must not keep the port.
+        self.handle.transport.abort();
     }
 }

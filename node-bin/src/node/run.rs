@@ -195,13 +195,21 @@ impl Threads {
         Ok(())
     }
 
-    /// Leaves the workers to themselves: the disk that they wait for may never answer.
+    /// Leaves the workers to themselves: what they wait for may never come.
     pub(super) fn abandon_workers(&mut self) {
         self.workers.clear();
     }
 
-    /// Waits until the workers have ended, which they do once the driver has, then ends the I/O thread.
+    /// Waits until the workers have ended, which they do once the driver has, then ends the I/O thread. Who is on
+    /// one of these threads waits for none of them: they end when it lets them.
     pub(super) fn join(&mut self) {
+        let current = thread::current().id();
+        let mut workers = self.workers.iter();
+        if self.io.as_ref().is_some_and(IoThread::is_current)
+            || workers.any(|worker| worker.thread().id() == current)
+        {
+            self.abandon_workers();
+        }
         // The driver needs the I/O thread to end, so the workers come first.
         for worker in self.workers.drain(..) {
             // A worker that panicked has already been reported.

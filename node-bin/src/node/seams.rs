@@ -40,6 +40,9 @@ impl quorate_quic_transport::Message for RaftMessage {
     }
 }
 
+/// The protocol that nodes speak with each other and with clients.
+pub(crate) const SERVICE: &str = "quorate";
+
 /// The only group there is yet; every frame carries it so that more can share a connection later.
 pub(crate) const GROUP: u64 = 0;
 

@@ -79,16 +79,26 @@ impl IoThread {
         self.runtime.panics.load(Ordering::Relaxed)
     }
 
-    /// Ends the thread and waits for it. Tasks that have not finished are dropped.
+    /// Whether the caller is one of its tasks.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let current = std::thread::current().id();
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| thread.thread().id() == current)
+    }
+
+    /// Ends the thread and waits for it, unless the caller is one of its tasks. Tasks that have not finished are dropped.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
         self.stop.close();
+        let waits = !self.is_current();
         if let Some(thread) = self.thread.take()
             // A thread cannot wait for itself: dropped by one of its own tasks it ends on its own.
-            && thread.thread().id() != std::thread::current().id()
+            && waits
             && thread.join().is_err()
         {
             error!("the I/O thread panicked");

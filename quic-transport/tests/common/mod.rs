@@ -78,7 +78,7 @@ impl Cluster {
 }
 
 pub fn config() -> Config {
-    Config::new(SocketAddr::from(([127, 0, 0, 1], 0)))
+    Config::new("test", SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
 /// One program: a transport and what arrived.
@@ -99,7 +99,8 @@ impl Program {
 
     pub fn dials(&self, other: &Program) {
         self.transport
-            .set_peer(other.identity(), vec![other.transport.local_addr()]);
+            .set_peer(other.identity(), vec![other.transport.local_addr()])
+            .unwrap();
     }
 
     pub fn peer(&self, other: &Program) -> Peer {

@@ -30,7 +30,7 @@ impl Hello {
         Self {
             cluster: "c1".into(),
             identity: credentials.identity().uri(),
-            service: "quorate".into(),
+            service: "test".into(),
             service_min: 1,
             service_max: 1,
             store_id: 1,

@@ -296,7 +296,7 @@ impl World {
             }
             Err(ProposeError::NotLeader { leader }) => self.told_leader(&asked, waits, *leader),
             Err(ProposeError::Overloaded | ProposeError::Stopped) => {
-                self.told_leader(&asked, waits, None)
+                self.told_leader(&asked, waits, None);
             }
             Err(ProposeError::OutcomeUnknown { .. }) => {
                 told.unknown = true;

@@ -1,13 +1,13 @@
 //! From texts and where they stand to settings, collecting every mistake on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use quorate_consensus::{Config, NodeId};
 use toml::de::{DeTable, DeValue};
 
-use super::value::{address, folder, node_id, size, time};
+use super::value::{address, count, folder, node_id, size, time};
 use super::{Flags, Settings};
 use crate::cli::places::Place;
 use crate::cli::runtime::Runtime;
@@ -61,6 +61,16 @@ const KEYS: &[Key] = &[
         name: "priority",
         integer: true,
         expects: "a number from 0 to 255, such as 1",
+    },
+    Key {
+        name: "connections-max",
+        integer: true,
+        expects: "a number of connections, such as 12000",
+    },
+    Key {
+        name: "connections-per-client-max",
+        integer: true,
+        expects: "a number of connections, such as 64",
     },
 ];
 
@@ -144,13 +154,30 @@ impl Reading {
                 return self.mistake(line, wrong_type(&origin, other, key.expects));
             }
         };
-        let text = match key.name {
+        match key.name {
             "data-dir" | "cert" if !text.is_empty() => {
-                folder.join(text).to_string_lossy().into_owned()
+                self.path(key.name, origin, line, &folder.join(text));
             }
-            _ => text,
-        };
-        self.values.insert(key.name, Given { origin, line, text });
+            name => drop(self.values.insert(name, Given { origin, line, text })),
+        }
+    }
+
+    /// Another folder than the one that was meant would be taken for a new one.
+    fn path(&mut self, key: &'static str, origin: String, line: usize, path: &Path) {
+        match path.to_str() {
+            Some(text) => {
+                let text = text.to_owned();
+                self.values.insert(key, Given { origin, line, text });
+            }
+            None => {
+                self.unusable.insert(key);
+                let path = path.display();
+                self.mistake(
+                    line,
+                    format!("{origin}: `{path}` is not UTF-8; use another path"),
+                );
+            }
+        }
     }
 
     fn peer(&mut self, id: &str, origin: String, line: usize, address: &DeValue<'_>) {
@@ -185,15 +212,18 @@ impl Reading {
     }
 
     pub(super) fn flags(&mut self, flags: &Flags) {
-        let path = |path: &Option<PathBuf>| {
-            path.as_ref()
-                .map(|path| path.to_string_lossy().into_owned())
-        };
+        let paths = [
+            ("data-dir", "--data-dir", &flags.data_dir),
+            ("cert", "--cert", &flags.cert),
+        ];
+        for (key, flag, path) in paths {
+            if let Some(path) = path {
+                self.path(key, flag.to_owned(), NO_LINE, path);
+            }
+        }
         let given = [
             ("node", "--node", flags.node.clone()),
             ("listen", "--listen", flags.listen.clone()),
-            ("data-dir", "--data-dir", path(&flags.data_dir)),
-            ("cert", "--cert", path(&flags.cert)),
             ("runtime", "--runtime", flags.runtime.clone()),
             ("log", "--log", flags.log.clone()),
             ("log-format", "--log-format", flags.log_format.clone()),
@@ -256,6 +286,14 @@ impl Reading {
                 Err(mistake) => self.mistake(given.line, format!("{}: {mistake}", given.origin)),
             }
         }
+        let log_tail = self.value("log-tail", size);
+        let priority = self.value("priority", |text| {
+            text.parse()
+                .map_err(|_| format!("`{text}` is not a number from 0 to 255"))
+        });
+        let connections_max = self.value("connections-max", count);
+        let connections_per_client_max = self.value("connections-per-client-max", count);
+        // All of them have been looked at by now, so that every mistake is told.
         Some(Settings {
             node,
             cluster,
@@ -268,11 +306,10 @@ impl Reading {
             log_format: log_format.unwrap_or_default(),
             election_timeout,
             heartbeat_interval,
-            log_tail: self.value("log-tail", size),
-            priority: self.value("priority", |text| {
-                text.parse()
-                    .map_err(|_| format!("`{text}` is not a number from 0 to 255"))
-            }),
+            log_tail,
+            priority,
+            connections_max,
+            connections_per_client_max,
         })
     }
 

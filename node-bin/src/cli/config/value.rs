@@ -70,6 +70,14 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         })
 }
 
+/// How many of something there may be: one at least.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("`{text}` is not a number of 1 or more"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

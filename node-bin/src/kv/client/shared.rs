@@ -20,7 +20,7 @@ use super::error::{ClientError, ConnectError};
 use super::keeper::{self, Job};
 use super::routing::Routing;
 use super::sessions::Sessions;
-use crate::node::ADDRESSES_MAX;
+use crate::node::{ADDRESSES_MAX, SERVICE};
 
 /// After how long without a word a connection counts as dead. There may be thousands of clients that have nothing
 /// to say, and who asks something of a dead node learns it from the others, who tell of the next leader.
@@ -214,7 +214,8 @@ fn enter(transport: &Transport, node: NodeId, mut addresses: Vec<SocketAddr>) ->
     addresses.truncate(ADDRESSES_MAX);
     let cluster = transport.identity().cluster.clone();
     let identity = Identity::new(cluster, Subject::Node(node.into()));
-    transport.set_peer(identity.clone(), addresses);
+    let entered = transport.set_peer(identity.clone(), addresses);
+    entered.expect("a client of the cluster is none of its nodes");
     let peer = transport
         .peer(&identity)
         .expect("a peer in the address book has a handle");
@@ -250,7 +251,7 @@ fn bind(
                 keep_alive: KEEP_ALIVE,
                 ..Timings::default()
             },
-            ..Config::new_in(Arc::clone(environment), local)
+            ..Config::new_in(Arc::clone(environment), SERVICE, local)
         };
         Transport::bind(config, credentials.clone(), Arc::clone(runtime))
     };

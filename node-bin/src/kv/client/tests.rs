@@ -14,6 +14,7 @@ use quorate_quic_transport::{Config, Inbound, Inbox, IncomingCall, Reply, Transp
 use super::*;
 use crate::kv::logged::Tag;
 use crate::kv::protocol::{Needs, NodeStatus, Notice, Refusal};
+use crate::node::SERVICE;
 
 mod late;
 mod nodes;
@@ -52,7 +53,7 @@ impl ScriptedNode {
             .ca
             .issue(&Subject::node(id).unwrap(), &IssueOptions::default());
         let (transport, inbox) = Transport::bind(
-            Config::new((Ipv4Addr::LOCALHOST, 0).into()),
+            Config::new(SERVICE, (Ipv4Addr::LOCALHOST, 0).into()),
             issued.unwrap().credentials().unwrap(),
             stage.io.runtime(),
         )
