@@ -1,49 +1,35 @@
 //! Inbound connections, from the first packet to the welcome.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_channel::Sender;
 use quinn::{ConnectionError, Endpoint, Incoming, TransportErrorCode};
 use quorate_certs::{Identity, Role};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     close::{CloseCode, HandshakeError, Refused},
     connection,
     credentials::Verdict,
+    failures::Window,
     hello::{Hello, HelloError},
     link::{Established, Installed, Link},
     origins::Running,
     quic,
     shared::{Counted, Shared},
-    signal::{lock, within},
+    signal::within,
     tls::{self, Finding},
 };
 
-/// Addresses whose last failure is remembered, so that a peer which keeps failing for one reason
-/// is one line in the log. Beyond it all are forgotten.
-const FAILURES_MAX: usize = 256;
-
-/// How many warnings of handshakes that failed there are in a minute; others go to `debug` and are counted. Whoever
-/// has no certificate can make them fail, with words of its own.
-const WARNINGS_PER_MINUTE: usize = 60;
-
 /// Never waits for a handshake: one slow peer must not keep others out.
 pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
-    let failures = Arc::new(Failures::default());
     let mut second = Window::new(Duration::from_secs(1));
     while let Some(incoming) = endpoint.accept().await {
         let begun = second.count(shared.runtime.now());
         let Some(admitted) = admit(&shared, incoming, begun) else {
             continue;
         };
-        let task = handshake(Arc::clone(&shared), admitted, Arc::clone(&failures));
+        let task = handshake(Arc::clone(&shared), admitted);
         shared.runtime.spawn(Box::pin(task));
     }
 }
@@ -95,7 +81,7 @@ fn admit(shared: &Shared, incoming: Incoming, begun: usize) -> Option<Admitted> 
     })
 }
 
-async fn handshake(shared: Arc<Shared>, admitted: Admitted, failures: Arc<Failures>) {
+async fn handshake(shared: Arc<Shared>, admitted: Admitted) {
     let Admitted {
         incoming,
         handshake,
@@ -108,12 +94,12 @@ async fn handshake(shared: Arc<Shared>, admitted: Admitted, failures: Arc<Failur
     let outcome = outcome.unwrap_or(Err(HandshakeError::NoAnswer { addr }.into()));
     match outcome {
         Ok(welcomed) => {
-            failures.forget(addr.ip());
+            shared.failures.forget(addr.ip());
             let link = Arc::clone(&welcomed.link);
             welcomed.run(Arc::clone(&shared)).await;
             shared.forget_client(&link);
         }
-        Err(Unwelcome::Failed(err)) => failures.report(addr, &err, shared.runtime.now()),
+        Err(Unwelcome::Failed(err)) => shared.failures.report(addr, &err, shared.runtime.now()),
         Err(Unwelcome::Left(err)) => debug!(%addr, %err, "the peer left during the handshake"),
     }
     drop(counted);
@@ -266,106 +252,14 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Counts what happens in one stretch of time after the other.
-#[derive(Debug)]
-struct Window {
-    length: Duration,
-    began: Option<Instant>,
-    count: usize,
-}
-
-impl Window {
-    fn new(length: Duration) -> Self {
-        Self {
-            length,
-            began: None,
-            count: 0,
-        }
-    }
-
-    /// One more at `now`: how many there were in this stretch.
-    fn count(&mut self, now: Instant) -> usize {
-        let is_over = |began| now.saturating_duration_since(began) >= self.length;
-        if self.began.is_none_or(is_over) {
-            (self.began, self.count) = (Some(now), 0);
-        }
-        self.count += 1;
-        self.count
-    }
-}
-
-/// What is said of handshakes that failed: each reason of an address once, until it is another.
-#[derive(Debug)]
-struct Failures(Mutex<Said>);
-
-#[derive(Debug)]
-struct Said {
-    last: BTreeMap<IpAddr, String>,
-    minute: Window,
-    /// How many were not said because there were too many.
-    unsaid: u64,
-}
-
-impl Default for Failures {
-    fn default() -> Self {
-        Self(Mutex::new(Said {
-            last: BTreeMap::new(),
-            minute: Window::new(Duration::from_secs(60)),
-            unsaid: 0,
-        }))
-    }
-}
-
-impl Failures {
-    fn report(&self, addr: SocketAddr, err: &HandshakeError, now: Instant) {
-        if let HandshakeError::RefusedByUs { refused, .. } = err
-            && refused.code == CloseCode::DUPLICATE
-        {
-            // Two dials at once, decided as they should be.
-            debug!(%addr, %err, "a duplicate was refused");
-            return;
-        }
-        match self.is_news(addr, err, now) {
-            Some(0) => warn!(%addr, %err, "inbound handshake failed"),
-            Some(unsaid) => warn!(%addr, %err, unsaid, "inbound handshakes failed"),
-            None => debug!(%addr, %err, "inbound handshake failed again"),
-        }
-    }
-
-    /// Whether it is worth a warning, and how many others were not said before it.
-    fn is_news(&self, addr: SocketAddr, err: &HandshakeError, now: Instant) -> Option<u64> {
-        // Without the address, whose port changes with every attempt.
-        let reason = match err {
-            HandshakeError::NoAnswer { .. } => "no answer".to_owned(),
-            other => other.to_string().replace(&addr.to_string(), ""),
-        };
-        let mut said = lock(&self.0);
-        if said.last.get(&addr.ip()) == Some(&reason) {
-            return None;
-        }
-        if said.last.len() >= FAILURES_MAX {
-            said.last.clear();
-        }
-        said.last.insert(addr.ip(), reason);
-        if said.minute.count(now) > WARNINGS_PER_MINUTE {
-            said.unsaid += 1;
-            return None;
-        }
-        Some(std::mem::take(&mut said.unsaid))
-    }
-
-    fn forget(&self, ip: IpAddr) {
-        lock(&self.0).last.remove(&ip);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use quinn::{ApplicationClose, ConnectionClose};
 
     use super::*;
 
-    const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const ADDR: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     fn closed(error_code: TransportErrorCode) -> ConnectionError {
         ConnectionError::ConnectionClosed(ConnectionClose {
@@ -405,23 +299,5 @@ mod tests {
             let judged = Unwelcome::from_quic(ADDR, &err);
             assert!(matches!(judged, Unwelcome::Failed(_)), "{judged:?}");
         }
-    }
-
-    /// A stranger who fails in ever new words fills no log, and what it kept from being said is counted.
-    #[test]
-    fn warnings_are_bounded() {
-        let failures = Failures::default();
-        let began = Instant::now();
-        let failed = |n: u64| HandshakeError::failed(ADDR, &n);
-        let said = |n: u64| failures.is_news(ADDR, &failed(n), began).is_some();
-        assert!(said(0) && !said(0), "the same again is no news");
-        assert_eq!(
-            (1..1000).filter(|n| said(*n)).count(),
-            WARNINGS_PER_MINUTE - 1
-        );
-        let later = began + Duration::from_secs(60);
-        let unsaid = 1000 - WARNINGS_PER_MINUTE as u64;
-        assert_eq!(failures.is_news(ADDR, &failed(0), later), Some(unsaid));
-        assert_eq!(failures.is_news(ADDR, &failed(1), later), Some(0));
     }
 }

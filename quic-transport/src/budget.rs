@@ -1,18 +1,20 @@
 //! Bytes that may wait in several queues together.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
 use futures_lite::future::or;
 
-use crate::signal::Signal;
+use crate::signal::{Signal, lock};
 
 /// How many bytes may wait, as a part of how many may wait elsewhere as well.
 #[derive(Debug)]
 pub(crate) struct Budget {
     taken: AtomicUsize,
+    /// Held by whoever takes some, of this or of a part of it.
+    taking: Mutex<()>,
     bytes_max: usize,
     whole: Option<Arc<Budget>>,
     /// Some was given back.
@@ -39,6 +41,7 @@ impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             taken: AtomicUsize::new(0),
+            taking: Mutex::default(),
             bytes_max,
             whole: None,
             returned: Signal::default(),
@@ -49,6 +52,7 @@ impl Budget {
     pub(crate) fn part_of(whole: &Arc<Self>, bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             taken: AtomicUsize::new(0),
+            taking: Mutex::default(),
             bytes_max,
             whole: Some(Arc::clone(whole)),
             returned: Signal::default(),
@@ -57,6 +61,8 @@ impl Budget {
 
     /// `None` when it would be too much, here or in the whole.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
+        // One at a time, or what is taken here for a moment and given back could send somebody else to sleep.
+        let _one = lock(&self.whole.as_ref().unwrap_or(self).taking);
         if !self.add(bytes) {
             return None;
         }

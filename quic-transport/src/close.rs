@@ -99,13 +99,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// A refusal with its reason.
+    /// A refusal with its reason. Control characters in it become question marks: it may quote the peer, and ends
+    /// up in logs.
     #[must_use]
     pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        let reason = without_controls(&reason.into());
+        Self { code, reason }
     }
 
     pub(crate) fn close(&self, connection: &quinn::Connection) {
@@ -119,10 +118,13 @@ impl Refused {
 
 /// Text from the other side, made safe for a log line.
 fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(REASON_BYTES_MAX)]);
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    without_controls(&String::from_utf8_lossy(
+        &bytes[..bytes.len().min(REASON_BYTES_MAX)],
+    ))
+}
+
+fn without_controls(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 /// Why a connection that was up is no more.

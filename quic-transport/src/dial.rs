@@ -47,7 +47,8 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
     let mut backoff = Backoff::new(timings.backoff_min, timings.backoff_max);
     let mut told = None;
     while wait_for_need(&shared, &link).await || !ends(&shared, &link) {
-        match dial_each(&shared, &link).await {
+        let known = link.with(|state| state.addrs_generation);
+        match dial_each(&shared, &link, known).await {
             Ok(()) => {
                 told = None;
                 let began = shared.runtime.now();
@@ -68,7 +69,10 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
             }
         }
         let pause = sleep(&*shared.runtime, backoff.pause(&shared.rng));
-        or(pause, until_news(&shared, &link)).await;
+        or(pause, until_news(&shared, &link, known)).await;
+        if link.with(|state| state.addrs_generation != known) {
+            backoff.reset();
+        }
     }
 }
 
@@ -103,8 +107,7 @@ async fn until_disconnected(shared: &Shared, link: &Link) {
 }
 
 /// Until the pause before the next dial makes no sense any more.
-async fn until_news(shared: &Shared, link: &Link) {
-    let known = link.with(|state| state.addrs_generation);
+async fn until_news(shared: &Shared, link: &Link, known: u64) {
     loop {
         let seen = link.signal.generation();
         let news = link.with(|state| state.current.is_some() || state.addrs_generation != known);
@@ -115,14 +118,36 @@ async fn until_news(shared: &Shared, link: &Link) {
     }
 }
 
-/// Each address once, in order; the error of the last.
-async fn dial_each(shared: &Arc<Shared>, link: &Arc<Link>) -> Result<(), HandshakeError> {
+/// Until there are other addresses than those of the generation `known`, or other credentials.
+async fn until_moved(link: &Link, known: u64) {
+    loop {
+        let seen = link.signal.generation();
+        if link.with(|state| state.addrs_generation != known) {
+            return;
+        }
+        link.signal.changed(seen).await;
+    }
+}
+
+/// Each address once, in order, as long as they are those of the generation `known`; the error of the last.
+async fn dial_each(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    known: u64,
+) -> Result<(), HandshakeError> {
     let addrs = link.with(|state| state.addrs.clone());
     let mut result = Ok(());
     for addr in addrs {
         let timeout = shared.config.timings.handshake_timeout;
         link.change(|state| state.dials += 1);
-        let outcome = within(&*shared.runtime, timeout, dial(shared, link, addr)).await;
+        let dialled = within(&*shared.runtime, timeout, dial(shared, link, addr));
+        let outcome = or(async { Some(dialled.await) }, async {
+            until_moved(link, known).await;
+            None
+        });
+        let Some(outcome) = outcome.await else {
+            return result;
+        };
         result = outcome.unwrap_or(Err(HandshakeError::NoAnswer { addr }));
         if result.is_ok() || link.with(|state| state.current.is_some()) {
             return Ok(());

@@ -128,8 +128,12 @@ pub(crate) enum FrameError {
     UnknownShape(u8),
 }
 
+/// Memory that a lane may keep for the next frame: as much as is read at once.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// Cuts a stream of chunks into frames. Holds at most one incomplete frame plus one chunk, and
-/// grows as bytes arrive: by what a length field claims only when it is told to.
+/// grows as bytes arrive: by what a length field claims only when it is told to. Between frames it keeps no more
+/// than some chunks, however large they were.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     buffer: BytesMut,
@@ -193,7 +197,12 @@ impl Decoder {
             return Ok(None);
         }
         self.buffer.advance(LENGTH_BYTES);
-        parse(self.buffer.split_to(length).freeze()).map(Some)
+        let frame = self.buffer.split_to(length).freeze();
+        if length > KEPT_BYTES_MAX {
+            // What is left would keep the memory of the whole frame, for as long as the lane lives.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        parse(frame).map(Some)
     }
 }
 
@@ -254,6 +263,25 @@ mod tests {
         expected.extend_from_slice(&5u64.to_le_bytes());
         expected.push(1);
         assert_eq!(frame, expected);
+    }
+
+    /// Whoever has let go of a large frame has given back its memory, though the lane goes on.
+    #[test]
+    fn a_large_frame_keeps_no_memory_afterwards() {
+        let mut decoder = Decoder::new(4 << 20);
+        let large = encode(header(Shape::Message), &vec![7_u8; 3 << 20], 4 << 20).unwrap();
+        let (most, last) = large.split_at(large.len() - 10);
+        decoder.feed(most);
+        decoder.reserve(3 << 20);
+        assert!(decoder.poll_frame().unwrap().is_none());
+        let next = encode(header(Shape::Message), &1u8, 100).unwrap();
+        decoder.feed(&[last, &next[..3]].concat());
+        let frame = decoder.poll_frame().unwrap().unwrap();
+        assert!(frame.body.len() > 3 << 20);
+        assert!(frame.body.is_unique(), "the decoder holds it too");
+        decoder.feed(&next[3..]);
+        assert_eq!(decoder.poll_frame().unwrap().unwrap().body, &[1][..]);
+        assert!(decoder.is_empty() && decoder.buffer.capacity() <= KEPT_BYTES_MAX);
     }
 
     #[test]

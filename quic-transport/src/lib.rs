@@ -70,6 +70,7 @@ mod connection;
 mod credentials;
 mod dial;
 mod environment;
+mod failures;
 mod frame;
 mod hello;
 mod inbox;

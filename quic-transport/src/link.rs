@@ -212,6 +212,11 @@ impl Link {
     ) -> Result<Installed, Refused> {
         let installed = {
             let mut state = lock(&self.state);
+            if state.removed {
+                // Nobody would find it any more, to judge it or to close it.
+                let reason = "you were taken out of the address book; connect again";
+                return Err(Refused::new(CloseCode::SHUTDOWN, reason));
+            }
             state.refuse_stale(&new.up)?;
             let Some(old) = state.current.clone() else {
                 return Ok(self.begin_session(&mut state, new, hello, config));

@@ -10,8 +10,8 @@ use std::{
 };
 
 use futures_lite::future::or;
-use quinn::{AsyncTimer, Chunk, ReadError, RecvStream};
-use tracing::{debug, trace, warn};
+use quinn::{AsyncTimer, ReadError, RecvStream};
+use tracing::{debug, trace};
 
 use crate::{
     budget::Share,
@@ -44,10 +44,9 @@ async fn read_lane(lanes: Lanes, mut stream: RecvStream, claimed: Arc<AtomicU8>)
             .update(|state| state.lanes_read += 1),
         Err(ReadEnd::Connection) => {}
         Err(ReadEnd::Fault(refused)) => {
-            warn!(
-                peer = %lanes.link.identity, addr = %lanes.established.up.addr, err = %refused,
-                "the peer broke the protocol; its connection is closed"
-            );
+            let (peer, addr) = (&lanes.link.identity, lanes.established.up.addr);
+            let (shared, now) = (&lanes.shared, lanes.shared.runtime.now());
+            shared.failures.breach(peer, addr, &refused, now);
             lanes.established.close(refused);
         }
     }
@@ -97,10 +96,13 @@ impl Lanes {
         let lane = self.read_name(stream, claimed).await?;
         let mut decoder = Decoder::new(self.shared.config.limits.frame_bytes_max(lane));
         let mut room: Option<Room> = None;
-        while let Some(chunk) = self.read_within(stream, room.as_mut()).await? {
+        let next =
+            async |stream: &mut RecvStream| Ok(stream.read_chunk(CHUNK_BYTES_MAX, true).await?);
+        while let Some(chunk) = self.in_time(next(stream), room.as_mut()).await? {
             decoder.feed(&chunk.bytes);
             while let Some(frame) = decoder.poll_frame()? {
-                self.deliver(lane, frame).await?;
+                self.in_time(self.deliver(lane, frame), room.as_mut())
+                    .await?;
                 room = None;
             }
             if let Some(bytes) = decoder.begun()
@@ -118,17 +120,17 @@ impl Lanes {
         }
     }
 
-    /// The next chunk, unless a frame that has room for itself takes too long.
-    async fn read_within(
+    /// What `work` comes to, unless a frame that has `room` takes too long, to arrive or to be taken: a client can
+    /// stop both.
+    async fn in_time<T>(
         &self,
-        stream: &mut RecvStream,
+        work: impl Future<Output = Result<T, ReadEnd>>,
         room: Option<&mut Room>,
-    ) -> Result<Option<Chunk>, ReadEnd> {
-        let read = async { Ok(stream.read_chunk(CHUNK_BYTES_MAX, true).await?) };
+    ) -> Result<T, ReadEnd> {
         let Some(until) = room.and_then(|room| room.until.as_mut()) else {
-            return read.await;
+            return work.await;
         };
-        or(read, async {
+        or(work, async {
             poll_fn(|context| until.as_mut().poll(context)).await;
             let limit = self.shared.config.timings.large_frame_timeout;
             let reason =

@@ -21,6 +21,7 @@ use crate::{
     close::{CloseCode, Refused},
     config::Config,
     credentials::{Own, Verdict},
+    failures::Failures,
     hello::{Hello, PeerUp},
     inbox::InboxSender,
     link::{Established, Link},
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     finished: AtomicBool,
     next_connection: AtomicU64,
     pub(crate) handshakes: Count,
+    /// What was said of peers that fail.
+    pub(crate) failures: Failures,
     pub(crate) origins: Origins,
     pub(crate) inbound: Count,
     /// The earliest deadline that the sweeper knows.
@@ -108,6 +111,7 @@ impl Shared {
             finished: AtomicBool::new(false),
             next_connection: AtomicU64::new(1),
             handshakes: Count::default(),
+            failures: Failures::default(),
             origins: Origins::default(),
             inbound: Count::default(),
             next_deadline: Mutex::default(),

@@ -1,9 +1,11 @@
 //! Small waiting tools that need no runtime: a change signal, and time through `quinn::Runtime`.
 
 use std::{
+    collections::BTreeMap,
     future::{Future, poll_fn},
+    pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -24,7 +26,9 @@ pub(crate) struct Signal {
 #[derive(Debug, Default)]
 struct SignalState {
     generation: u64,
-    wakers: Vec<Waker>,
+    /// Whoever waits, by the number of its wait.
+    wakers: BTreeMap<u64, Waker>,
+    waits: u64,
 }
 
 impl Signal {
@@ -38,27 +42,55 @@ impl Signal {
             state.generation += 1;
             std::mem::take(&mut state.wakers)
         };
-        for waker in wakers {
+        for waker in wakers.into_values() {
             waker.wake();
         }
     }
 
-    /// Ready when the generation is no longer `seen`.
-    pub(crate) fn changed(&self, seen: u64) -> impl Future<Output = ()> + Send + '_ {
-        poll_fn(move |context| {
-            let mut state = lock(&self.state);
-            if state.generation != seen {
-                return Poll::Ready(());
-            }
-            if !state
-                .wakers
-                .iter()
-                .any(|waker| waker.will_wake(context.waker()))
-            {
-                state.wakers.push(context.waker().clone());
-            }
-            Poll::Pending
-        })
+    /// Ready when the generation is no longer `seen`. Dropped before, it leaves nothing behind.
+    pub(crate) fn changed(&self, seen: u64) -> Changed<'_> {
+        Changed {
+            signal: self,
+            seen,
+            wait: None,
+        }
+    }
+}
+
+pub(crate) struct Changed<'a> {
+    signal: &'a Signal,
+    seen: u64,
+    /// Its number, once it has waited.
+    wait: Option<u64>,
+}
+
+impl Future for Changed<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.signal.state);
+        if state.generation != self.seen {
+            return Poll::Ready(());
+        }
+        let wait = self.wait.unwrap_or(state.waits);
+        if self.wait.is_none() {
+            state.waits += 1;
+        }
+        match state.wakers.get_mut(&wait) {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => drop(state.wakers.insert(wait, context.waker().clone())),
+        }
+        drop(state);
+        self.wait = Some(wait);
+        Poll::Pending
+    }
+}
+
+impl Drop for Changed<'_> {
+    fn drop(&mut self) {
+        if let Some(wait) = self.wait {
+            lock(&self.signal.state).wakers.remove(&wait);
+        }
     }
 }
 
@@ -79,4 +111,29 @@ pub(crate) async fn within<T>(
         None
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    /// Whoever no longer waits is forgotten, or a peer that makes somebody wait again and again would fill memory.
+    #[test]
+    fn dropped_waits_leave_nothing_behind() {
+        let signal = Signal::default();
+        let seen = signal.generation();
+        let mut waits = pin!(signal.changed(seen));
+        for _ in 0..1000 {
+            assert!(block_on(poll_once(waits.as_mut())).is_none());
+            assert!(block_on(poll_once(signal.changed(seen))).is_none());
+            assert_eq!(lock(&signal.state).wakers.len(), 1);
+        }
+        signal.notify();
+        block_on(waits);
+        assert!(lock(&signal.state).wakers.is_empty());
+    }
 }

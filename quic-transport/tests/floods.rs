@@ -176,8 +176,8 @@ fn i10_i11_stalled_handshakes_are_few_and_end() {
     });
 }
 
-/// Large frames of clients share what room there is for them: who begins one and does not go on has it for a
-/// bounded time, and the frame of somebody else arrives then. A node, which has room of its own, may take as long
+/// Large frames of clients share what room there is for them: who begins one and does not go on, or sees to it that
+/// it cannot be taken, has it for a bounded time, and the frame of somebody else arrives then. A node, which has room of its own, may take as long
 /// as its link does.
 #[test]
 fn i11_a_large_frame_that_stalls_gives_its_room_to_others() {
@@ -186,8 +186,12 @@ fn i11_a_large_frame_that_stalls_gives_its_room_to_others() {
         let mut strict = config();
         strict.limits.lane_bytes_max = strict.limits.append_frame_bytes_max;
         strict.limits.frames_bytes_max = strict.limits.lane_bytes_max;
+        strict.limits.calls_in_flight_max = 1;
         strict.timings.large_frame_timeout = Duration::from_secs(1);
-        let whole = strict.limits.frames_bytes_max;
+        assert_eq!(
+            strict.limits.frames_bytes_max,
+            2 * strict.limits.call_frame_bytes_max
+        );
         let largest = strict.limits.call_frame_bytes_max;
         let (cluster, [mut victim, mut witness]) = scene(strict, runtime);
         let to = victim.transport.local_addr();
@@ -204,21 +208,27 @@ fn i11_a_large_frame_that_stalls_gives_its_room_to_others() {
         let mut slow = node.write_lane(&[&[1][..], some].concat());
 
         let began = Instant::now();
-        let call = |bytes: usize| [&[2][..], &u32::try_from(bytes).unwrap().to_le_bytes()].concat();
+        let sized = |body: &[u8]| {
+            let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+            [&length[..], body].concat()
+        };
         let mallory = cluster.client("mallory");
-        let stalled: Vec<_> = (0..whole / largest)
-            .map(|_| {
-                let raw = enter(&mallory);
-                let lane = raw.write_lane(&call(largest));
-                (raw, lane)
-            })
-            .collect();
+        let [stops, is_not_taken] = [enter(&mallory), enter(&mallory)];
+        let length = u32::try_from(largest).unwrap().to_le_bytes();
+        let begun = stops.write_lane(&[&[2][..], &length].concat());
+        // All the calls it may have are on their way, and then one that is large.
+        let request = |bytes| sized(&[&[1, 1, 9, 0, 1][..], &[0; 16], &vec![0; bytes]].concat());
+        let whole =
+            is_not_taken.write_lane(&[&[2][..], &request(0), &request(largest - 21)].concat());
+        let Inbound::Call(unanswered) = victim.next() else {
+            panic!("the small one")
+        };
         let honest = enter(&cluster.client("app"));
         let body = [&[1, 0, 7, 0, 1][..], &[0; 8], &vec![7; BODY]].concat();
         assert_undisturbed(&mut victim, &mut witness);
         // Blocked until there is room.
-        let lane = honest.write_lane(&[&call(body.len())[..], &body].concat());
-        for (raw, _) in &stalled {
+        let lane = honest.write_lane(&[&[2][..], &sized(&body)].concat());
+        for raw in [&stops, &is_not_taken] {
             assert_eq!(raw.closed_with(), TOO_SLOW);
             let held = began.elapsed();
             assert!(held >= Duration::from_secs(1), "ended after {held:?}");
@@ -229,7 +239,7 @@ fn i11_a_large_frame_that_stalls_gives_its_room_to_others() {
         assert_eq!((message.kind, message.body().len()), (7, BODY));
         block_on(slow.write_all(rest)).unwrap();
         assert_eq!(victim.next_message::<Blob>().0.len(), BODY);
-        drop((slow, node, lane, honest));
+        drop((slow, node, lane, honest, begun, whole, unanswered));
         witness.shutdown();
         victim.shutdown();
     });

@@ -182,6 +182,14 @@ fn e7_i5_j6_j22_a_hello_must_agree_with_the_certificate() {
                 .bytes(),
                 5,
             ),
+            (
+                Hello {
+                    cluster: "x\nERROR forged\x1b[2J".into(),
+                    ..Hello::of(&client)
+                }
+                .bytes(),
+                5,
+            ),
             (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 8),
             (b"QRTE\x05\x09\x00\x00".to_vec(), 7),
             (b"QRTE\x01\x01\xff\xff".to_vec(), 9),
@@ -191,6 +199,8 @@ fn e7_i5_j6_j22_a_hello_must_agree_with_the_certificate() {
             assert!(raw.greet(&hello).is_err());
             assert_eq!(raw.closed_with(), code, "{hello:?}");
         }
+        // What a peer says of itself writes no lines of its own into the log.
+        Warnings::wait_for(&["wrong cluster", "you are x?ERROR forged?[2J"]);
         // Two identities cannot be one: node 1's own certificate at node 1.
         let twin = scene.cluster.node(1);
         let raw = Raw::connect(to, &twin, runtime);

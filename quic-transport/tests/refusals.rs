@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::*;
@@ -200,7 +200,7 @@ fn k3_another_service_or_version_is_refused_with_both_sides_named() {
             &told,
             &["no common version (code 7)", "2 to 3", "1 to 1", "upgrade"],
         );
-        Warnings::wait_for(&["we refused", "no common version of quorate"]);
+        Warnings::wait_for(&["we refused", "no common version of test"]);
         dialer.shutdown();
 
         // Negative control: the same node with an overlapping range is welcome.
@@ -342,5 +342,42 @@ fn silence_and_closed_doors_are_told_apart() {
             &["no answer", "firewall (UDP)"],
         );
         dialer.shutdown();
+    });
+}
+
+/// A dial that leads nowhere is given up as soon as it is known where the peer is.
+#[test]
+fn other_addresses_are_dialled_at_once() {
+    on_io_thread(|runtime| {
+        let cluster = Cluster::new();
+        let mut patient = config();
+        patient.timings.handshake_timeout = PATIENCE;
+        let dialer = Program::start(patient, cluster.node(1), Arc::clone(runtime));
+        let acceptor = Program::start(config(), cluster.node(2), Arc::clone(runtime));
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let nowhere = silent.local_addr().unwrap();
+        let wanted = acceptor.identity();
+        let dial = |addr| {
+            dialer
+                .transport
+                .set_peer(wanted.clone(), vec![addr])
+                .unwrap();
+        };
+        dial(nowhere);
+        // It has been dialled there.
+        silent.set_read_timeout(Some(PATIENCE)).unwrap();
+        silent.recv(&mut [0; 2000]).unwrap();
+        let began = Instant::now();
+        dial(acceptor.transport.local_addr());
+        wait_for("a connection", || {
+            dialer.peer(&acceptor).is_connected().then_some(())
+        });
+        assert!(
+            began.elapsed() < PATIENCE / 2,
+            "after {:?}",
+            began.elapsed()
+        );
+        dialer.shutdown();
+        acceptor.shutdown();
     });
 }

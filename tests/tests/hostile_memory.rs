@@ -20,9 +20,9 @@ use quorate_tests::raw::{CALL, Lane, Raw, first_packets, is_cut_off_with};
 const CONNECTIONS: usize = 60;
 
 /// What a node may grow by under all of this: what `SECURITY.md` says that waits for two clients who take nothing,
-/// twice 16 MiB, and that two times 60 connections have on their way, 512 KiB each; what is one for all; and some
+/// twice 16 MiB, and that three times 60 connections have on their way, 512 KiB each; what is one for all; and some
 /// for what is not bytes of users.
-const GROWN_MAX_MIB: u64 = 2 * 16 + CONNECTIONS as u64 + 8 + 28;
+const GROWN_MAX_MIB: u64 = 2 * 16 + 3 * CONNECTIONS as u64 / 2 + 8 + 28;
 
 /// How long an attacker tries to write more.
 const TRY: Duration = Duration::from_millis(50);
@@ -82,6 +82,23 @@ impl Attacker<'_> {
         callers
     }
 
+    /// Ends the largest frames there are, and stays (I9): what they took must not stay with it.
+    fn ends_frames(&self) -> Vec<(Raw, Lane)> {
+        let mut callers = self.callers("thorough");
+        let body = [
+            &[1, 1, 255, 255, 1][..],
+            &[0; 8],
+            &[7; 8],
+            &vec![0; (4 << 20) - 21],
+        ]
+        .concat();
+        for (_, lane) in &mut callers {
+            lane.write(&(4u32 << 20).to_le_bytes());
+            lane.write(&body);
+        }
+        callers
+    }
+
     /// Streams without end (I8), and certificates that come fifty times (I14).
     fn floods(&self) {
         let credentials = self.credentials("floods");
@@ -130,16 +147,17 @@ fn i16_floods_of_every_kind_cost_bounded_memory() {
     thread::scope(|scope| {
         let slow = scope.spawn(|| attacker.begins_frames());
         let greedy = scope.spawn(|| attacker.asks_in_vain());
+        let thorough = scope.spawn(|| attacker.ends_frames());
         let floods = scope.spawn(|| attacker.floods());
         let stalls = scope.spawn(|| attacker.stalls());
         let mut done = false;
         while !done {
-            done = slow.is_finished() && greedy.is_finished();
+            done = slow.is_finished() && greedy.is_finished() && thorough.is_finished();
             done &= floods.is_finished() && stalls.is_finished();
             block_on(client.put("honest", "value")).unwrap();
         }
         // All of them are still connected.
-        let held = [slow.join().unwrap(), greedy.join().unwrap()];
+        let held = [slow, greedy, thorough].map(|all| all.join().unwrap());
         cluster.takes_writes("meanwhile");
         drop((held, floods.join().unwrap(), stalls.join().unwrap()));
     });
