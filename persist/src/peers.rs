@@ -12,9 +12,15 @@ use crate::files::Files;
 use crate::identity::{CLUSTER_BYTES_MAX, StoreIdentity};
 
 const MAGIC: [u8; 8] = *b"QRMPEERS";
-const FORMAT: u32 = 1;
+/// In 1 there were members only.
+const FORMAT: u32 = 2;
 const PEER_BYTES: usize = 8 + 16 + 8;
-const FILE_BYTES_MAX: usize = 8 + 4 + 8 + 2 + CLUSTER_BYTES_MAX + 2 + MEMBERS_MAX * PEER_BYTES + 4;
+const FILE_BYTES_MAX: usize =
+    8 + 4 + 8 + 2 + CLUSTER_BYTES_MAX + 2 + SEEN_STORES_MAX * PEER_BYTES + 4;
+
+/// How many peers a node remembers: all members, and as many nodes more that may become some, twice, so that there is
+/// room for whoever becomes a member.
+pub const SEEN_STORES_MAX: usize = 3 * MEMBERS_MAX;
 
 /// A store, and how often it had been opened when it was last heard of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +31,7 @@ pub struct SeenStore {
     pub boot: u64,
 }
 
-/// The store of each peer that was ever heard of.
+/// The store of each peer that was ever heard of, of [`SEEN_STORES_MAX`] at most.
 pub type SeenStores = BTreeMap<NodeId, SeenStore>;
 
 /// What the node `identity` has kept at `path` of its peers; nothing where there is no file.
@@ -56,7 +62,11 @@ pub fn load_peers(
 ///
 /// # Errors
 ///
-/// [`CreateError`]; what was there is still there.
+/// [`CreateError`]; either what was there is still there, or the new is, and may be gone after a crash.
+///
+/// # Panics
+///
+/// When there are more than [`SEEN_STORES_MAX`].
 pub fn save_peers(
     files: &dyn Files,
     path: &Path,
@@ -76,7 +86,8 @@ pub fn save_peers(
 }
 
 fn encode(identity: &StoreIdentity, stores: &SeenStores) -> Vec<u8> {
-    let count = |count: usize| u16::try_from(count).expect("names and members are few");
+    assert!(stores.len() <= SEEN_STORES_MAX, "{} peers", stores.len());
+    let count = |count: usize| u16::try_from(count).expect("names and peers are few");
     let mut content = MAGIC.to_vec();
     content.extend_from_slice(&FORMAT.to_le_bytes());
     content.extend_from_slice(&identity.node.value().to_le_bytes());
@@ -125,7 +136,7 @@ fn decode_rest(mut rest: &[u8]) -> Option<(StoreIdentity, SeenStores)> {
     let cluster = std::str::from_utf8(cluster).ok()?.to_owned();
     rest = after;
     let count = usize::from(u16::from_le_bytes(take(&mut rest)?));
-    if count > MEMBERS_MAX || rest.len() != count * PEER_BYTES {
+    if count > SEEN_STORES_MAX || rest.len() != count * PEER_BYTES {
         return None;
     }
     let mut stores = SeenStores::new();
@@ -135,6 +146,10 @@ fn decode_rest(mut rest: &[u8]) -> Option<(StoreIdentity, SeenStores)> {
             store_id: u128::from_le_bytes(take(&mut rest)?),
             boot: u64::from_le_bytes(take(&mut rest)?),
         };
+        let rises = stores.last_key_value().is_none_or(|(last, _)| *last < node);
+        if !rises {
+            return None;
+        }
         stores.insert(node, seen);
     }
     Some((StoreIdentity { cluster, node }, stores))

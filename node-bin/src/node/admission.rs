@@ -12,7 +12,8 @@ use crate::planted;
 ///
 /// A member that comes back with another store has lost its log, and with it the votes it cast and the
 /// entries it acknowledged; if it took part again, acknowledged writes could be lost (reliability
-/// scenarios E1 and E4).
+/// scenarios E1 and E4). A node that is not known yet is treated alike: it may be a member by an entry that is not
+/// here yet, and have acknowledged and voted elsewhere.
 pub(super) struct Admission {
     members: Members,
     memory: PeerMemory,
@@ -42,25 +43,32 @@ impl Admission {
     }
 
     fn check(&self, node: NodeId, instance: Instance, start: Start) -> Result<(), String> {
-        match self.members.now().standing(node) {
-            Standing::Voter | Standing::Learner => {}
-            Standing::Removed => {
-                return Err(format!(
-                    "node {} is not a member of this cluster, or not any more; ids are never used again, so \
-                     a new node needs a new one",
-                    node.value()
-                ));
-            }
-            // It may be a member by an entry that is not here yet. As long as it is not, nothing is
-            // remembered of it.
-            Standing::Unknown => return Ok(()),
+        let standing = self.members.now().standing(node);
+        if standing == Standing::Removed {
+            return Err(format!(
+                "node {} is not a member of this cluster, or not any more; ids are never used again, so \
+                 a new node needs a new one",
+                node.value()
+            ));
         }
         let Instance { store_id, boot } = instance;
-        let met = self.memory.meet(node, SeenStore { store_id, boot }, start);
+        let seen = SeenStore { store_id, boot };
+        let met = match standing {
+            Standing::Unknown => self.memory.meet_stranger(node, seen, start),
+            _ => self.memory.meet(node, seen, start),
+        };
         let node = node.value();
         // The one way that is safe: on any folder but its own newest, it could vote twice.
         let replace = format!("under a new id: `quorate members replace {node} NEW`");
         match met {
+            Met::OtherStore if standing == Standing::Unknown => Err(format!(
+                "node {node} was here with another data folder; if it has lost that, let it begin under a new id, \
+                 for it may have joined already"
+            )),
+            Met::OneTooMany => Err(format!(
+                "node {node} is not a member, and so many others that are not have been here that no more are \
+                 remembered"
+            )),
             Met::OtherStore if !planted::is("other-store-admitted") => Err(format!(
                 "node {node} lost its data folder or has another one: a node must not rejoin without its log; \
                  replace it {replace}"
@@ -163,8 +171,11 @@ mod tests {
             check(id(2), store(7, 4)).is_ok(),
             "the refused ones are not remembered"
         );
-        assert!(check(id(9), store(7, 1)).is_ok(), "it may be a new member");
-        assert!(check(id(9), store(8, 1)).is_ok());
+        // It may be a member by an entry that is not here yet.
+        assert!(check(id(9), store(7, 1)).is_ok());
+        let lost = check(id(9), store(8, 1)).unwrap_err();
+        assert!(lost.contains("under a new id"), "{lost}");
+        assert!(check(id(9), store(7, 2)).is_ok());
     }
 
     /// A member that was removed stays away, and so does whoever was founded with others.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quinn::Runtime;
 use quorate_certs::{ClusterName, Identity, Subject};
-use quorate_consensus::{Membership, Message, NodeId, Undelivered};
+use quorate_consensus::{Membership, Message, NodeId, Standing, Undelivered};
 use quorate_quic_transport::{Peer, Transport};
 use tracing::warn;
 
@@ -168,7 +168,9 @@ impl quorate_consensus::Transport for PeerTransport {
 
     fn set_members(&mut self, membership: &Membership) {
         *self.members.now() = membership.clone();
-        self.memory.keep(|node| membership.contains(node));
+        // Whoever is not known yet may be a member by an entry that is not here yet, or not again yet.
+        self.memory
+            .keep(|node| membership.standing(node) != Standing::Removed);
         let gone: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in gone.into_iter().filter(|&node| !membership.contains(node)) {
             self.peers.remove(&node);

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use quorate_consensus::{LogIndex, NodeId, Term};
-use quorate_persist::{Files, SeenStore, SeenStores, StoreIdentity, load_peers, save_peers};
+use quorate_consensus::{LogIndex, MEMBERS_MAX, NodeId, Term};
+use quorate_persist::{
+    Files, SEEN_STORES_MAX, SeenStore, SeenStores, StoreIdentity, load_peers, save_peers,
+};
 use tracing::error;
 
 use super::error::StartError;
@@ -43,6 +45,8 @@ pub(super) enum Met {
     Behind(Progress),
     /// Another process was there with this very store and start.
     Twin,
+    /// It was never met, and no more can be remembered.
+    OneTooMany,
 }
 
 /// A start of a node, as it tells of it.
@@ -90,6 +94,34 @@ struct Known {
     saving: bool,
 }
 
+impl Known {
+    /// `most` are known before it at most.
+    fn meet(&mut self, node: NodeId, seen: SeenStore, start: Start, most: usize) -> Met {
+        match self.stores.get(&node) {
+            Some(before) if before.store_id != seen.store_id => return Met::OtherStore,
+            Some(before) if before.boot > seen.boot => return Met::OlderBoot(before.boot),
+            Some(before) if before.boot == seen.boot => {
+                // Since then it has told itself how far it is.
+                let process = self.processes.entry(node).or_insert(start.process);
+                return match *process == start.process {
+                    true => Met::Known,
+                    false => Met::Twin,
+                };
+            }
+            None if self.stores.len() >= most => return Met::OneTooMany,
+            Some(_) | None => {}
+        }
+        let acknowledged = self.acknowledged.get(&node).copied();
+        if let Some(acknowledged) = acknowledged.filter(|it| *it > start.progress) {
+            return Met::Behind(acknowledged);
+        }
+        self.stores.insert(node, seen);
+        self.processes.insert(node, start.process);
+        self.news = true;
+        Met::Known
+    }
+}
+
 impl PeerMemory {
     /// What the node `owner` remembers in the file at `path`.
     ///
@@ -116,35 +148,22 @@ impl PeerMemory {
         Ok(Self { shared })
     }
 
-    /// `node` is here with the store `seen`, which had come so far when it was started. That is remembered,
-    /// unless it contradicts what is known already.
+    /// The member `node` is here with the store `seen`, which had come so far when it was started. That is
+    /// remembered, unless it contradicts what is known already.
     pub(super) fn meet(&self, node: NodeId, seen: SeenStore, start: Start) -> Met {
+        self.meet_one(node, seen, start, SEEN_STORES_MAX)
+    }
+
+    /// The same of a node that is no member, as far as is known here: they leave room for members.
+    pub(super) fn meet_stranger(&self, node: NodeId, seen: SeenStore, start: Start) -> Met {
+        self.meet_one(node, seen, start, SEEN_STORES_MAX - MEMBERS_MAX)
+    }
+
+    fn meet_one(&self, node: NodeId, seen: SeenStore, start: Start, most: usize) -> Met {
         let mut known = self.shared.known();
-        if let Some(&before) = known.stores.get(&node) {
-            if before.store_id != seen.store_id {
-                return Met::OtherStore;
-            }
-            if before.boot > seen.boot {
-                return Met::OlderBoot(before.boot);
-            }
-            if before.boot == seen.boot {
-                // Since then it has told itself how far it is.
-                let process = known.processes.entry(node).or_insert(start.process);
-                return match *process == start.process {
-                    true => Met::Known,
-                    false => Met::Twin,
-                };
-            }
-            let acknowledged = known.acknowledged.get(&node).copied();
-            if let Some(acknowledged) = acknowledged.filter(|it| *it > start.progress) {
-                return Met::Behind(acknowledged);
-            }
-        }
-        known.stores.insert(node, seen);
-        known.processes.insert(node, start.process);
-        known.news = true;
-        self.begin_save(known);
-        Met::Known
+        let met = known.meet(node, seen, start, most);
+        self.save_news(known);
+        met
     }
 
     /// `node` has said that its log is as far as this.
@@ -154,21 +173,20 @@ impl PeerMemory {
         *before = progress.max(*before);
     }
 
-    /// Forgets those that are not to be kept, because they are not members any more.
+    /// Forgets those that are not to be kept, because they will never be members again.
     pub(super) fn keep(&self, keep: impl Fn(NodeId) -> bool) {
         let mut known = self.shared.known();
         known.acknowledged.retain(|node, _| keep(*node));
         known.processes.retain(|node, _| keep(*node));
         let before = known.stores.len();
         known.stores.retain(|node, _| keep(*node));
-        if known.stores.len() != before {
-            known.news = true;
-            self.begin_save(known);
-        }
+        known.news |= known.stores.len() != before;
+        self.save_news(known);
     }
 
-    fn begin_save(&self, mut known: MutexGuard<'_, Known>) {
-        let begin = !std::mem::replace(&mut known.saving, true);
+    /// Begins to save what is new, unless somebody does.
+    fn save_news(&self, mut known: MutexGuard<'_, Known>) {
+        let begin = known.news && !std::mem::replace(&mut known.saving, true);
         drop(known);
         if begin {
             self.save();
@@ -205,8 +223,13 @@ impl Shared {
             drop(known);
             let saved = save_peers(&*self.files, &self.path, &self.owner, &stores);
             if let Err(err) = saved {
-                // The log is on the same disk and will have more to say.
-                error!(node = %self.owner.node, %err, "what is known of peers cannot be saved");
+                error!(
+                    node = %self.owner.node, %err,
+                    "what is known of peers cannot be saved; it is tried again when one connects"
+                );
+                let mut known = self.known();
+                (known.news, known.saving) = (true, false);
+                return;
             }
         }
     }
@@ -259,6 +282,41 @@ mod tests {
         assert_eq!(second.meet(node(2), seen(8, 1), start), Met::OtherStore);
         assert_eq!(second.meet(node(2), seen(7, 3), start), Met::OlderBoot(4));
         assert_eq!(second.meet(node(3), seen(9, 2), start), Met::Known);
+    }
+
+    /// What could not be saved is saved when somebody is met again, though nothing is new about them.
+    #[test]
+    fn a_save_that_failed_is_made_up_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = memory(&directory);
+        let path = directory.path().join(PEERS_FILE);
+        // Nothing can be put where a folder is that is not empty.
+        std::fs::create_dir_all(path.join("in the way")).unwrap();
+        let start = by(1, at(1, 1));
+        assert_eq!(first.meet(node(2), seen(7, 1), start), Met::Known);
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_eq!(first.meet(node(2), seen(7, 1), start), Met::Known);
+        let second = memory(&directory);
+        assert_eq!(second.meet(node(2), seen(8, 1), start), Met::OtherStore);
+    }
+
+    /// Nodes with certificates are many, and members few; who is known already is let in all the same.
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = memory(&directory);
+        let most = u64::try_from(SEEN_STORES_MAX - MEMBERS_MAX).unwrap();
+        let of = |id: u64, boot| (node(id), seen(u128::from(id), boot), by(boot, at(1, 1)));
+        let meet = |(node, seen, start)| memory.meet_stranger(node, seen, start);
+        for id in 1..=most {
+            assert_eq!(meet(of(id, 1)), Met::Known);
+        }
+        assert_eq!(meet(of(most + 1, 1)), Met::OneTooMany);
+        assert_eq!(meet(of(most, 2)), Met::Known);
+        let (member, its, start) = of(most + 2, 1);
+        assert_eq!(memory.meet(member, its, start), Met::Known);
+        memory.keep(|id| id > node(2));
+        assert_eq!(meet(of(most + 1, 1)), Met::Known);
     }
 
     /// What a node has acknowledged, its next start must still have; the same start need not say it again.

@@ -74,6 +74,42 @@ fn f1_a_node_joins_through_a_partition() {
     assert_eq!(world.failure(), None);
 }
 
+/// A node that joined, and was connected before it was a member, is kept out without its disk like any other: by those
+/// who have run all the while, and by those who have begun again with a state from before it was a member.
+#[test]
+fn e1_a_wiped_node_that_joined_is_kept_out() {
+    let mut world = world(3, 1);
+    put(&mut world, "a");
+    world.start(4).unwrap();
+    // Connected to all, and a stranger to all.
+    world.run_for(Duration::from_secs(5));
+    let change = add(&world, 4, None);
+    world.change_members(change);
+    for node in 1..=4 {
+        until_voters(&mut world, node, &[1, 2, 3, 4]);
+    }
+    put(&mut world, "b");
+    // The log knows of the new member, and the state that was saved last may not.
+    let restarted = others(3, leader(&world))[0];
+    world.kill(restarted, true);
+    world.start(restarted).unwrap();
+    world.kill(4, true);
+    world.wipe(4);
+    world.start(4).unwrap();
+    world.run_for(Duration::from_secs(5));
+    let refusals = world.refusals(4);
+    let told = refusals.iter().filter(|why| why.contains("data folder"));
+    assert!(told.count() >= 3, "{refusals:?}");
+    let status = world.status(4).unwrap();
+    assert_eq!(
+        status.last,
+        quorate::ORIGIN,
+        "nobody sends it anything: {status}"
+    );
+    put(&mut world, "c");
+    assert_eq!(world.failure(), None);
+}
+
 /// A node that is gone for good is replaced; the leader is killed in the middle of it, and the next one
 /// completes the change.
 #[test]
