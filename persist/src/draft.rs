@@ -1,11 +1,11 @@
-//! A database that is filled little by little and gets its name once it is complete.
+//! A database, or any file, that is filled little by little and gets its name once it is complete.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, WriteTransaction};
+use redb::{Database, StorageBackend, WriteTransaction};
 
 use crate::backend::Paced;
 use crate::error::CreateError;
@@ -113,6 +113,79 @@ impl Drop for DatabaseDraft {
 impl fmt::Debug for DatabaseDraft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DatabaseDraft({})", self.path.display())
+    }
+}
+
+/// A plain file under a temporary name, synced while it is written, so that nobody waits behind all of it.
+/// Dropped, or lost in a crash, it leaves nothing that would be taken for complete.
+pub struct FileDraft {
+    files: Arc<dyn Files>,
+    temporary: PathBuf,
+    path: PathBuf,
+    storage: Paced,
+}
+
+impl FileDraft {
+    /// Makes a file of `bytes` zeros that will be at `path`, readable by its user only, and removes what an
+    /// earlier draft left behind.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn begin(files: Arc<dyn Files>, path: &Path, bytes: u64) -> io::Result<Self> {
+        let temporary = file::fresh_name(&*files, path)?;
+        let storage = files.create(&temporary).map_err(file::system_error)?;
+        let draft = Self {
+            files,
+            temporary,
+            path: path.to_owned(),
+            storage: Paced::new(storage),
+        };
+        draft.storage.set_len(bytes)?;
+        Ok(draft)
+    }
+
+    /// Writes `data` at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written, and ever after that.
+    pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.storage.write(offset, data)
+    }
+
+    /// Fills `out` with what was written at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.storage.read(offset, out)
+    }
+
+    /// Gives the file its name, and takes that from a file that has it. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known which file has the name after a power loss; it is one of the two.
+    pub fn publish(self) -> io::Result<()> {
+        self.storage.sync_data()?;
+        self.storage.close()?;
+        self.files.sync(&self.temporary)?;
+        replace_file(&*self.files, &self.temporary, &self.path)
+    }
+}
+
+impl Drop for FileDraft {
+    fn drop(&mut self) {
+        // If it fails, the next draft removes it. After it was published, there is nothing.
+        let _ = self.files.remove(&self.temporary);
+    }
+}
+
+impl fmt::Debug for FileDraft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileDraft({})", self.path.display())
     }
 }
 

@@ -152,15 +152,29 @@ pub(crate) fn write_whole(
 ///
 /// [`io::ErrorKind::NotFound`] when there is none.
 pub fn read_file(files: &dyn Files, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let backend = files.open(path).map_err(|error| match error {
-        DatabaseError::Storage(StorageError::Io(error)) => error,
-        error => io::Error::other(error),
-    })?;
+    let backend = open_file(files, path)?;
     let bytes = backend.len()?.min(bytes_max);
     let mut content = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
     backend.read(0, &mut content)?;
     backend.close()?;
     Ok(content)
+}
+
+/// Opens the file at `path`, whatever is in it.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::NotFound`] when there is none.
+pub fn open_file(files: &dyn Files, path: &Path) -> io::Result<Box<dyn Storage>> {
+    files.open(path).map_err(system_error)
+}
+
+/// What the operating system said.
+pub(crate) fn system_error(error: DatabaseError) -> io::Error {
+    match error {
+        DatabaseError::Storage(StorageError::Io(error)) => error,
+        error => io::Error::other(error),
+    }
 }
 
 /// As [`create_database`], on any storage and with a given store id, which must be random wherever
