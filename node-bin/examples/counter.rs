@@ -14,7 +14,9 @@ use quorate::{Batch, EntryId, Node, ORIGIN, ProposeError, StateMachine, StateMac
 #[path = "common/mod.rs"]
 mod common;
 
-/// A number in memory. After a restart the log brings it back, so nothing has to be saved.
+/// A number in memory. After a restart the log brings it back, so nothing has to be saved. But with the defaults of
+/// `StateMachine` the log is kept whole, and read into memory at every start: see `quorate::saved`, and the example
+/// `lock-service`, for a state that is saved.
 #[derive(Default)]
 struct Counter(i64);
 

@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
-use quorate::{
-    Batch, EntryId, Node, ORIGIN, ProposeError, StateMachine, StateMachineError, StateScan,
-};
+use quorate::saved::State;
+use quorate::{Node, ProposeError};
 use serde::{Deserialize, Serialize};
 
 #[path = "common/mod.rs"]
@@ -36,14 +35,14 @@ enum Answer {
     Malformed,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Holder {
     owner: String,
     token: u64,
 }
 
-/// In memory; the log brings it back.
-#[derive(Default)]
+/// In memory and, as it was some seconds ago, in a file; the log brings the rest back.
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Locks(BTreeMap<String, Holder>);
 
 impl Locks {
@@ -89,63 +88,32 @@ impl Locks {
     }
 }
 
-fn encode(value: &impl Serialize) -> Result<Bytes, StateMachineError> {
-    let bytes = postcard::to_stdvec(value).map_err(StateMachineError::new)?;
-    Ok(bytes.into())
+fn encode(value: &impl Serialize) -> Bytes {
+    let bytes = postcard::to_stdvec(value).expect("text and numbers can be encoded");
+    bytes.into()
 }
 
-impl StateMachine for Locks {
-    fn applied(&self) -> EntryId {
-        ORIGIN
+impl State for Locks {
+    /// A map that is in order is encoded in the same way on every member. So they compare their states every ten
+    /// minutes, and one that differs stops itself.
+    const COMPARED: bool = true;
+
+    fn apply(&mut self, command: &quorate::Command) -> Bytes {
+        let answer = match postcard::from_bytes(&command.data) {
+            Ok(decoded) => self.carry_out(decoded, command.id.index.value()),
+            // The same on every node, so it is an answer like any other.
+            Err(_) => Answer::Malformed,
+        };
+        encode(&answer)
     }
 
-    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
-        let answers = batch.commands.iter().map(|command| {
-            let answer = match postcard::from_bytes(&command.data) {
-                Ok(decoded) => self.carry_out(decoded, command.id.index.value()),
-                // The same on every node, so it is an answer and not an error, which would stop them all.
-                Err(_) => Answer::Malformed,
-            };
-            encode(&answer)
-        });
-        answers.collect()
-    }
-
-    fn query(&mut self, lock: &[u8]) -> Result<Bytes, StateMachineError> {
+    fn query(&self, lock: &[u8]) -> Bytes {
         encode(&self.look(&String::from_utf8_lossy(lock)))
-    }
-
-    /// With this, the members compare their states every ten minutes, and one that differs stops itself.
-    fn scan(&mut self) -> Result<Option<Box<dyn StateScan>>, StateMachineError> {
-        Ok(Some(Box::new(Scan(self.0.clone()))))
-    }
-}
-
-struct Scan(BTreeMap<String, Holder>);
-
-impl StateScan for Scan {
-    fn read_on(&mut self, _bytes_max: u64) -> Result<Option<u64>, StateMachineError> {
-        // FNV-1a: any function will do that is the same on every machine.
-        let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
-        for (lock, holder) in &self.0 {
-            let token = holder.token.to_le_bytes();
-            let parts = [
-                lock.as_bytes(),
-                b"\0",
-                holder.owner.as_bytes(),
-                b"\0",
-                &token,
-            ];
-            for byte in parts.concat() {
-                digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
-        Ok(Some(digest))
     }
 }
 
 async fn ask(nodes: &[Node], command: Command) -> Result<Answer, Box<dyn Error>> {
-    let command = encode(&command)?;
+    let command = encode(&command);
     loop {
         for node in nodes {
             match node.propose(command.clone()).await {
@@ -164,7 +132,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cluster = common::Cluster::new("locks")?;
     let mut nodes = Vec::new();
     for (config, credentials) in cluster.seats()? {
-        nodes.push(Node::builder(config, credentials).start(Locks::default())?);
+        nodes.push(Node::builder(config, credentials).start_saved(Locks::default())?);
     }
     let lock = || "printer".to_owned();
     let acquire = |owner: &str| Command::Acquire {
@@ -192,6 +160,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         )
         .await?;
         println!("alice, late, releases with token {token}: {late:?}");
+
+        for node in nodes.drain(..) {
+            node.shutdown(Duration::from_secs(1)).await?;
+        }
+        for (config, credentials) in cluster.seats()? {
+            nodes.push(Node::builder(config, credentials).start_saved(Locks::default())?);
+        }
+        let asked = ask(&nodes, acquire("carol")).await?;
+        println!("all nodes were stopped and started; carol asks: {asked:?}");
         Ok(())
     })
 }

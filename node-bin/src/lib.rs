@@ -4,7 +4,8 @@
 //! Three ways in: run the `quorate` binary; embed a replicated state machine with [`Node`]; or use the
 //! crate `quorate-quic-transport` alone.
 //!
-//! A replicated state machine is a [`StateMachine`] and a [`Node`]. Everything between two nodes is
+//! A replicated state machine is a [`StateMachine`] and a [`Node`]; for a state that fits in memory, [`saved`] saves
+//! it, so that the log does not grow for ever and members get snapshots. Everything between two nodes is
 //! mutually authenticated TLS 1.3; everything acknowledged is fsynced on a majority. There is no switch
 //! for either.
 //!
@@ -45,6 +46,7 @@
 pub mod kv;
 mod node;
 mod planted;
+pub mod saved;
 
 /// Certificates and keys: to make them, to load them, to ask who somebody is.
 pub use quorate_certs as certs;

@@ -98,7 +98,8 @@ impl StoreError {
 /// differently.
 pub trait StateMachine: Send + 'static {
     /// The last entry whose effect the state holds as it was opened. [`ORIGIN`](crate::ORIGIN) for an
-    /// empty state; everything after it is applied again from the log.
+    /// empty state; everything after it is applied again from the log. A state machine that always says so has the
+    /// whole log read into memory at every start; `quorate::saved` is for states in memory that are saved.
     fn applied(&self) -> EntryId;
 
     /// Applies committed commands in order and returns one answer for each, in the same order.
@@ -140,7 +141,9 @@ pub trait StateMachine: Send + 'static {
 
     /// The last entry whose effect survives a crash now, never less than before. The log may be
     /// compacted up to it, so whoever says more than [`ORIGIN`](crate::ORIGIN), the default, must also
-    /// give out a [`snapshot`](Self::snapshot) for the members that need what was removed.
+    /// give out a [`snapshot`](Self::snapshot) for the members that need what was removed. With the default the log
+    /// is kept whole, and read into memory at every start; `quorate::saved` does all this for a state that fits in
+    /// memory.
     ///
     /// # Errors
     ///

@@ -108,6 +108,11 @@ impl NodeBuilder {
         Arc::clone(&self.files)
     }
 
+    /// Whether everything happens on the threads of the runtime that was brought.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.runtime.is_some()
+    }
+
     /// The folder of the node's files, made if missing, with no access for others.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use quorate_consensus::{InvalidMembership, NodeId, StateMachineError, StoreError
 use quorate_persist::{CreateError, OpenError};
 use quorate_quic_transport::BindError;
 
+use crate::saved::SavedError;
+
 /// Why a node does not start. Nothing was lost; most variants say which file or setting to mend.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,6 +61,9 @@ pub enum StartError {
     /// The state machine cannot be opened.
     #[error(transparent)]
     StateMachine(#[from] StateMachineError),
+    /// The saved state cannot be used.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// A node can only join members that it is told of.
     #[error("there is nobody to join; list the members of the cluster as peers")]
     NobodyToJoin,
