@@ -12,11 +12,11 @@ use crate::files::Files;
 use crate::identity::{CLUSTER_BYTES_MAX, StoreIdentity};
 
 const MAGIC: [u8; 8] = *b"QRMPEERS";
-/// In 1 there were members only.
+/// In 1 there were members only, and no founding.
 const FORMAT: u32 = 2;
 const PEER_BYTES: usize = 8 + 16 + 8;
 const FILE_BYTES_MAX: usize =
-    8 + 4 + 8 + 2 + CLUSTER_BYTES_MAX + 2 + SEEN_STORES_MAX * PEER_BYTES + 4;
+    8 + 4 + 8 + 2 + CLUSTER_BYTES_MAX + 8 + 2 + SEEN_STORES_MAX * PEER_BYTES + 4;
 
 /// How many peers a node remembers: all members, and as many nodes more that may become some, twice, so that there is
 /// room for whoever becomes a member.
@@ -34,6 +34,16 @@ pub struct SeenStore {
 /// The store of each peer that was ever heard of, of [`SEEN_STORES_MAX`] at most.
 pub type SeenStores = BTreeMap<NodeId, SeenStore>;
 
+/// What a node knows of its peers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SeenPeers {
+    /// [`Opened::origin`](crate::Opened::origin) of the members that it joined; zero where that is not known, or the
+    /// node is a founder itself.
+    pub origin: u64,
+    /// Their stores.
+    pub stores: SeenStores,
+}
+
 /// What the node `identity` has kept at `path` of its peers; nothing where there is no file.
 ///
 /// # Errors
@@ -43,21 +53,21 @@ pub fn load_peers(
     files: &dyn Files,
     path: &Path,
     identity: &StoreIdentity,
-) -> Result<SeenStores, OpenError> {
+) -> Result<SeenPeers, OpenError> {
     let failed = |source| OpenError::Io {
         path: path.to_owned(),
         source,
     };
     if !files.exists(path).map_err(failed)? {
-        return Ok(SeenStores::new());
+        return Ok(SeenPeers::default());
     }
     let content = file::read_file(files, path, FILE_BYTES_MAX as u64 + 1).map_err(failed)?;
-    let (owner, stores) = decode(path, &content)?;
+    let (owner, peers) = decode(path, &content)?;
     owner.check(path, identity)?;
-    Ok(stores)
+    Ok(peers)
 }
 
-/// Replaces what the node `identity` has kept at `path` by `stores`: all of it or nothing, durable when
+/// Replaces what the node `identity` has kept at `path` by `peers`: all of it or nothing, durable when
 /// this returns.
 ///
 /// # Errors
@@ -71,21 +81,22 @@ pub fn save_peers(
     files: &dyn Files,
     path: &Path,
     identity: &StoreIdentity,
-    stores: &SeenStores,
+    peers: &SeenPeers,
 ) -> Result<(), CreateError> {
     let failed = |source| CreateError::Io {
         path: path.to_owned(),
         source,
     };
     let temporary = file::fresh_name(files, path).map_err(failed)?;
-    let content = encode(identity, stores);
+    let content = encode(identity, peers);
     file::make_under(files, &temporary, path, |file| {
         file::write_whole(&*file, path, &content)
     })?;
     replace_file(files, &temporary, path).map_err(failed)
 }
 
-fn encode(identity: &StoreIdentity, stores: &SeenStores) -> Vec<u8> {
+fn encode(identity: &StoreIdentity, peers: &SeenPeers) -> Vec<u8> {
+    let stores = &peers.stores;
     assert!(stores.len() <= SEEN_STORES_MAX, "{} peers", stores.len());
     let count = |count: usize| u16::try_from(count).expect("names and peers are few");
     let mut content = MAGIC.to_vec();
@@ -93,6 +104,7 @@ fn encode(identity: &StoreIdentity, stores: &SeenStores) -> Vec<u8> {
     content.extend_from_slice(&identity.node.value().to_le_bytes());
     content.extend_from_slice(&count(identity.cluster.len()).to_le_bytes());
     content.extend_from_slice(identity.cluster.as_bytes());
+    content.extend_from_slice(&peers.origin.to_le_bytes());
     content.extend_from_slice(&count(stores.len()).to_le_bytes());
     for (node, seen) in stores {
         content.extend_from_slice(&node.value().to_le_bytes());
@@ -103,7 +115,7 @@ fn encode(identity: &StoreIdentity, stores: &SeenStores) -> Vec<u8> {
     content
 }
 
-fn decode(path: &Path, content: &[u8]) -> Result<(StoreIdentity, SeenStores), OpenError> {
+fn decode(path: &Path, content: &[u8]) -> Result<(StoreIdentity, SeenPeers), OpenError> {
     let damaged = || OpenError::Corrupt {
         path: path.to_owned(),
         what: Corruption::PeersFile,
@@ -126,15 +138,19 @@ fn decode(path: &Path, content: &[u8]) -> Result<(StoreIdentity, SeenStores), Op
             supported: FORMAT,
         });
     }
-    decode_rest(rest).ok_or_else(damaged)
+    decode_rest(format, rest).ok_or_else(damaged)
 }
 
-fn decode_rest(mut rest: &[u8]) -> Option<(StoreIdentity, SeenStores)> {
+fn decode_rest(format: u32, mut rest: &[u8]) -> Option<(StoreIdentity, SeenPeers)> {
     let node = NodeId::new(u64::from_le_bytes(take(&mut rest)?))?;
     let length = usize::from(u16::from_le_bytes(take(&mut rest)?));
     let (cluster, after) = rest.split_at_checked(length)?;
     let cluster = std::str::from_utf8(cluster).ok()?.to_owned();
     rest = after;
+    let origin = match format {
+        1 => 0,
+        _ => u64::from_le_bytes(take(&mut rest)?),
+    };
     let count = usize::from(u16::from_le_bytes(take(&mut rest)?));
     if count > SEEN_STORES_MAX || rest.len() != count * PEER_BYTES {
         return None;
@@ -152,7 +168,8 @@ fn decode_rest(mut rest: &[u8]) -> Option<(StoreIdentity, SeenStores)> {
         }
         stores.insert(node, seen);
     }
-    Some((StoreIdentity { cluster, node }, stores))
+    let peers = SeenPeers { origin, stores };
+    Some((StoreIdentity { cluster, node }, peers))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -173,11 +190,12 @@ mod tests {
         }
     }
 
-    fn stores(peers: &[(u64, u128, u64)]) -> SeenStores {
+    fn peers(origin: u64, peers: &[(u64, u128, u64)]) -> SeenPeers {
         let seen = peers.iter().map(|&(node, store_id, boot)| {
             (NodeId::new(node).unwrap(), SeenStore { store_id, boot })
         });
-        seen.collect()
+        let stores = seen.collect();
+        SeenPeers { origin, stores }
     }
 
     /// What was saved last is what is there, for its owner, and nothing else is left in the folder.
@@ -185,10 +203,13 @@ mod tests {
     fn the_last_save_counts() {
         let directory = tempfile::tempdir().unwrap();
         let (path, owner) = (directory.path().join("peers"), identity("c", 1));
-        assert_eq!(load_peers(&OsFiles, &path, &owner).unwrap(), stores(&[]));
+        assert_eq!(
+            load_peers(&OsFiles, &path, &owner).unwrap(),
+            SeenPeers::default()
+        );
         for saved in [
-            stores(&[(2, 7, 1)]),
-            stores(&[(2, 7, 3), (3, u128::MAX, 1)]),
+            peers(0, &[(2, 7, 1)]),
+            peers(5, &[(2, 7, 3), (3, u128::MAX, 1)]),
         ] {
             save_peers(&OsFiles, &path, &owner, &saved).unwrap();
             assert_eq!(load_peers(&OsFiles, &path, &owner).unwrap(), saved);
@@ -200,11 +221,25 @@ mod tests {
         assert!(matches!(other, OpenError::WrongCluster { .. }), "{other}");
     }
 
+    /// Format 1 said nothing of the founding.
+    #[test]
+    fn the_former_format_is_read() {
+        let (path, owner) = (Path::new("peers"), identity("c", 1));
+        let mut former = encode(&owner, &peers(0, &[(2, 7, 3)]));
+        former[8] = 1;
+        let origin_at = 8 + 4 + 8 + 2 + 1;
+        former.drain(origin_at..origin_at + 8);
+        former.truncate(former.len() - 4);
+        former.extend_from_slice(&crc32c::crc32c(&former).to_le_bytes());
+        let (_, read) = decode(path, &former).unwrap();
+        assert_eq!(read, peers(0, &[(2, 7, 3)]));
+    }
+
     /// Damage anywhere, a cut, and a newer format are said so.
     #[test]
     fn a_damaged_file_is_refused() {
         let path = Path::new("peers");
-        let good = encode(&identity("c", 1), &stores(&[(2, 7, 3), (3, 9, 1)]));
+        let good = encode(&identity("c", 1), &peers(5, &[(2, 7, 3), (3, 9, 1)]));
         assert!(decode(path, &good).is_ok());
         for bit in 0..good.len() * 8 {
             let mut damaged = good.clone();

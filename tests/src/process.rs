@@ -289,6 +289,7 @@ impl Cluster {
     pub fn start_args_alone(&self) -> Vec<String> {
         let mut args = self.start_args(1);
         args.retain(|arg| !arg.starts_with("--peer="));
+        args.push("--alone".into());
         args
     }
 

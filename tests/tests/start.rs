@@ -242,3 +242,25 @@ fn number(event: &Map<String, Value>, field: &str) -> u64 {
     }
     .unwrap_or_else(|| panic!("`{field}` is no number in {event:?}"))
 }
+
+/// A node that finds no data and knows of no peers founds nothing unless it is told to: its folder may be somewhere
+/// else, and clients would write to a cluster that the others know nothing of. With its data it starts either way.
+#[test]
+fn e9_a_node_does_not_found_a_cluster_by_mistake() {
+    let mut cluster = Cluster::new();
+    let alone = cluster.start_args_alone();
+    let unsaid: Vec<String> = alone
+        .iter()
+        .filter(|arg| *arg != "--alone")
+        .cloned()
+        .collect();
+    quorate(&unsaid).failed(78, &["no data of a node", "--alone", "--peer"]);
+    assert!(!cluster.path("data1").exists(), "nothing is left behind");
+    for args in [&alone, &unsaid] {
+        cluster.start_with(1, args);
+        cluster.takes_writes("key");
+        assert_eq!(cluster.signal(1, "TERM"), 0, "{}", cluster.log(1));
+    }
+    let joins = [&alone[..], &["--join".to_owned()]].concat();
+    quorate(joins).failed(64, &["--alone", "--join"]);
+}

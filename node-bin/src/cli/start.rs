@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use futures_lite::future::or;
-use quorate::{Fatal, Node, NodeConfig, StartError};
+use quorate::{Fatal, LOG_FILE, Node, NodeConfig, NodeId, StartError};
 use quorate_certs::Credentials;
 use quorate_persist::OpenError;
 use rustix::process::{Resource, getrlimit};
@@ -35,6 +35,9 @@ pub(crate) struct StartArgs {
     /// On the first start, join the cluster of the peers instead of founding one; see `members add`
     #[arg(long)]
     join: bool,
+    /// On the first start, found a cluster of this node alone; without it, peers are needed
+    #[arg(long, conflicts_with = "join")]
+    alone: bool,
     /// Also stop when standard input ends: for parents that must not leave nodes behind
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -46,6 +49,9 @@ pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let log = logging::init_in_background(settings.log.as_deref(), settings.log_format, "info")?;
     let credentials = super::credentials(&settings.cert)?;
     agree(&credentials, &settings)?;
+    if !args.alone {
+        refuse_to_found_alone(&settings)?;
+    }
     // Before anything is opened, so that a signal during a long recovery is not lost.
     let (stop, reloads) = Stop::listen_with_reloads(args.until_stdin_closes)?;
     let runtime = settings.runtime;
@@ -83,6 +89,21 @@ fn agree(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> 
         format!("the configuration is for {configured}, the certificate in {cert} is {identity}"),
     )
     .help("correct one of them; `quorate certs issue --node ID` makes a node's certificate"))
+}
+
+/// A node that finds no data where it looks for them, and knows of no peers, would found another cluster of the same
+/// name: clients that reach it would write to that.
+fn refuse_to_found_alone(settings: &Settings) -> Result<(), Failure> {
+    let own = |peer: &NodeId| Some(*peer) == settings.node;
+    if !settings.peers.keys().all(own) || settings.data_dir.join(LOG_FILE).exists() {
+        return Ok(());
+    }
+    let data_dir = settings.data_dir.display();
+    Err(Failure::new(
+        exit::CONFIG,
+        format!("{data_dir} holds no data of a node, and no peers are configured to found a cluster with"),
+    )
+    .help("give the folder that has the data, or list the peers (--peer); --alone founds a cluster of this node alone"))
 }
 
 async fn serve(

@@ -17,7 +17,7 @@ use crate::planted;
 pub(super) struct Admission {
     members: Members,
     memory: PeerMemory,
-    /// A number of the founding members of this node; zero if it joined later.
+    /// A number of the founding members of this node; zero if it joined later, and is told by the members.
     origin: u64,
 }
 
@@ -32,7 +32,11 @@ impl Admission {
 
     /// Two nodes that were founded with different members could both lead.
     fn check_origin(&self, node: NodeId, origin: u64) -> Result<(), String> {
-        if self.origin == 0 || origin == 0 || origin == self.origin {
+        let own = match self.origin {
+            0 => self.memory.origin(),
+            founder => founder,
+        };
+        if own == 0 || origin == 0 || origin == own {
             return Ok(());
         }
         Err(format!(
@@ -40,6 +44,13 @@ impl Admission {
              begin with an empty data folder, as a new node",
             node.value()
         ))
+    }
+
+    /// A node that joined learns from a member what it has joined. Whoever is no member may have been founded apart.
+    fn learn_origin(&self, node: NodeId, origin: u64) {
+        if self.origin == 0 && self.members.now().contains(node) {
+            self.memory.learn_origin(origin);
+        }
     }
 
     fn check(&self, node: NodeId, instance: Instance, start: Start) -> Result<(), String> {
@@ -104,7 +115,9 @@ impl Admit for Admission {
         let node = node.into();
         self.check_origin(node, peer.origin)
             .and_then(|()| self.check(node, peer.instance, start))
-            .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))
+            .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))?;
+        self.learn_origin(node, peer.origin);
+        Ok(())
     }
 }
 
@@ -176,6 +189,38 @@ mod tests {
         let lost = check(id(9), store(8, 1)).unwrap_err();
         assert!(lost.contains("under a new id"), "{lost}");
         assert!(check(id(9), store(7, 2)).is_ok());
+    }
+
+    /// Whoever joined knows from the first member it meets who belongs here, also after it was started again; what a
+    /// stranger says of itself is not believed.
+    #[test]
+    fn e9_a_node_that_joined_learns_the_founding() {
+        let members = Membership::new([id(1), id(3)], []).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let owner = StoreIdentity {
+            cluster: "c".into(),
+            node: id(1),
+        };
+        let admission = || {
+            let path = directory.path().join(PEERS_FILE);
+            let memory = PeerMemory::open(Arc::new(OsFiles), path, owner.clone(), false).unwrap();
+            Admission::new(Members::new(members.clone()), memory, 0)
+        };
+        let first = admission();
+        first.learn_origin(id(9), 8);
+        assert!(first.check_origin(id(3), 7).is_ok());
+        first.learn_origin(id(3), 0);
+        assert!(
+            first.check_origin(id(9), 8).is_ok(),
+            "nobody has said it yet"
+        );
+        first.learn_origin(id(3), 7);
+        for admission in [first, admission()] {
+            assert!(admission.check_origin(id(3), 7).is_ok());
+            let other = admission.check_origin(id(9), 8).unwrap_err();
+            assert!(other.contains("founded with other members"), "{other}");
+            admission.learn_origin(id(3), 8);
+        }
     }
 
     /// A member that was removed stays away, and so does whoever was founded with others.

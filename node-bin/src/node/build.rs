@@ -333,7 +333,10 @@ impl NodeBuilder {
         config.secret = secret;
         config.limits = self.config.limits.clone();
         config.timings = self.config.timings.clone();
-        config.origin = opened.origin;
+        config.origin = match opened.origin {
+            0 => memory.origin(),
+            founder => founder,
+        };
         config.admit = Some(Arc::new(Admission::new(members, memory, opened.origin)));
         Ok(Transport::bind(
             config,
@@ -383,6 +386,9 @@ impl NodeBuilder {
             }
         }
         let opened = Store::open_in(&*self.files, &path, owner, options)?;
+        if self.config.join && opened.origin != 0 {
+            warn!(node = %owner.node, "this node was founded, restored or recovered: it does not join anybody");
+        }
         self.check_members(directory, owner.node, &opened)?;
         Ok(opened)
     }

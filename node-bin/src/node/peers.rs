@@ -7,7 +7,7 @@ use std::thread;
 
 use quorate_consensus::{LogIndex, MEMBERS_MAX, NodeId, Term};
 use quorate_persist::{
-    Files, SEEN_STORES_MAX, SeenStore, SeenStores, StoreIdentity, load_peers, save_peers,
+    Files, SEEN_STORES_MAX, SeenPeers, SeenStore, StoreIdentity, load_peers, save_peers,
 };
 use tracing::error;
 
@@ -83,7 +83,8 @@ impl Progress {
 
 #[derive(Default)]
 struct Known {
-    stores: SeenStores,
+    /// What is on disk, or will be.
+    peers: SeenPeers,
     /// What each has acknowledged to this start of this node. Not on disk: it changes with every write.
     acknowledged: BTreeMap<NodeId, Progress>,
     /// Which process stood behind the start that was seen last. Not on disk either.
@@ -97,7 +98,7 @@ struct Known {
 impl Known {
     /// `most` are known before it at most.
     fn meet(&mut self, node: NodeId, seen: SeenStore, start: Start, most: usize) -> Met {
-        match self.stores.get(&node) {
+        match self.peers.stores.get(&node) {
             Some(before) if before.store_id != seen.store_id => return Met::OtherStore,
             Some(before) if before.boot > seen.boot => return Met::OlderBoot(before.boot),
             Some(before) if before.boot == seen.boot => {
@@ -108,14 +109,14 @@ impl Known {
                     false => Met::Twin,
                 };
             }
-            None if self.stores.len() >= most => return Met::OneTooMany,
+            None if self.peers.stores.len() >= most => return Met::OneTooMany,
             Some(_) | None => {}
         }
         let acknowledged = self.acknowledged.get(&node).copied();
         if let Some(acknowledged) = acknowledged.filter(|it| *it > start.progress) {
             return Met::Behind(acknowledged);
         }
-        self.stores.insert(node, seen);
+        self.peers.stores.insert(node, seen);
         self.processes.insert(node, start.process);
         self.news = true;
         Met::Known
@@ -135,7 +136,7 @@ impl PeerMemory {
         background: bool,
     ) -> Result<Self, StartError> {
         let known = Known {
-            stores: load_peers(&*files, &path, &owner)?,
+            peers: load_peers(&*files, &path, &owner)?,
             ..Known::default()
         };
         let shared = Arc::new(Shared {
@@ -166,6 +167,21 @@ impl PeerMemory {
         met
     }
 
+    /// The origin of the members that this node has joined; zero where that is not known.
+    pub(super) fn origin(&self) -> u64 {
+        self.shared.known().peers.origin
+    }
+
+    /// A member says that the origin is this.
+    pub(super) fn learn_origin(&self, origin: u64) {
+        let mut known = self.shared.known();
+        if known.peers.origin == 0 && origin != 0 {
+            known.peers.origin = origin;
+            known.news = true;
+        }
+        self.save_news(known);
+    }
+
     /// `node` has said that its log is as far as this.
     pub(super) fn acknowledged(&self, node: NodeId, progress: Progress) {
         let mut known = self.shared.known();
@@ -178,9 +194,9 @@ impl PeerMemory {
         let mut known = self.shared.known();
         known.acknowledged.retain(|node, _| keep(*node));
         known.processes.retain(|node, _| keep(*node));
-        let before = known.stores.len();
-        known.stores.retain(|node, _| keep(*node));
-        known.news |= known.stores.len() != before;
+        let before = known.peers.stores.len();
+        known.peers.stores.retain(|node, _| keep(*node));
+        known.news |= known.peers.stores.len() != before;
         self.save_news(known);
     }
 
@@ -219,9 +235,9 @@ impl Shared {
                 known.saving = false;
                 return;
             }
-            let stores = known.stores.clone();
+            let peers = known.peers.clone();
             drop(known);
-            let saved = save_peers(&*self.files, &self.path, &self.owner, &stores);
+            let saved = save_peers(&*self.files, &self.path, &self.owner, &peers);
             if let Err(err) = saved {
                 error!(
                     node = %self.owner.node, %err,
