@@ -119,7 +119,8 @@ pub enum Outcome {
         /// For how many milliseconds from now on.
         ttl_ms: u64,
     },
-    /// The lease has ended, and the keys bound to it are gone.
+    /// The lease has ended, and the keys bound to it are gone: 1,024 of them, if there were more, which follow within
+    /// moments.
     LeaseRevoked {
         /// The revision of that.
         revision: u64,

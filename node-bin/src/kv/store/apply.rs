@@ -20,7 +20,8 @@ use crate::kv::query::{RANGE_BYTES_MAX, Value};
 use crate::kv::transaction::{Step, StepOutcome, Transaction};
 use crate::planted;
 
-/// How many rows that belong to what has ended are removed with one entry, so that none takes long.
+/// How many rows that belong to what has ended are removed with one entry, so that none takes long: of all that its
+/// time ends, and as many again of what its command does.
 pub(super) const ENDED_ROWS_MAX: usize = 1024;
 
 /// Commands are applied once each, in the order of the log; anything else would make this member
@@ -172,7 +173,8 @@ impl Applying<'_> {
                 }
                 let row = self.timed.revoke(lease, revision);
                 self.write(row);
-                self.end_what_is_due(revision)?;
+                // At once: what else is due, which may be much, has time.
+                self.end(Ending::Lease(lease), ENDED_ROWS_MAX, revision)?;
                 Ok(Outcome::LeaseRevoked { revision })
             }
             Command::OpenSession => {
@@ -261,30 +263,50 @@ impl Applying<'_> {
     fn end_what_is_due(&mut self, revision: u64) -> Result<(), StoreFault> {
         let mut left = ENDED_ROWS_MAX;
         while let Some(ending) = self.timed.due() {
-            if planted::is("leases-never-end") && matches!(ending, Ending::Lease(_)) {
-                break;
+            match self.end(ending, left, revision)? {
+                Some(removed) => left -= removed,
+                None => break,
             }
-            let prefix = ending.belongings();
-            let belongings = self.rows_from(&prefix, left)?;
-            let some_remain = belongings.len() == left;
-            left -= belongings.len();
-            for (row, bound_at) in belongings {
-                if let Ending::Lease(_) = ending {
-                    self.unbind(
-                        Bytes::copy_from_slice(&row[prefix.len()..]),
-                        bound_at,
-                        revision,
-                    )?;
-                }
-                self.write((row, None));
-            }
-            if some_remain {
-                break;
-            }
-            let row = self.timed.ended(ending);
-            self.write(row);
         }
         Ok(())
+    }
+
+    /// Removes what belongs to `ending`, at most `left` rows, and then it. Returns how many rows belonged to it, or
+    /// `None` if they are too many. Then a part of them goes if the entry has removed no others, and else none, so
+    /// that what one entry can end is never seen half gone.
+    fn end(
+        &mut self,
+        ending: Ending,
+        left: usize,
+        revision: u64,
+    ) -> Result<Option<usize>, StoreFault> {
+        if planted::is("leases-never-end") && matches!(ending, Ending::Lease(_)) {
+            return Ok(None);
+        }
+        let prefix = ending.belongings();
+        let mut belongings = self.rows_from(&prefix, left + 1)?;
+        let fits = belongings.len() <= left;
+        if !fits && left < ENDED_ROWS_MAX {
+            return Ok(None);
+        }
+        belongings.truncate(left);
+        let removed = belongings.len();
+        for (row, bound_at) in belongings {
+            if let Ending::Lease(_) = ending {
+                self.unbind(
+                    Bytes::copy_from_slice(&row[prefix.len()..]),
+                    bound_at,
+                    revision,
+                )?;
+            }
+            self.write((row, None));
+        }
+        if !fits {
+            return Ok(None);
+        }
+        let row = self.timed.ended(ending);
+        self.write(row);
+        Ok(Some(removed))
     }
 
     /// Removes `key` if it still is what was bound to the lease: another write takes it away from it, and did so without
@@ -325,12 +347,9 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// At most `limit` rows that begin with `prefix`, with their revisions.
+    /// At most `limit` rows, which is not 0, that begin with `prefix`, with their revisions.
     fn rows_from(&self, prefix: &Bytes, limit: usize) -> Result<Vec<(Bytes, u64)>, StoreFault> {
         let mut found = Vec::new();
-        if limit == 0 {
-            return Ok(found);
-        }
         let end = rows::after(prefix);
         self.below
             .scan(self.active, prefix, Some(&end), |row, record| {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kv::logged::{Logged, Tag};
 use crate::kv::store::apply::ENDED_ROWS_MAX;
-use crate::kv::transaction::{Step, Transaction};
+use crate::kv::transaction::{Step, TRANSACTION_STEPS_MAX, Transaction};
 
 /// Applies `command` at `index`, as `tag` and after `elapsed_ms`.
 fn apply_as(
@@ -27,6 +27,34 @@ fn tag(session: u64, sequence: u64) -> Tag {
         slot: 0,
         sequence,
     }
+}
+
+/// Binds `keys` to `lease`, with entries from `at` on, and leaves that at the next one.
+fn bind(store: &mut KvStore, at: &mut u64, lease: u64, keys: &[Bytes]) {
+    for some in keys.chunks(TRANSACTION_STEPS_MAX) {
+        let put = |key: &Bytes| Step::Put {
+            key: key.clone(),
+            value: Bytes::new(),
+            lease: Some(lease),
+        };
+        let transaction = Transaction {
+            then: some.iter().map(put).collect(),
+            ..Transaction::default()
+        };
+        apply(store, *at, &Command::Transact(transaction));
+        *at += 1;
+    }
+}
+
+/// `count` keys that begin with `name`.
+fn keys(name: &str, count: usize) -> Vec<Bytes> {
+    let key = |number| Bytes::from(format!("{name}/{number:05}"));
+    (0..count).map(key).collect()
+}
+
+fn there(store: &mut KvStore, keys: &[Bytes]) -> usize {
+    let there = keys.iter().filter(|key| get(store, key).is_some());
+    there.count()
 }
 
 fn swap(expected: Option<&'static str>, value: &'static str) -> Option<Command> {
@@ -213,6 +241,54 @@ fn sessions_are_bounded() {
         let used = use_session(&mut store, there, 2);
         assert!(matches!(used, Outcome::Written { .. }), "{there}");
     }
+}
+
+/// A lease that is revoked takes its keys along at once, also behind another one that has left many.
+#[test]
+fn a_revoked_lease_waits_for_no_other() {
+    let (_directory, _path, mut store) = new_store();
+    for at in [2, 3] {
+        apply(&mut store, at, &Command::GrantLease { ttl_ms: 60_000 });
+    }
+    let (many, one) = (keys("many", 3_000), keys("one", 1));
+    let mut at = 4;
+    bind(&mut store, &mut at, 2, &many);
+    bind(&mut store, &mut at, 3, &one);
+    apply(&mut store, at, &Command::RevokeLease { lease: 2 });
+    assert_eq!(there(&mut store, &many), 3_000 - ENDED_ROWS_MAX);
+    let revoked = apply(&mut store, at + 1, &Command::RevokeLease { lease: 3 });
+    assert_eq!(revoked, Outcome::LeaseRevoked { revision: at + 1 });
+    assert_eq!(there(&mut store, &one), 0);
+    for (pass, left) in [(2, 3_000 - 2 * ENDED_ROWS_MAX), (3, 0)] {
+        apply_as(&mut store, at + pass, (1, None), None);
+        assert_eq!(there(&mut store, &many), left);
+    }
+    assert_eq!(store.timed.due_in(), None);
+}
+
+/// Of many leases that end together, some wait for the next entry, with all their keys.
+#[test]
+fn a_lease_ends_whole_or_not_yet() {
+    let (_directory, _path, mut store) = new_store();
+    let leases: Vec<u64> = (2..402).collect();
+    for &at in &leases {
+        apply(&mut store, at, &Command::GrantLease { ttl_ms: 5_000 });
+    }
+    let bound: Vec<_> = leases.iter().map(|it| keys(&it.to_string(), 3)).collect();
+    let mut at = 402;
+    for (lease, keys) in leases.iter().zip(&bound) {
+        bind(&mut store, &mut at, *lease, keys);
+    }
+    let whole = ENDED_ROWS_MAX / 3;
+    for (elapsed_ms, gone) in [(5_000, whole), (1, leases.len())] {
+        apply_as(&mut store, at, (elapsed_ms, None), None);
+        at += 1;
+        for (number, keys) in bound.iter().enumerate() {
+            let left = if number < gone { 0 } else { 3 };
+            assert_eq!(there(&mut store, keys), left, "lease {number} of {gone}");
+        }
+    }
+    assert_eq!(store.timed.due_in(), None);
 }
 
 /// A lease that ends takes along the keys that are still as they were bound to it, however many, in steps; and
