@@ -115,9 +115,13 @@ impl Applying<'_> {
         }
         let outcome = self.carry_out(command, revision)?;
         let (data, answer) = Kept::encode(tag.sequence, &outcome);
-        self.active.set_own(&row, Some(Value { data, revision }));
-        if let Some(row) = self.timed.use_session(tag.session, revision) {
-            self.write(row);
+        // Opening a session may have ended this one: nothing would remove what is kept in it now, or, where some of
+        // what was kept is gone already, it would live on without that.
+        if self.timed.has_session(tag.session) {
+            self.active.set_own(&row, Some(Value { data, revision }));
+            if let Some(row) = self.timed.use_session(tag.session, revision) {
+                self.write(row);
+            }
         }
         Ok(answer)
     }

@@ -243,6 +243,42 @@ fn sessions_are_bounded() {
     }
 }
 
+/// Whoever uses the oldest session of as many as there can be, and opens another one with that, ends the one it uses:
+/// nothing is kept in that, and it does not live on without what was kept in it before.
+#[test]
+fn a_session_can_end_by_its_own_command() {
+    for slots in [ENDED_ROWS_MAX as u16 + 6, 0] {
+        let (_directory, _path, mut store) = new_store();
+        let open = Command::OpenSession;
+        apply(&mut store, 2, &open);
+        let use_slot = |store: &mut KvStore, at, (slot, sequence), command| {
+            let name = Tag {
+                slot,
+                ..tag(2, sequence)
+            };
+            apply_as(store, at, (0, Some(name)), Some(command))
+        };
+        for slot in 0..slots {
+            let at = 3 + u64::from(slot);
+            let written = use_slot(&mut store, at, (slot, 1), put(b"k", b"v"));
+            assert_eq!(written, Outcome::Written { revision: at });
+        }
+        let most = vec![open.encode(); SESSIONS_MAX - 1];
+        store.apply(&batch(2_000, &most)).unwrap();
+        let session = 2_000 + SESSIONS_MAX as u64;
+        let opened = use_slot(&mut store, session, (7, 2), open);
+        assert_eq!(opened, Outcome::SessionOpened { session });
+        let again = use_slot(&mut store, session + 1, (0, 1), put(b"k", b"v"));
+        assert_eq!(again, Outcome::SessionExpired, "{slots} slots");
+        apply_as(&mut store, session + 2, (1, None), None);
+        for slot in 0..slots.max(8) {
+            let row = rows::slot(&Tag { slot, ..tag(2, 1) });
+            let kept = store.active.find_own(&row).flatten();
+            assert_eq!(kept, None, "slot {slot} of {slots}");
+        }
+    }
+}
+
 /// A lease that is revoked takes its keys along at once, also behind another one that has left many.
 #[test]
 fn a_revoked_lease_waits_for_no_other() {
