@@ -46,7 +46,9 @@ impl Headed {
 /// touched.
 ///
 /// Invariants:
-/// - `bytes` is the sum over the keys of key, value and [`ENTRY_OVERHEAD_BYTES`];
+/// - `bytes` is the sum over the keys of key, value and [`ENTRY_OVERHEAD_BYTES`]. A user's key and its value are parts
+///   of entries of the log, which are in memory as long as they are: of the same one, or the key of another whose
+///   value was no longer, or no longer than that overhead. So what is in memory is a few times as much at most;
 /// - between batches, the state at `since` with these effects is the state at `applied`.
 #[derive(Clone)]
 pub(super) struct Overlay {
@@ -101,14 +103,22 @@ impl Overlay {
     /// Sets the row of a user's key, or removes it.
     pub(super) fn set(&mut self, row: Bytes, value: Option<Value>) {
         self.bytes += value_bytes(&value);
-        let row_bytes = row.len();
-        match self.slots.entry(Headed::new(row)) {
+        let key = Headed::new(row);
+        match self.slots.entry(key.clone()) {
             btree_map::Entry::Vacant(slot) => {
-                self.bytes += row_bytes + ENTRY_OVERHEAD_BYTES;
+                self.bytes += key.row.len() + ENTRY_OVERHEAD_BYTES;
                 slot.insert(value);
             }
             btree_map::Entry::Occupied(mut slot) => {
-                self.bytes -= value_bytes(&slot.insert(value));
+                let before = value_bytes(slot.get());
+                self.bytes -= before;
+                // The former key may keep the former value in memory: it goes where that costs more than another search.
+                if before > value_bytes(&value).max(ENTRY_OVERHEAD_BYTES) {
+                    slot.remove();
+                    self.slots.insert(key, value);
+                } else {
+                    slot.insert(value);
+                }
             }
         }
     }
@@ -208,6 +218,31 @@ mod tests {
             overlay.set(Bytes::from(key), bytes.and_then(value));
             assert_eq!(overlay.bytes(), sum, "{key} {bytes:?}");
         }
+    }
+
+    /// A key does not keep an entry in memory that is longer than the one its value is in.
+    #[test]
+    fn long_entries_do_not_stay() {
+        let mut overlay = Overlay::new(ORIGIN);
+        let mut set = |bytes: Option<usize>| {
+            let entry = Bytes::from(vec![b'k'; 3 + bytes.unwrap_or(0)]);
+            let value = bytes.map(|_| Value {
+                data: entry.slice(3..),
+                revision: 2,
+            });
+            overlay.set(entry.slice(..3), value);
+            let (key, _) = overlay.iter().next().unwrap();
+            (entry.as_ptr() == key.as_ptr(), overlay.bytes())
+        };
+        let one = ENTRY_OVERHEAD_BYTES + 3;
+        assert_eq!(set(Some(1 << 20)), (true, one + (1 << 20)));
+        assert_eq!(set(None), (true, one));
+        assert_eq!(set(Some(1 << 20)), (false, one + (1 << 20)));
+        assert_eq!(set(Some(1_000)), (true, one + 1_000));
+        assert_eq!(set(Some(999)), (true, one + 999));
+        assert_eq!(set(Some(999)), (false, one + 999));
+        assert_eq!(set(Some(10)), (true, one + 10));
+        assert_eq!(set(Some(9)), (false, one + 9));
     }
 
     /// Keys are in their order, whether they differ in their first bytes, behind those, or in length only.
