@@ -146,6 +146,19 @@ impl Command {
         }
     }
 
+    /// Whether a lease lives its whole time from then on, which its owner counts on.
+    pub(super) fn starts_lease(&self) -> bool {
+        match self {
+            Self::GrantLease { .. } | Self::KeepLease { .. } => true,
+            Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::CompareAndSet { .. }
+            | Self::Transact(_)
+            | Self::RevokeLease { .. }
+            | Self::OpenSession => false,
+        }
+    }
+
     /// Checks the sizes, as every member does before it applies the command.
     ///
     /// # Errors

@@ -221,16 +221,20 @@ fn propose(
     done: impl FnOnce(Result<Bytes, ProposeError>) + Send + 'static,
 ) {
     let known = node.raft().leader();
-    let elapsed_ms = timekeeper.elapsed_ms(&known, node.now());
+    let command = logged.command.as_ref();
+    let starts_lease = command.is_some_and(Command::starts_lease);
+    let telling = timekeeper.tell(&known, node.now(), starts_lease);
     let logged = Logged {
-        elapsed_ms,
+        elapsed_ms: telling.elapsed_ms,
         ..logged
     };
     let timekeeper = Arc::clone(timekeeper);
     node.raft().propose_then(logged.encode(), move |outcome| {
-        if let Err(ProposeError::Overloaded | ProposeError::TooLarge { .. }) = outcome {
-            timekeeper.take_back(known.term, elapsed_ms);
-        }
+        let refused = matches!(
+            outcome,
+            Err(ProposeError::Overloaded | ProposeError::TooLarge { .. })
+        );
+        timekeeper.decided(&telling, refused);
         done(outcome);
     });
 }

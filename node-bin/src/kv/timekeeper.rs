@@ -1,6 +1,7 @@
 //! How the leader lets time pass in the replicated state.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate_consensus::{LeaderChange, Role, Term};
@@ -27,34 +28,90 @@ const ELAPSED_MAX: Duration = Duration::from_secs(10);
 /// Every entry that the leader proposes says how much time has passed since the one before. A node that leads a
 /// term and finds itself leading that very term later has led it all the time between, and no entry of another
 /// leader's that is ever committed was proposed meanwhile. So the times in the log do not overlap, and their sum
-/// is never more than has passed.
+/// is never more than has passed. Behind an entry that starts a lease, that is so from this entry on: what
+/// passed before it is told before it, or never.
 #[derive(Default)]
-pub(super) struct Timekeeper(Mutex<Option<(Term, Instant)>>);
+pub(super) struct Timekeeper {
+    told: Mutex<Option<Told>>,
+}
+
+/// What was told in a term.
+struct Told {
+    term: Term,
+    /// Up to when.
+    until: Instant,
+    /// How many entries there were to tell it.
+    entries: u64,
+    /// The last of them that starts a lease and is known not to be refused.
+    started: u64,
+    /// Those that start a lease and may yet be refused, with the time that refused ones before each were to tell. No
+    /// more than a leader has proposals under way.
+    undecided: BTreeMap<u64, Duration>,
+}
+
+/// What an entry tells.
+pub(super) struct Telling {
+    /// How many milliseconds have passed.
+    pub(super) elapsed_ms: u32,
+    term: Term,
+    entry: u64,
+}
 
 impl Timekeeper {
-    /// How many milliseconds have passed since this was last asked, for an entry that is proposed now.
-    pub(super) fn elapsed_ms(&self, known: &LeaderChange, now: Instant) -> u32 {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let elapsed = elapsed(*told, known, now);
+    /// How much time has passed since this was last asked, for an entry that is proposed now: before this is asked for
+    /// another one.
+    pub(super) fn tell(&self, known: &LeaderChange, now: Instant, starts_lease: bool) -> Telling {
+        let mut telling = Telling {
+            elapsed_ms: 0,
+            term: known.term,
+            entry: 0,
+        };
+        let mut told = self.told();
+        if known.role != Role::Leader {
+            *told = None;
+            return telling;
+        }
+        let told = Told::in_term(&mut told, known.term, now);
+        let elapsed = now.saturating_duration_since(told.until);
         // Parts of a millisecond are left for the next time.
         let whole = Duration::from_millis(elapsed.as_millis() as u64);
-        *told = (known.role == Role::Leader).then(|| (known.term, now - (elapsed - whole)));
-        let told = match planted::is("time-runs-ahead") {
+        told.until = now - (elapsed - whole);
+        told.entries += 1;
+        telling.entry = told.entries;
+        if starts_lease {
+            told.undecided.insert(telling.entry, Duration::ZERO);
+        }
+        let whole = match planted::is("time-runs-ahead") {
             true => 2 * whole,
             false => whole,
         };
-        u32::try_from(told.min(ELAPSED_MAX).as_millis()).unwrap_or(u32::MAX)
+        telling.elapsed_ms = u32::try_from(whole.min(ELAPSED_MAX).as_millis()).unwrap_or(u32::MAX);
+        telling
     }
 
-    /// The entry that was to say that `elapsed_ms` passed in `term` was refused and is in no log: the next one says
-    /// it. Otherwise a leader that refuses much would let leases live for as many times longer.
-    pub(super) fn take_back(&self, term: Term, elapsed_ms: u32) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((told_in, at)) = &mut *told
-            && *told_in == term
-        {
-            let elapsed = Duration::from_millis(elapsed_ms.into());
-            *at = at.checked_sub(elapsed).unwrap_or(*at);
+    /// It is decided whether the entry with `telling` is in the log. If it is `refused`, it is in none, and the next one
+    /// tells its time: otherwise a leader that refuses much would let leases live for as many times longer. But if
+    /// one after it has started a lease meanwhile, which would end that much early, its time is lost.
+    pub(super) fn decided(&self, telling: &Telling, refused: bool) {
+        let mut told = self.told();
+        let Some(told) = told.as_mut().filter(|told| told.term == telling.term) else {
+            return;
+        };
+        let owed = told.undecided.remove(&telling.entry);
+        if !refused {
+            if owed.is_some() {
+                told.started = told.started.max(telling.entry);
+            }
+            return;
+        }
+        if telling.entry < told.started {
+            return;
+        }
+        let elapsed = Duration::from_millis(telling.elapsed_ms.into()) + owed.unwrap_or_default();
+        match told.undecided.range_mut(telling.entry..).next() {
+            // If that one is refused as well, the next one tells it.
+            Some((_, owed)) => *owed += elapsed,
+            None => told.until = told.until.checked_sub(elapsed).unwrap_or(told.until),
         }
     }
 
@@ -65,22 +122,33 @@ impl Timekeeper {
         now: Instant,
         due_in: Option<Duration>,
     ) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.role == Role::Leader && told.is_none_or(|(term, _)| term != known.term) {
-            // Nothing can be told yet, but from now on time counts.
-            *told = Some((known.term, now));
+        if known.role != Role::Leader {
+            return false;
         }
+        // In a new term nothing can be told yet, but from now on time counts.
+        let until = Told::in_term(&mut self.told(), known.term, now).until;
         let wait = due_in.map(|due| (due / TOLD_PARTS).clamp(LOOK_INTERVAL, TOLD_AT_LATEST));
-        wait.is_some_and(|wait| elapsed(*told, known, now) >= wait)
+        wait.is_some_and(|wait| now.saturating_duration_since(until) >= wait)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn elapsed(told: Option<(Term, Instant)>, known: &LeaderChange, now: Instant) -> Duration {
-    match told {
-        Some((term, at)) if known.role == Role::Leader && term == known.term => {
-            now.saturating_duration_since(at)
+impl Told {
+    /// In `term`, which begins `now` unless something was told in it before.
+    fn in_term(told: &mut Option<Self>, term: Term, now: Instant) -> &mut Self {
+        if told.as_ref().is_some_and(|told| told.term != term) {
+            *told = None;
         }
-        _ => Duration::ZERO,
+        told.get_or_insert_with(|| Self {
+            term,
+            until: now,
+            entries: 0,
+            started: 0,
+            undecided: BTreeMap::new(),
+        })
     }
 }
 
@@ -101,7 +169,8 @@ mod tests {
     fn only_time_as_the_leader_counts() {
         let (keeper, begin) = (Timekeeper::default(), Instant::now());
         let told = |role, term, micros| {
-            keeper.elapsed_ms(&known(role, term), begin + Duration::from_micros(micros))
+            let at = begin + Duration::from_micros(micros);
+            keeper.tell(&known(role, term), at, false).elapsed_ms
         };
         assert_eq!(told(Role::Leader, 1, 0), 0, "nothing was measured yet");
         assert_eq!(told(Role::Leader, 1, 2_700), 2);
@@ -125,13 +194,52 @@ mod tests {
     fn time_is_not_lost_with_what_is_refused() {
         let (keeper, begin) = (Timekeeper::default(), Instant::now());
         let leader = known(Role::Leader, 1);
-        let told = |ms| keeper.elapsed_ms(&leader, begin + Duration::from_millis(ms));
-        assert_eq!(told(0), 0);
-        assert_eq!(told(30), 30);
-        keeper.take_back(leader.term, 30);
-        assert_eq!(told(31), 31);
-        keeper.take_back(Term::new(2), 31);
-        assert_eq!(told(32), 1);
+        let tell = |ms| keeper.tell(&leader, begin + Duration::from_millis(ms), false);
+        assert_eq!(tell(0).elapsed_ms, 0);
+        let refused = tell(30);
+        assert_eq!(refused.elapsed_ms, 30);
+        keeper.decided(&refused, true);
+        let refused = tell(31);
+        assert_eq!(refused.elapsed_ms, 31);
+        let term = Term::new(2);
+        keeper.decided(&Telling { term, ..refused }, true);
+        assert_eq!(tell(32).elapsed_ms, 1);
+    }
+
+    /// Time that passed before a lease was started does not count for it, also where it was to be told by an entry that
+    /// was refused later; where the lease was refused as well, it is not lost.
+    #[test]
+    fn no_lease_ends_early_by_what_was_refused() {
+        for (starts_lease, grant_first, grant_refused, told) in [
+            (true, true, false, 100),
+            (true, false, false, 100),
+            (true, true, true, 2_101),
+            (true, false, true, 2_101),
+            (false, true, false, 2_100),
+        ] {
+            let (keeper, begin) = (Timekeeper::default(), Instant::now());
+            let leader = known(Role::Leader, 1);
+            let tell = |ms, starts| keeper.tell(&leader, begin + Duration::from_millis(ms), starts);
+            assert_eq!(tell(0, false).elapsed_ms, 0);
+            let write = tell(2_000, false);
+            let grant = tell(2_001, starts_lease);
+            assert_eq!((write.elapsed_ms, grant.elapsed_ms), (2_000, 1));
+            let decide_grant = || keeper.decided(&grant, grant_refused);
+            if grant_first {
+                decide_grant();
+            }
+            keeper.decided(&write, true);
+            if !grant_first {
+                // Nobody knows yet.
+                let known = tell(2_001, false);
+                assert_eq!(known.elapsed_ms, 0);
+                decide_grant();
+            }
+            let after = tell(2_101, false);
+            assert_eq!(after.elapsed_ms, told, "{grant_first} {grant_refused}");
+            keeper.decided(&after, true);
+            assert_eq!(tell(2_201, false).elapsed_ms, told + 100);
+        }
     }
 
     /// An entry only for the time is proposed when something ends, and otherwise rarely; never for nothing.
