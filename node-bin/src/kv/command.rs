@@ -57,7 +57,7 @@ pub enum Command {
         /// [`LEASE_TTL_MAX`].
         ttl_ms: u64,
     },
-    /// Has a lease live for its whole time from now on.
+    /// Has a lease live for its whole time from the moment on at which the leader proposes this.
     KeepLease {
         /// Which lease.
         lease: u64,
@@ -109,14 +109,15 @@ pub enum Outcome {
         /// The revision of all of it.
         revision: u64,
     },
-    /// There is a new lease.
+    /// There is a new lease. It counts from when the leader proposed the command: its owner has to count from before
+    /// that was sent.
     LeaseGranted {
         /// Its number, which is never given again: the revision at which it was granted.
         lease: u64,
     },
     /// The lease lives on.
     LeaseKept {
-        /// For how many milliseconds from now on.
+        /// For how many milliseconds, counted as those of a new one: not from this answer on.
         ttl_ms: u64,
     },
     /// The lease has ended, and the keys bound to it are gone: 1,024 of them, if there were more, which follow within

@@ -18,7 +18,7 @@ pub(super) enum LeaseAction {
         #[arg(value_parser = config::time)]
         ttl: Duration,
     },
-    /// Have a lease live for its whole time from now on
+    /// Have a lease live for its whole time, counted from the start of the command
     Keep { lease: u64 },
     /// End a lease, and remove the keys that are bound to it
     Revoke { lease: u64 },
@@ -84,7 +84,10 @@ fn known<T>(outcome: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
 fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     match done {
         Done::Granted(lease) => writeln!(out, "{lease}"),
-        Done::Kept(Some(ttl)) => writeln!(out, "lives for {ttl:?} from now on"),
+        Done::Kept(Some(ttl)) => writeln!(
+            out,
+            "lives for {ttl:?}, counted from the start of this command"
+        ),
         Done::Revoked(true) => writeln!(out, "revoked"),
         Done::Shown(Some(lease)) => {
             let [remaining, ttl] = [lease.remaining_ms, lease.ttl_ms].map(Duration::from_millis);

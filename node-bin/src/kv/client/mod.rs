@@ -208,7 +208,8 @@ impl Client {
     }
 
     /// Carries out `command` and returns what it did and at which revision: what [`put`](Self::put),
-    /// [`delete`](Self::delete) and [`compare_and_set`](Self::compare_and_set) make simpler.
+    /// [`delete`](Self::delete) and [`compare_and_set`](Self::compare_and_set) make simpler. Of
+    /// [`Outcome::Superseded`] nobody knows whether it happened, as of [`ClientError::OutcomeUnknown`].
     ///
     /// # Errors
     ///
@@ -241,7 +242,8 @@ impl Client {
     }
 
     /// Makes a lease that ends `ttl` after it was last renewed; returns its number. Time passes for it only
-    /// while there is a leader, and never faster than it does.
+    /// while there is a leader, and never faster than it does. It counts from when the leader proposes it:
+    /// its owner counts from before the call.
     ///
     /// # Errors
     ///
@@ -255,7 +257,8 @@ impl Client {
         }
     }
 
-    /// Has `lease` live for its whole time from now on; returns that time.
+    /// Has `lease` live for its whole time; returns that time, which its owner counts from before the call, and not
+    /// from the answer: the leader did so from when it proposed this.
     ///
     /// # Errors
     ///

@@ -22,7 +22,8 @@ pub const SESSIONS_MAX: usize = 16_384;
 /// How many leases there may be: each takes some hundred bytes of memory.
 pub const LEASES_MAX: usize = 65_536;
 
-/// After how long without a command a session ends: far longer than any command is repeated.
+/// After how long without a command a session ends, or up to an eighth of that sooner: far longer than any command is
+/// repeated.
 pub const SESSION_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// Using a session renews it when this part of its time has passed, so that most commands need not write it.
