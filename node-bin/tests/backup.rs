@@ -5,14 +5,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_lite::future::block_on;
+use quorate::consensus::LogStore;
 use quorate::kv::{
-    BackupReader, BackupWriter, Client, ClientConfig, ClientError, RESTORE_GAP, Refusal, restore,
+    BackupReader, BackupWriter, Client, ClientConfig, ClientError, Refusal, restore,
 };
-use quorate::{Credentials, Node, NodeConfig, NodeId, StoreIdentity};
+use quorate::persist::{Options, Store, seconds_now};
+use quorate::{Credentials, LOG_FILE, Node, NodeConfig, NodeId, StoreIdentity};
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate_quic_transport::runtime::IoThread;
 
+/// As many revisions may have been lost, at least, and none is given again.
+const NUMBERS_LOST: u64 = 500_000_000;
+
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ca() -> Ca {
+    Ca::generate(&ClusterName::new("test").unwrap(), &CaOptions::default()).unwrap()
+}
 
 fn credentials(ca: &Ca, subject: &Subject) -> Credentials {
     let issued = ca.issue(subject, &IssueOptions::default()).unwrap();
@@ -57,7 +66,7 @@ async fn saved(client: &Client) -> Vec<u8> {
 fn a_backup_has_what_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
-    let ca = Ca::generate(&ClusterName::new("test").unwrap(), &CaOptions::default()).unwrap();
+    let ca = ca();
     let io = IoThread::spawn("backup").unwrap();
     let admin = Subject::admin("ops").unwrap();
     let node = start(&ca, &path("old"));
@@ -103,7 +112,38 @@ fn a_backup_has_what_was_acknowledged() {
         }
         assert!(new.get("lost").await.unwrap().is_none());
         let revision = new.put("new", "value").await.unwrap();
-        assert!(revision > lost + RESTORE_GAP / 2, "{revision}");
+        assert!(revision > lost + NUMBERS_LOST, "{revision}");
     });
+    stop(node);
+}
+
+/// A member that goes on alone gives no revision again that only lost members had.
+#[test]
+fn who_goes_on_alone_repeats_no_number() {
+    let ca = ca();
+    let folder = tempfile::tempdir().unwrap();
+    let io = IoThread::spawn("test").unwrap();
+    let node = start(&ca, folder.path());
+    let put = |node: &Node| {
+        let client = client(&ca, &Subject::client("app").unwrap(), node, &io);
+        block_on(client.put("key", "value")).unwrap()
+    };
+    let before = put(&node);
+    stop(node);
+
+    let identity = StoreIdentity {
+        cluster: "test".into(),
+        node: id(1),
+    };
+    let log = folder.path().join(LOG_FILE);
+    for _ in 0..2 {
+        let opened = Store::open(&log, &identity, Options::default()).unwrap();
+        let alone = opened.recovered.alone(id(1), seconds_now()).unwrap();
+        let mut store = opened.store;
+        store.append(&[alone]).unwrap();
+    }
+    let node = start(&ca, folder.path());
+    let after = put(&node);
+    assert!(after > before + NUMBERS_LOST, "{before}, {after}");
     stop(node);
 }

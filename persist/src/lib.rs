@@ -58,7 +58,7 @@ pub use file::{
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};
 pub use peers::{SEEN_STORES_MAX, SeenPeers, SeenStore, SeenStores, load_peers, save_peers};
-pub use schema::{META_TABLE, Seal, fresh_origin};
+pub use schema::{META_TABLE, Seal, fresh_origin, seconds_now};
 pub use storage::Storage;
 pub use store::{CACHE_BYTES_DEFAULT, FORMAT, JOURNAL_BYTES_DEFAULT, Opened, Options, Store};
 pub use unchanged::Unchanged;

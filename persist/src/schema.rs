@@ -2,6 +2,7 @@
 
 use std::io;
 use std::num::NonZeroU64;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorate_consensus::{
     EntryId, HardState, LogIndex, MEMBERS_MAX, Membership, NodeId, ORIGIN, Term,
@@ -155,6 +156,14 @@ pub fn fresh_origin(files: &dyn Files) -> io::Result<NonZeroU64> {
     files.random(&mut random)?;
     let origin = u64::from_le_bytes(random) | FOUNDED_ANEW;
     Ok(NonZeroU64::new(origin).expect("one bit is set"))
+}
+
+/// How many seconds it is since 1970, by the clock of this machine: for
+/// [`Term::founded_anew`](quorate_consensus::Term::founded_anew).
+#[must_use]
+pub fn seconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 /// A number of the founding members `founders`, equal for equal ones; zero for a node that joins.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use quorate::{LOG_FILE, NodeId};
 use quorate_consensus::{LogStore, LogWrite};
-use quorate_persist::{CheckedLog, Opened, Options, OsFiles, Store, fresh_origin};
+use quorate_persist::{CheckedLog, Opened, Options, OsFiles, Store, fresh_origin, seconds_now};
 
 use super::check::{self, Checked};
 use super::{Failure, exit};
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure
     // Nothing is built on a folder that is not in order.
     let Checked { log, .. } = check::check(&args.dir)?;
     let node = log.identity.node;
-    let write = log.recovered.alone(node).ok_or_else(|| {
+    let write = log.recovered.alone(node, seconds_now()).ok_or_else(|| {
         let members = log.recovered.membership();
         let message = format!("{node} is no member of this cluster any more; those are {members}");
         Failure::new(exit::CONFIG, message).help("recover one of those")

@@ -18,7 +18,7 @@ mod transaction;
 
 pub use backup::{
     BACKUP_FORMAT, BACKUP_IDLE_MAX, BACKUPS_MAX, BackupError, BackupHeader, BackupReader,
-    BackupSummary, BackupWriter, RESTORE_GAP, RestoreError, Restored, restore,
+    BackupSummary, BackupWriter, RestoreError, Restored, restore,
 };
 pub use client::{
     Backup, Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, StaleAnswer,

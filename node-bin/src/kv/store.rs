@@ -62,6 +62,18 @@ pub const KV_CACHE_BYTES_DEFAULT: usize = 8 << 20;
 /// to another small key.
 pub const KV_OVERLAY_BYTES_DEFAULT: usize = 48 << 20;
 
+/// How much higher revisions are in a cluster for each second that it was founded anew later, or for each time at
+/// least: more than it writes in that second, and more than may have been lost.
+const REVISIONS_PER_FOUNDING: u64 = 1_000_000_000;
+
+/// The revision of what the entry `at` writes, which is the number of a session or lease as well that it opens: its
+/// index, and in a cluster that was [founded anew](quorate_consensus::Term::founding) more, so that no number is given
+/// again that clients may have seen of entries that are lost. Of two entries the later has the higher one.
+fn revision_of(at: EntryId) -> u64 {
+    let anew = at.term.founding().saturating_mul(REVISIONS_PER_FOUNDING);
+    at.index.value().saturating_add(anew)
+}
+
 /// In format 1 there were users' keys only, as they are.
 const KV_FILE: FileKind = FileKind {
     magic: *b"QRMKV\0\0\0",
@@ -250,7 +262,7 @@ impl KvStore {
             seal: &seal,
         };
         let timed = Timed::load(&below, &active)?;
-        board.begin_anew(applied.index.value(), timed.due_in());
+        board.begin_anew(revision_of(applied), timed.due_in());
         Ok(Self {
             table,
             saved: applied,
@@ -396,7 +408,7 @@ impl KvStore {
 
     /// Up to where the state has been applied.
     fn revision(&self) -> u64 {
-        self.active.applied().index.value()
+        revision_of(self.active.applied())
     }
 
     fn is_full(&self) -> bool {

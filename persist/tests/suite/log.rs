@@ -48,7 +48,10 @@ fn k10_a_log_that_is_founded_anew() {
     let mut opened = open(&path);
     let former = opened.origin;
     opened.store.append(&[write(2, 2..=5, 4)]).unwrap();
-    let alone = open_after(opened, &path).recovered.alone(node(2)).unwrap();
+    let alone = open_after(opened, &path)
+        .recovered
+        .alone(node(2), 0)
+        .unwrap();
     let mut opened = open(&path);
     opened.store.append(&[alone]).unwrap();
     let number = (1 << 63 | 7).try_into().unwrap();

@@ -538,6 +538,11 @@ pub const BUGS: &[Bug] = &[
         "a restored cluster gives revisions again that clients of the old one have seen",
         test("node-bin", "backup", "a_backup_has_what_was_acknowledged"),
     ),
+    bug(
+        "recovered-numbers-repeated",
+        "a member that goes on alone gives revisions again that clients have seen of lost entries",
+        test("node-bin", "backup", "who_goes_on_alone_repeats_no_number"),
+    ),
     // Bounds.
     bug(
         "frame-length-unlimited",

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use quorate_consensus::{EntryId, NodeId, ORIGIN};
+use quorate_persist::seconds_now;
 use serde::{Deserialize, Serialize};
 
 use crate::kv::query::RANGE_BYTES_MAX;
@@ -38,12 +38,11 @@ impl BackupHeader {
     /// A backup of the state after `last`, that begins now.
     #[must_use]
     pub fn new(cluster: String, node: NodeId, last: EntryId) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             cluster,
             node,
             last,
-            begun: since.unwrap_or(Duration::ZERO).as_secs(),
+            begun: seconds_now(),
             version: env!("CARGO_PKG_VERSION").into(),
         }
     }

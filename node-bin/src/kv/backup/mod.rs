@@ -11,4 +11,4 @@ pub use file::{
 };
 pub(crate) use held::Held;
 pub use held::{BACKUP_IDLE_MAX, BACKUPS_MAX};
-pub use restore::{RESTORE_GAP, RestoreError, Restored, restore};
+pub use restore::{RestoreError, Restored, restore};

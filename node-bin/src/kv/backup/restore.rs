@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quorate_consensus::{EntryId, LogIndex, LogStore, LogWrite, Membership, StateMachineError};
+use quorate_consensus::{EntryId, LogStore, LogWrite, Membership, StateMachineError};
 use quorate_persist::{
     CreateError, Files, OpenError, Opened, Options, OsFiles, Store, StoreFault, StoreIdentity,
-    fresh_origin,
+    fresh_origin, seconds_now,
 };
 
 use super::file::{BackupError, BackupReader, BackupSummary};
@@ -18,18 +18,12 @@ use crate::kv::store::sink_to;
 use crate::node::LOG_FILE;
 use crate::planted;
 
-/// How much higher the indexes of a restored cluster begin than those of the backup end. Clients may have seen
-/// revisions of writes after the backup, which are lost: what they wait for after such a revision, and the
-/// sessions and leases they opened then, whose numbers are revisions, must not be mistaken for others. A cluster
-/// that writes a hundred thousand times a second gets this far in four months.
-pub const RESTORE_GAP: u64 = 1_000_000_000_000;
-
 /// What was restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// What the state has in it.
     pub summary: BackupSummary,
-    /// The entry that the new cluster's log begins after: [`RESTORE_GAP`] above the backup's last one.
+    /// The entry that the new cluster's log begins after: the backup's last one, in a term of its own.
     pub last: EntryId,
 }
 
@@ -83,7 +77,9 @@ fn cause(error: &StateMachineError) -> String {
 /// `backup`. The folder must not exist, or be empty; it gets its name once all of it is durable.
 ///
 /// The cluster's nodes refuse those of the one that the backup is of, and are refused by them, also where its name is
-/// the same. It begins at an entry far above all that the other had: see [`RESTORE_GAP`].
+/// the same. Its terms are [above](quorate_consensus::Term::founded_anew) all that the other had, and with them its
+/// revisions and the numbers of its sessions and leases: clients may have seen some of writes after the backup, which
+/// are lost, and must not take others for them.
 ///
 /// # Errors
 ///
@@ -108,13 +104,10 @@ pub fn restore(
         .map_err(failed)?;
 
     let last = backup.header().last;
-    let gap = match planted::is("restored-revisions-repeated") {
-        true => 0,
-        false => RESTORE_GAP,
+    let last = match planted::is("restored-revisions-repeated") {
+        true => last,
+        false => EntryId::new(last.term.founded_anew(seconds_now()), last.index),
     };
-    let index = last.index.value().checked_add(gap);
-    let index = index.ok_or(BackupError::Damaged { at: 0 })?;
-    let last = EntryId::new(last.term, LogIndex::new(index));
     let summary = write_state(backup, identity, draft.path(), last)?;
     write_log(identity, draft.path(), last)?;
 

@@ -8,9 +8,9 @@ use quorate_consensus::{Batch, Command as LogCommand, EntryId};
 use quorate_persist::{Corruption, StoreFault};
 
 use super::overlay::Overlay;
-use super::rows;
 use super::timed::{Ending, Row, Timed};
 use super::view::Below;
+use super::{revision_of, rows};
 use crate::kv::command::{Command, Outcome};
 use crate::kv::encoding::{SHORT_BYTES, encode_behind};
 use crate::kv::history::Change;
@@ -56,7 +56,7 @@ pub(super) struct Applying<'a> {
 impl Applying<'_> {
     /// Carries out one entry of the log. Returns its encoded outcome.
     pub(super) fn apply(&mut self, entry: &LogCommand) -> Result<Bytes, StoreFault> {
-        let revision = entry.id.index.value();
+        let revision = revision_of(entry.id);
         // Sizes again: what is in the log may have come from a member that did not check.
         let logged = Logged::decode(&entry.data).and_then(|logged| {
             logged.validate()?;
