@@ -28,6 +28,7 @@ use crate::planted;
 use crate::request::Request;
 use crate::revocation::RevocationList;
 use crate::serial::Serial;
+use crate::trust::TrustError;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -393,11 +394,15 @@ pub enum CaError {
     /// The key is another certificate's.
     #[error("{CA_KEY_FILE} is not the key of {CA_CERTIFICATE_FILE}: restore both from one backup")]
     KeyMismatch,
-    /// The list of revoked certificates is another CA's.
+    /// There is no list of revoked certificates where it should be, or it is another CA's.
     #[error(
-        "ca.crl was not signed by this CA: restore it from your backup, or move it away to begin anew"
+        "ca.crl holds no revocation list of this CA: take the newest from the ca.pem of your nodes, since one begun anew, or \
+         from a backup, revokes less; see \"A lost list\" in docs/certificates.md"
     )]
     ForeignList,
+    /// Several lists of revoked certificates, and which is the newest can not be told.
+    #[error(transparent)]
+    Lists(#[from] TrustError),
     /// The certificate may not sign others.
     #[error(
         "{CA_CERTIFICATE_FILE} is not a CA's certificate (it lacks {missing}): make a CA with \

@@ -12,6 +12,7 @@ use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, REQUEST_FILE, ROOTS_FILE};
 use crate::request::{Request, RequestError};
 use crate::revocation::{RevocationList, lists_in, newest_of, pem_text};
+use crate::serial::Serial;
 use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, TrustError, identity_of};
 use crate::verify_error::VerifyError;
 
@@ -81,6 +82,12 @@ impl Folder {
     /// Whose it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The numbers on the lists that it has.
+    pub fn revoked(&self) -> impl Iterator<Item = Serial> + '_ {
+        let revoked = self.lists.iter().flat_map(RevocationList::revoked);
+        revoked.map(|entry| entry.serial.clone())
     }
 
     /// Puts what a CA has just issued in the place of key and certificate. Whom the folder trusts stays,
@@ -153,12 +160,13 @@ impl Folder {
     ///
     /// Errors: a file that holds neither, or the certificate of a CA of another cluster, or a list that nobody
     /// who is trusted has signed; more than [`ROOTS_MAX`] in all; a list by which the folder's own certificate
-    /// is revoked; a file that can not be written.
+    /// is revoked; one that revokes what the newer one does not, or of which nobody can tell which is newer; a file
+    /// that can not be written.
     pub fn trust(&mut self, authority: &Path) -> Result<bool, FolderError> {
         let pem = authority_pem(authority)?;
-        let lists = lists_in(&pem, NAME_OF_INPUT)?;
+        let offered = lists_in(&pem, NAME_OF_INPUT)?;
         let added = match certificates(&pem, NAME_OF_INPUT, ROOTS_MAX) {
-            Err(CredentialsError::NotPem { .. }) if !lists.is_empty() => Vec::new(),
+            Err(CredentialsError::NotPem { .. }) if !offered.is_empty() => Vec::new(),
             other => other?,
         };
         for certificate in &added {
@@ -175,7 +183,8 @@ impl Folder {
                 });
             }
         }
-        let (roots, lists) = self.with(added, lists)?;
+        let (roots, lists) = self.with(added, offered.clone())?;
+        check_taken(&offered, &roots, &lists)?;
         let is_news = roots != self.roots || lists != self.lists;
         if is_news {
             self.set_roots(roots, lists)?;
@@ -254,6 +263,29 @@ pub(crate) fn finish_renewal(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// That each of `offered` revokes nothing that the newest of its CA, which is among `newest`, does not. It may only be
+/// what has expired; but whoever offers a list has to hear that it is not taken.
+fn check_taken(
+    offered: &[RevocationList],
+    roots: &[CertificateDer<'_>],
+    newest: &[RevocationList],
+) -> Result<(), FolderError> {
+    for list in offered {
+        let root = roots.iter().find(|root| list.is_of(root));
+        let known = root.and_then(|root| newest.iter().find(|newest| newest.is_of(root)));
+        let known = known.expect("of whoever has signed one, the newest is kept");
+        let count = known.lacks(list);
+        if count > 0 {
+            return Err(FolderError::OlderList {
+                known: known.number(),
+                offered: list.number(),
+                count,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Certificates and lists of a CA, from its folder or from a file.
 fn authority_pem(path: &Path) -> Result<Vec<u8>, FileError> {
     if !path.is_dir() {
@@ -316,6 +348,20 @@ pub enum FolderError {
         authority: String,
         /// Whose folder it is.
         holder: Identity,
+    },
+    /// A list that is not the newest, and revokes what the newest does not.
+    #[error(
+        "revocation list number {offered} is older than number {known} of that CA, and revokes {count} certificates that \
+         the newer one does not: revoke them by their numbers where ca.crl is the newest, unless they have expired; see \
+         \"A lost list\" in docs/certificates.md"
+    )]
+    OlderList {
+        /// The number of the newest list.
+        known: u64,
+        /// The number of the one that is older.
+        offered: u64,
+        /// How many of those on it are not on the other.
+        count: usize,
     },
     /// The CA that issued the folder's own certificate.
     #[error(

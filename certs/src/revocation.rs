@@ -3,6 +3,7 @@
 //! A list stands among the roots, in the same file and after the same PEM: whoever trusts a CA takes its list with
 //! it, and both change in one step.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use pem::{EncodeConfig, LineEnding, Pem};
@@ -22,6 +23,8 @@ pub(crate) struct RevocationList {
     der: CertificateRevocationListDer<'static>,
     /// Rises with every list of one CA.
     number: u64,
+    /// Of one CA, never before that of a list with a lower number.
+    this_update: SystemTime,
     revoked: Vec<Revoked>,
 }
 
@@ -52,6 +55,7 @@ impl RevocationList {
             .collect();
         Ok(Self {
             number,
+            this_update: list.last_update().to_datetime().into(),
             revoked,
             der,
         })
@@ -69,8 +73,19 @@ impl RevocationList {
         self.number
     }
 
+    pub(crate) fn this_update(&self) -> SystemTime {
+        self.this_update
+    }
+
     pub(crate) fn revoked(&self) -> &[Revoked] {
         &self.revoked
+    }
+
+    /// How many of those that `other` has revoked are not on it.
+    pub(crate) fn lacks(&self, other: &Self) -> usize {
+        let own: HashSet<&Serial> = self.revoked.iter().map(|entry| &entry.serial).collect();
+        let others = other.revoked.iter();
+        others.filter(|entry| !own.contains(&entry.serial)).count()
     }
 
     /// Whether `authority` has signed it: by name and by key, since names can be had by anybody.
@@ -92,9 +107,9 @@ pub(crate) fn pem_text(tag: &str, der: &[u8]) -> String {
     pem::encode_config(&Pem::new(tag, der), config)
 }
 
-/// Of each root the newest list, the first one where two have one number. An older one says less.
+/// Of each root the newest list. An older one says less.
 ///
-/// Errors: a list that no root has signed.
+/// Errors: a list that no root has signed, and two of one root of which neither follows the other.
 pub(crate) fn newest_of(
     lists: impl IntoIterator<Item = RevocationList>,
     roots: &[CertificateDer<'_>],
@@ -102,15 +117,30 @@ pub(crate) fn newest_of(
     let mut newest: Vec<Option<RevocationList>> = vec![None; roots.len()];
     for (position, list) in lists.into_iter().enumerate() {
         let root = roots.iter().position(|root| list.is_of(root));
-        let known = &mut newest[root.ok_or(TrustError::ForeignList { position })?];
-        if known
-            .as_ref()
-            .is_none_or(|known| known.number < list.number)
-        {
-            *known = Some(list);
-        }
+        let newest = &mut newest[root.ok_or(TrustError::ForeignList { position })?];
+        *newest = Some(match newest.take() {
+            Some(known) => later_of(known, list)?,
+            None => list,
+        });
     }
     Ok(newest.into_iter().flatten().collect())
+}
+
+/// Which one of two lists of one CA follows the other. Number and date tell, and have to say the same: a CA that has
+/// lost its list, or works from two copies of its folder, can sign one that is later and has no greater number.
+fn later_of(one: RevocationList, other: RevocationList) -> Result<RevocationList, TrustError> {
+    let (earlier, later) = match one.number <= other.number {
+        true => (one, other),
+        false => (other, one),
+    };
+    let is_followed = earlier.number < later.number && earlier.this_update <= later.this_update;
+    match is_followed || earlier == later {
+        true => Ok(later),
+        false => Err(TrustError::ForkedLists {
+            earlier: earlier.number,
+            later: later.number,
+        }),
+    }
 }
 
 /// All lists in `pem`, at most [`ROOTS_MAX`].

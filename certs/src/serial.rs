@@ -9,7 +9,7 @@ use crate::facts::hex;
 const SERIAL_BYTES_MAX: usize = 20;
 
 /// The number of a certificate, of which its CA gives each only once. As text, lower-case hex.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(Vec<u8>);
 
 impl Serial {

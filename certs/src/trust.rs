@@ -71,8 +71,8 @@ impl Trust {
     /// of `lists` that each of them has signed. Of a root without one, nothing is known to be revoked.
     ///
     /// Errors: no root, more than [`ROOTS_MAX`], or one that is not a CA certificate; a list that is
-    /// malformed, or that no root has signed. An expired root is kept: it only makes [`Trust::verify`] fail for
-    /// what it issued.
+    /// malformed, or that no root has signed; two of one root of which neither follows the other. An expired
+    /// root is kept: it only makes [`Trust::verify`] fail for what it issued.
     pub fn new(
         cluster: ClusterName,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
@@ -356,5 +356,16 @@ pub enum TrustError {
     ForeignList {
         /// Its place among the lists, from 0.
         position: usize,
+    },
+    /// Two lists of one CA, of which neither follows the other.
+    #[error(
+        "revocation lists number {earlier} and {later} of one CA do not follow one another: its ca.crl was lost, or its \
+         folder copied; see \"A lost list\" in docs/certificates.md"
+    )]
+    ForkedLists {
+        /// The number of the one, not above that of the other.
+        earlier: u64,
+        /// The number of the other.
+        later: u64,
     },
 }

@@ -5,14 +5,18 @@
 mod common;
 
 use std::fs;
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use common::{HOUR, TestCa, chain, cluster, now};
 use quorate_certs::{
     Ca, CaError, CaOptions, Credentials, CredentialsError, FileError, Folder, FolderError,
     IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
 };
-use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber};
+use rcgen::{
+    CertificateRevocationList, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair,
+    SerialNumber,
+};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -34,9 +38,33 @@ fn opened(ca: &TestCa) -> Ca {
 }
 
 fn revoke(ca: &TestCa, issued: &Issued) {
-    let mut ca = opened(ca);
-    let news = ca.revoke(&[serial(issued)], SystemTime::now()).unwrap();
-    assert_eq!(news, 1);
+    revoke_at(&ca.directory, issued, SystemTime::now());
+}
+
+fn revoke_at(directory: &Path, issued: &Issued, now: SystemTime) {
+    let mut ca = Ca::open(directory).unwrap();
+    assert_eq!(ca.revoke(&[serial(issued)], now).unwrap(), 1);
+}
+
+/// A list without an entry, signed with the CA's key by another tool.
+fn sign_empty(
+    ca: &TestCa,
+    number: u64,
+    this_update: SystemTime,
+    next_update: SystemTime,
+) -> CertificateRevocationList {
+    let key = fs::read_to_string(ca.directory.join("ca.key")).unwrap();
+    let key = KeyPair::from_pem(&key).unwrap();
+    let issuer = Issuer::from_ca_cert_der(ca.ca.certificate(), key).unwrap();
+    let params = CertificateRevocationListParams {
+        this_update: this_update.into(),
+        next_update: next_update.into(),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&issuer).unwrap()
 }
 
 fn trusting(ca: &TestCa) -> Trust {
@@ -267,6 +295,162 @@ fn j15_a_folder_takes_lists() {
     assert!(!pem.contains("CRL"), "{pem}");
 }
 
+/// What is revoked after a CA's list was lost, or put back from a backup, is news; where the clock is too coarse to tell,
+/// or was set back, it is an error, and never passed over.
+#[test]
+fn j15_a_list_that_was_lost_hides_nothing() {
+    let now = SystemTime::now();
+    for is_restored in [false, true] {
+        for (later, earlier) in [(10, 0), (0, 0), (0, 10)].map(|(later, earlier)| {
+            let seconds = Duration::from_secs;
+            (seconds(later), seconds(earlier))
+        }) {
+            let ca = TestCa::new("c1");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("n1");
+            ca.node(1).write(&path).unwrap();
+            let mut folder = Folder::open(&path).unwrap();
+            let list = ca.directory.join("ca.crl");
+            let backup = directory.path().join("backup.crl");
+            for _ in 0..3 {
+                revoke_at(&ca.directory, &ca.node(2), now);
+                if !backup.exists() {
+                    fs::copy(&list, &backup).unwrap();
+                }
+            }
+            assert!(folder.trust(&list).unwrap());
+            match is_restored {
+                true => _ = fs::copy(&backup, &list).unwrap(),
+                false => fs::remove_file(&list).unwrap(),
+            }
+            let mallory = ca.node(3);
+            revoke_at(&ca.directory, &mallory, now + later - earlier);
+            let trusted = folder.trust(&list);
+            if later.is_zero() {
+                let error = trusted.unwrap_err();
+                assert!(matches!(error, FolderError::OlderList { .. }), "{error}");
+                continue;
+            }
+            assert!(trusted.unwrap());
+            let credentials = Credentials::load(&path).unwrap();
+            let judged = credentials.trust().verify(&chain(&mallory), self::now());
+            assert_eq!(judged, Err(VerifyError::Revoked));
+        }
+    }
+}
+
+/// Of two copies of a CA's folder, neither knows what the other one revokes: a node that takes both lists hears of it,
+/// unless the second is newer and taken.
+#[test]
+fn j15_two_copies_of_an_authority_are_noticed() {
+    let now = SystemTime::now();
+    let second = Duration::from_secs(1);
+    for at in [now - second, now, now + second] {
+        let ca = TestCa::new("c1");
+        let directory = tempfile::tempdir().unwrap();
+        let [path, copy] = ["n1", "copy"].map(|name| directory.path().join(name));
+        ca.node(1).write(&path).unwrap();
+        let mut folder = Folder::open(&path).unwrap();
+        fs::create_dir(&copy).unwrap();
+        for name in ["ca.key", "ca.crt", "ca.issued"] {
+            fs::copy(ca.directory.join(name), copy.join(name)).unwrap();
+        }
+        let both = [ca.node(2), ca.node(3)];
+        revoke_at(&ca.directory, &both[0], now);
+        revoke_at(&copy, &both[1], at);
+        assert!(folder.trust(&ca.directory).unwrap());
+        let offered = Ca::open(&copy).unwrap();
+        let trusted = folder.trust(&copy);
+        if at > now {
+            assert!(trusted.unwrap());
+            let revoked: Vec<Serial> = folder.revoked().collect();
+            assert_eq!(revoked, [serial(&both[1])]);
+            continue;
+        }
+        let error = trusted.unwrap_err();
+        if at < now {
+            assert!(
+                matches!(error, FolderError::OlderList { count: 1, .. }),
+                "{error}"
+            );
+            continue;
+        }
+        let is_fork = |error: &FolderError| {
+            let FolderError::Credentials(CredentialsError::Trust(error)) = error else {
+                return false;
+            };
+            matches!(error, TrustError::ForkedLists { earlier, later } if earlier == later)
+        };
+        assert!(is_fork(&error), "{error}");
+        let issued = offered.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+        let error = folder.renew(&issued.unwrap()).unwrap_err();
+        assert!(is_fork(&error), "{error}");
+    }
+}
+
+/// Number and date of a CA's lists both rise, also where its clock was set back: lists of which that is not so are not
+/// of one line, and whoever is given both takes neither for the newest.
+#[test]
+fn lists_that_do_not_follow_one_another_are_an_error() {
+    let ca = TestCa::new("c1");
+    let now = SystemTime::now();
+    revoke_at(&ca.directory, &ca.node(2), now);
+    let known = lists(&opened(&ca)).remove(0);
+    let sign = |number, this_update| {
+        let list = sign_empty(&ca, number, this_update, now + 2 * HOUR);
+        CertificateRevocationListDer::from(list.der().to_vec())
+    };
+    let trusting = |lists: [&CertificateRevocationListDer<'static>; 2]| {
+        let root = ca.ca.certificate().clone();
+        Trust::new(cluster("c1"), [root], lists.map(Clone::clone)).map(|_| ())
+    };
+    let (later, earlier) = (sign(4, now + HOUR), sign(4, now - HOUR));
+    for both in [[&known, &later], [&later, &known]] {
+        let error = trusting(both).unwrap_err();
+        assert!(
+            matches!(error, TrustError::ForkedLists { earlier: 4, .. }),
+            "{error}"
+        );
+    }
+    trusting([&known, &earlier]).unwrap();
+    trusting([&known, &known]).unwrap();
+    revoke_at(&ca.directory, &ca.node(2), now - HOUR);
+    trusting([&known, &lists(&opened(&ca)).remove(0)]).unwrap();
+}
+
+/// A CA whose list was lost goes on with the one that its nodes have: the newest of those in its file, whoever else has
+/// signed others there.
+#[test]
+fn a_lost_list_is_taken_from_the_nodes() {
+    let ca = TestCa::new("c1");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("n1");
+    ca.node(1).write(&path).unwrap();
+    let mut folder = Folder::open(&path).unwrap();
+    let next = ca.directory.with_file_name("next");
+    Ca::create_after(&ca.directory, &next, &CaOptions::default()).unwrap();
+    let now = SystemTime::now();
+    let [first, second, of_next] = [2, 3, 4].map(|id| ca.node(id));
+    revoke_at(&next, &of_next, now);
+    folder.trust(&next).unwrap();
+    revoke_at(&ca.directory, &first, now);
+    let list = ca.directory.join("ca.crl");
+    let older = fs::read_to_string(&list).unwrap();
+    revoke_at(&ca.directory, &second, now);
+    folder.trust(&list).unwrap();
+    let of_nodes = older.clone() + &fs::read_to_string(path.join("ca.pem")).unwrap();
+    fs::write(&list, of_nodes).unwrap();
+    let revoked: Vec<Serial> = opened(&ca).revoked().collect();
+    assert_eq!(revoked, [serial(&first), serial(&second)]);
+    // What no list is, or nobody's here, says what to do.
+    let foreign = fs::read_to_string(next.join("ca.crl")).unwrap();
+    for nothing in ["", "lost", &foreign] {
+        fs::write(&list, nothing).unwrap();
+        let error = Ca::open(&ca.directory).unwrap_err();
+        assert!(matches!(error, CaError::ForeignList), "{error}");
+    }
+}
+
 /// A folder does not cut off its own branch: whoever is revoked is told, and not changed.
 #[test]
 fn j15_whoever_is_revoked_hears_of_it() {
@@ -313,18 +497,7 @@ fn j16_a_stale_list_opens_nothing() {
     let ca = TestCa::new("c1");
     let issued = ca.node(1);
     let sign = |next_update: SystemTime| {
-        let key = fs::read_to_string(ca.directory.join("ca.key")).unwrap();
-        let key = KeyPair::from_pem(&key).unwrap();
-        let issuer = Issuer::from_ca_cert_der(ca.ca.certificate(), key).unwrap();
-        let params = CertificateRevocationListParams {
-            this_update: (SystemTime::now() - 2 * HOUR).into(),
-            next_update: next_update.into(),
-            crl_number: SerialNumber::from(1_u64),
-            issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let list = params.signed_by(&issuer).unwrap();
+        let list = sign_empty(&ca, 1, SystemTime::now() - 2 * HOUR, next_update);
         let root = ca.ca.certificate().clone();
         let trust = Trust::new(cluster("c1"), [root], [list.der().clone()]).unwrap();
         trust.verify(&chain(&issued), now())

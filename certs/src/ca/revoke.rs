@@ -1,6 +1,7 @@
 //! Revoking: a CA's list of certificates that are good no more before their time.
 
 use std::path::Path;
+use std::slice;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -9,10 +10,12 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 
 use super::{CA_CERTIFICATE_FILE, Ca, CaError, ledger};
-use crate::facts::offset_date_time;
+use crate::credentials::CredentialsError;
+use crate::facts::{offset_date_time, unix_time};
 use crate::files::{self, FileError, Secrecy};
-use crate::revocation::{RevocationList, Revoked, lists_in};
+use crate::revocation::{RevocationList, Revoked, lists_in, newest_of};
 use crate::serial::Serial;
+use crate::trust::TrustError;
 
 pub(crate) const LIST_FILE: &str = "ca.crl";
 
@@ -79,8 +82,7 @@ impl Ca {
             .cloned()
             .map(|serial| Revoked { serial, at: now });
         let entries: Vec<Revoked> = entries.chain(added).collect();
-        let number = self.list.as_ref().map_or(0, RevocationList::number) + 1;
-        let list = self.sign_list(&entries, number, now)?;
+        let list = self.sign_list(&entries, now)?;
         if let Some(directory) = &self.directory {
             let pem = list.to_pem();
             files::replace(directory, LIST_FILE, pem.as_bytes(), Secrecy::Public)?;
@@ -89,12 +91,15 @@ impl Ca {
         Ok(news.len())
     }
 
-    fn sign_list(
-        &self,
-        entries: &[Revoked],
-        number: u64,
-        now: SystemTime,
-    ) -> Result<RevocationList, CaError> {
+    /// The list after the one that it has.
+    ///
+    /// Its number is the time, so that it is news to whoever knows an earlier one, also where that was lost here, or an
+    /// older one was put back. Where a clock was set back, number and date are still not below those before.
+    fn sign_list(&self, entries: &[Revoked], now: SystemTime) -> Result<RevocationList, CaError> {
+        let old = self.list.as_ref();
+        let number = old.map_or(1, |old| old.number().saturating_add(1));
+        let number = number.max(unix_time(now).as_secs());
+        let this_update = old.map_or(now, |old| old.this_update().max(now));
         let date = |time| offset_date_time(time).ok_or(CaError::BadTime);
         let entry = |entry: &Revoked| {
             Ok(RevokedCertParams {
@@ -107,7 +112,7 @@ impl Ca {
         let issuer =
             Issuer::from_ca_cert_der(&self.certificate, &*self.key).map_err(CaError::signing)?;
         let params = CertificateRevocationListParams {
-            this_update: date(now)?,
+            this_update: date(this_update)?,
             next_update: date(self.not_after)?,
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
@@ -121,7 +126,8 @@ impl Ca {
     }
 }
 
-/// The list in `directory` of the CA with `certificate`, if there is one.
+/// The list in `directory` of the CA with `certificate`, if there is one; the newest, where there are several, and not one
+/// of other CAs: so that what somebody's `ca.pem` holds can be put in the place of a list that was lost.
 pub(super) fn read(
     directory: &Path,
     certificate: &CertificateDer<'_>,
@@ -131,13 +137,11 @@ pub(super) fn read(
         Err(FileError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let lists = lists_in(&pem, LIST_FILE).unwrap_or_default();
-    let [list] = <[RevocationList; 1]>::try_from(lists).map_err(|_| CaError::Unreadable {
-        file: LIST_FILE,
-        what: "revocation list",
-    })?;
-    match list.is_of(certificate) {
-        true => Ok(Some(list)),
-        false => Err(CaError::ForeignList),
-    }
+    let mut lists = match lists_in(&pem, LIST_FILE) {
+        Err(CredentialsError::Trust(error @ TrustError::TooManyLists)) => return Err(error.into()),
+        read => read.unwrap_or_default(),
+    };
+    lists.retain(|list| list.is_of(certificate));
+    let newest = newest_of(lists, slice::from_ref(certificate))?.pop();
+    newest.map(Some).ok_or(CaError::ForeignList)
 }

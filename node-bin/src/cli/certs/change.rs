@@ -1,11 +1,12 @@
 //! What changes in a folder of credentials: its certificate, and whom it trusts.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use quorate_certs::{Ca, Credentials, Folder};
+use quorate_certs::{Ca, Credentials, Folder, Serial};
 
 use super::{CertsError, lasting, parse_life, rfc3339};
 
@@ -52,20 +53,26 @@ pub(super) fn run(command: ChangeCommand, out: &mut dyn Write) -> Result<(), Cer
     match command {
         ChangeCommand::Renew { ca, dir, life } => renew(&ca, &dir, life, out),
         ChangeCommand::Install { from, dir } => {
-            let renewed = Folder::open_or_requested(&dir)?.renew_from(&from)?;
-            tell_renewed(&dir, &renewed, out)
+            let mut folder = Folder::open_or_requested(&dir)?;
+            let before: Vec<Serial> = folder.revoked().collect();
+            let renewed = folder.renew_from(&from)?;
+            tell_renewed(&dir, &renewed, out)?;
+            tell_not_revoked(&before, &folder, out)
         }
         ChangeCommand::Trust(Roots { dir, ca }) => {
-            let is_news = Folder::open(&dir)?.trust(&ca)?;
+            let mut folder = Folder::open(&dir)?;
+            let before: Vec<Serial> = folder.revoked().collect();
+            let is_news = folder.trust(&ca)?;
             tell_roots(
                 &dir,
                 is_news,
                 [
                     "trusts that authority, and knows its newest list",
-                    "did so before",
+                    "trusted it before, and knows that list or a newer one",
                 ],
                 out,
-            )
+            )?;
+            tell_not_revoked(&before, &folder, out)
         }
         ChangeCommand::Distrust(Roots { dir, ca }) => {
             let is_news = Folder::open(&dir)?.distrust(&ca)?;
@@ -87,6 +94,7 @@ fn renew(
     let mut folder = Folder::open(directory)?;
     let ca = Ca::open(ca)?;
     let issued = ca.issue(&folder.identity().subject, &lasting(life))?;
+    let before: Vec<Serial> = folder.revoked().collect();
     let renewed = folder.renew(&issued)?;
     if issued.shortened() {
         writeln!(
@@ -94,7 +102,8 @@ fn renew(
             "It lasts for less than asked for: the CA itself expires then."
         )?;
     }
-    tell_renewed(directory, &renewed, out)
+    tell_renewed(directory, &renewed, out)?;
+    tell_not_revoked(&before, &folder, out)
 }
 
 fn tell_renewed(
@@ -123,6 +132,31 @@ fn tell_roots(
     tell_reload(out)
 }
 
+/// What was revoked `before`, and is not by the lists that `folder` has now: it has expired, or its authority has
+/// forgotten it.
+fn tell_not_revoked(
+    before: &[Serial],
+    folder: &Folder,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let now: HashSet<Serial> = folder.revoked().collect();
+    let gone: Vec<&Serial> = before
+        .iter()
+        .filter(|serial| !now.contains(serial))
+        .collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "Revoked before, and not on the newer list. If they have not expired, revoke them again by these numbers:"
+    )?;
+    for serial in gone {
+        writeln!(out, "  {serial}")?;
+    }
+    Ok(())
+}
+
 fn tell_reload(out: &mut dyn Write) -> Result<(), CertsError> {
     writeln!(
         out,
@@ -134,6 +168,9 @@ fn tell_reload(out: &mut dyn Write) -> Result<(), CertsError> {
 #[cfg(test)]
 mod tests {
     use std::io;
+
+    use std::fs;
+    use std::time::SystemTime;
 
     use quorate_certs::{ClusterName, Subject};
 
@@ -182,5 +219,46 @@ mod tests {
         assert_eq!(absent.exit_code(), exit::NO_INPUT);
         let no_ca = run(ChangeCommand::Trust(roots(&n1.join("cert.pem"))), sink).unwrap_err();
         assert_eq!(no_ca.exit_code(), exit::DATA);
+    }
+
+    /// A list that was begun anew makes good again what the one before held, and whoever takes it hears of that. One that
+    /// is older and says something else is refused.
+    #[test]
+    fn what_a_list_forgets_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (ca, n1) = (path("ca"), path("n1"));
+        let sink = &mut io::sink();
+        let node = Subject::node(1).unwrap();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, sink).unwrap();
+        let now = SystemTime::now();
+        let revoke = |number: &str, now: SystemTime| {
+            let news = Ca::open(&ca)
+                .unwrap()
+                .revoke(&[number.parse().unwrap()], now);
+            assert_eq!(news.unwrap(), 1);
+        };
+        let list = ca.join("ca.crl");
+        let trust = |out: &mut dyn Write| {
+            let (dir, ca) = (n1.clone(), list.clone());
+            run(ChangeCommand::Trust(Roots { dir, ca }), out)
+        };
+        let mut said = Vec::new();
+        revoke("4a01", now);
+        revoke("4a02", now);
+        trust(&mut said).unwrap();
+        fs::remove_file(&list).unwrap();
+        revoke("4a03", now);
+        let refused = trust(sink).unwrap_err();
+        assert_eq!(refused.exit_code(), exit::DATA);
+        revoke("4a02", now + Duration::from_secs(10));
+        assert!(!String::from_utf8_lossy(&said).contains("4a"));
+        trust(&mut said).unwrap();
+        let text = String::from_utf8_lossy(&said);
+        assert!(text.ends_with("by these numbers:\n  4a01\n"), "{text}");
+        renew(&ca, &n1, None, &mut said).unwrap();
+        let text = String::from_utf8_lossy(&said);
+        assert_eq!(text.matches("4a01").count(), 1, "{text}");
     }
 }
