@@ -21,7 +21,7 @@ pub use self::ledger::Record;
 pub(crate) use self::revoke::LIST_FILE;
 pub(crate) use self::template::parse_authority_name;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FILE_BYTES_MAX, FileError, Kind};
 use crate::identity::{ClusterName, Identity, Role, Subject};
 use crate::issued::{Issued, Signed};
 use crate::planted;
@@ -198,11 +198,11 @@ impl Ca {
         files::write_new(
             directory,
             &[
-                (CA_KEY_FILE, key.as_bytes(), Secrecy::Secret),
+                (CA_KEY_FILE, key.as_bytes(), Kind::Secret),
                 (
                     CA_CERTIFICATE_FILE,
                     ca.certificate_pem.as_bytes(),
-                    Secrecy::Public,
+                    Kind::Public,
                 ),
             ],
         )?;
@@ -403,6 +403,12 @@ pub enum CaError {
     /// Several lists of revoked certificates, and which is the newest can not be told.
     #[error(transparent)]
     Lists(#[from] TrustError),
+    /// More would be revoked than one list may hold.
+    #[error(
+        "the list of what is revoked would be larger than {FILE_BYTES_MAX} bytes: wait for what it holds to expire, or let \
+         the next CA follow, made with `quorate certs init --after`"
+    )]
+    ListTooLarge,
     /// The certificate may not sign others.
     #[error(
         "{CA_CERTIFICATE_FILE} is not a CA's certificate (it lacks {missing}): make a CA with \

@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use crate::facts::Facts;
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FileError, Kind};
 use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
 use crate::revocation::lists_in;
@@ -45,13 +45,13 @@ impl Credentials {
     /// Errors: a file that is missing, too large or, for the key, readable by others; and all of
     /// [`Credentials::from_pem`].
     pub fn load(directory: &Path) -> Result<Self, CredentialsError> {
-        let roots = files::read(&directory.join(ROOTS_FILE), Secrecy::Public)?;
+        let roots = files::read(&directory.join(ROOTS_FILE), Kind::Bundle)?;
         Self::load_trusting(directory, &roots)
     }
 
     /// As [`load`](Self::load), with other roots (PEM).
     pub(crate) fn load_trusting(directory: &Path, roots: &[u8]) -> Result<Self, CredentialsError> {
-        let chain = files::read(&directory.join(CERTIFICATE_FILE), Secrecy::Public)?;
+        let chain = files::read(&directory.join(CERTIFICATE_FILE), Kind::Public)?;
         let (key, _) = key_in(directory, &chain)?;
         Self::from_pem(&key, &chain, roots, UnixTime::now())
     }
@@ -152,7 +152,7 @@ pub(crate) fn key_in(
 ) -> Result<(Zeroizing<Vec<u8>>, &'static str), CredentialsError> {
     let chain = certificates(chain, CERTIFICATE_FILE, CHAIN_CERTIFICATES_MAX)?;
     // The first certificate for a key that was made here finds none in that place, until its own gets there.
-    let amiss = match files::read(&directory.join(KEY_FILE), Secrecy::Secret) {
+    let amiss = match files::read(&directory.join(KEY_FILE), Kind::Secret) {
         Ok(key) => match certified_key(&key, chain.clone()) {
             Err(CredentialsError::KeyMismatch) => CredentialsError::KeyMismatch,
             other => return other.map(|_| (key, KEY_FILE)),
@@ -160,7 +160,7 @@ pub(crate) fn key_in(
         Err(error @ FileError::Missing { .. }) => error.into(),
         Err(error) => return Err(error.into()),
     };
-    match files::read(&directory.join(NEXT_KEY_FILE), Secrecy::Secret) {
+    match files::read(&directory.join(NEXT_KEY_FILE), Kind::Secret) {
         Ok(next) if certified_key(&next, chain).is_ok() => Ok((next, NEXT_KEY_FILE)),
         _ => Err(amiss),
     }

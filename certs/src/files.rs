@@ -7,8 +7,15 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// Largest file that is read, in bytes. A bundle of 16 certificates has about 12 000.
+use crate::trust::ROOTS_MAX;
+
+/// Largest file of a key, of certificates, or of one list of what is revoked, in bytes. A chain of 4 certificates has
+/// about 3,000; a list of this size has some 1,370 numbers.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Largest bundle of roots and their lists, in bytes: each of them may be as large as its own file. With less room, a CA
+/// could revoke so many that nobody could take the list.
+pub const BUNDLE_BYTES_MAX: u64 = 2 * ROOTS_MAX as u64 * FILE_BYTES_MAX;
 
 const MODE_SECRET: u32 = 0o600;
 const MODE_PUBLIC: u32 = 0o644;
@@ -45,11 +52,13 @@ pub enum FileError {
         /// Which path.
         path: PathBuf,
     },
-    /// Larger than [`FILE_BYTES_MAX`].
-    #[error("{} is larger than {FILE_BYTES_MAX} bytes: it can not be a key or a certificate bundle", .path.display())]
+    /// Larger than [`FILE_BYTES_MAX`], or for a bundle [`BUNDLE_BYTES_MAX`].
+    #[error("{} is larger than {bytes_max} bytes: it can not be a key or a certificate bundle", .path.display())]
     TooLarge {
         /// Which file.
         path: PathBuf,
+        /// What it may have.
+        bytes_max: u64,
     },
     /// The operating system refused.
     #[error("{} can not be {action}: {source}", .path.display())]
@@ -63,16 +72,36 @@ pub enum FileError {
     },
 }
 
-/// Whether a file must be for its owner only.
+/// What a file is: whether it must be for its owner only, and how large it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Secrecy {
+pub(crate) enum Kind {
+    /// A private key.
     Secret,
+    /// Certificates, a request, or one list.
     Public,
+    /// Roots, and lists of what they have revoked.
+    Bundle,
 }
 
-/// Reads a whole file of at most [`FILE_BYTES_MAX`] bytes; a secret one must be readable by its owner
-/// only, as ssh demands of its keys.
-pub(crate) fn read(path: &Path, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, FileError> {
+impl Kind {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Secret => MODE_SECRET,
+            Self::Public | Self::Bundle => MODE_PUBLIC,
+        }
+    }
+
+    fn bytes_max(self) -> u64 {
+        match self {
+            Self::Secret | Self::Public => FILE_BYTES_MAX,
+            Self::Bundle => BUNDLE_BYTES_MAX,
+        }
+    }
+}
+
+/// Reads a whole file of at most as many bytes as its kind may have; a secret one must be readable by its
+/// owner only, as ssh demands of its keys.
+pub(crate) fn read(path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => FileError::Missing { path: path.into() },
         _ => FileError::Io {
@@ -88,32 +117,38 @@ pub(crate) fn read(path: &Path, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, 
     let file = File::open(path).map_err(failed)?;
     // Of the open file, not of the path, which may be another file by now.
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
-    if secrecy == Secrecy::Secret && mode & MODE_GROUP_AND_OTHERS != 0 {
+    if kind == Kind::Secret && mode & MODE_GROUP_AND_OTHERS != 0 {
         return Err(FileError::Exposed {
             path: path.into(),
             mode,
         });
     }
-    // Full capacity at once: a growing buffer would leave copies of a key behind.
+    // Full capacity of a key's file at once: a growing buffer would leave copies of it behind.
     let capacity = usize::try_from(FILE_BYTES_MAX).expect("64 KiB fit in usize") + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    file.take(FILE_BYTES_MAX + 1)
+    file.take(kind.bytes_max() + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    if bytes.len() >= capacity {
-        return Err(FileError::TooLarge { path: path.into() });
-    }
+    check_size(path, &bytes, kind)?;
     Ok(bytes)
 }
 
-/// Writes `files` (name, contents, secrecy) into `directory`, all or none, durably.
+fn check_size(path: &Path, contents: &[u8], kind: Kind) -> Result<(), FileError> {
+    let bytes_max = kind.bytes_max();
+    match contents.len() as u64 > bytes_max {
+        true => Err(FileError::TooLarge {
+            path: path.into(),
+            bytes_max,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Writes `files` (name, contents, kind) into `directory`, all or none, durably.
 ///
 /// A missing directory is created for its owner only. An existing file is never touched. Modes are
 /// given at creation: a key that is world-readable until a later chmod has been published.
-pub(crate) fn write_new(
-    directory: &Path,
-    files: &[(&str, &[u8], Secrecy)],
-) -> Result<(), FileError> {
+pub(crate) fn write_new(directory: &Path, files: &[(&str, &[u8], Kind)]) -> Result<(), FileError> {
     for (name, ..) in files {
         let path = directory.join(name);
         // Also a dangling link counts: something is there.
@@ -123,9 +158,9 @@ pub(crate) fn write_new(
     }
     create_directory(directory)?;
     let mut created = Vec::new();
-    for (name, contents, secrecy) in files {
+    for (name, contents, kind) in files {
         let path = directory.join(name);
-        if let Err(error) = write_one(&path, contents, *secrecy, &mut created) {
+        if let Err(error) = write_one(&path, contents, *kind, &mut created) {
             for path in &created {
                 // Ours alone, since O_EXCL made it: half a set would block the next attempt.
                 let _ = fs::remove_file(path);
@@ -142,12 +177,12 @@ pub(crate) fn replace(
     directory: &Path,
     name: &str,
     contents: &[u8],
-    secrecy: Secrecy,
+    kind: Kind,
 ) -> Result<(), FileError> {
     let written = directory.join(format!("{name}.new"));
     // What is left of a replacement that was cut short. Only this makes files of that name.
     let _ = fs::remove_file(&written);
-    write_one(&written, contents, secrecy, &mut Vec::new())?;
+    write_one(&written, contents, kind, &mut Vec::new())?;
     rename(directory, &written, name)
 }
 
@@ -224,7 +259,7 @@ pub(crate) fn remove(directory: &Path, name: &str) -> Result<(), FileError> {
 fn write_one(
     path: &Path,
     contents: &[u8],
-    secrecy: Secrecy,
+    kind: Kind,
     created: &mut Vec<PathBuf>,
 ) -> Result<(), FileError> {
     let failed = |source: io::Error| match source.kind() {
@@ -236,17 +271,11 @@ fn write_one(
         },
     };
     // It could not be read again.
-    if contents.len() as u64 > FILE_BYTES_MAX {
-        return Err(FileError::TooLarge { path: path.into() });
-    }
-    let mode = match secrecy {
-        Secrecy::Secret => MODE_SECRET,
-        Secrecy::Public => MODE_PUBLIC,
-    };
+    check_size(path, contents, kind)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(mode)
+        .mode(kind.mode())
         .open(path)
         .map_err(failed)?;
     created.push(path.to_owned());

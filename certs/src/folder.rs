@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use crate::ca::{CA_CERTIFICATE_FILE, LIST_FILE, parse_authority_name};
 use crate::credentials::{Credentials, CredentialsError, certificates, key_in};
 use crate::facts::Facts;
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FileError, Kind};
 use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, REQUEST_FILE, ROOTS_FILE};
 use crate::request::{Request, RequestError};
@@ -41,7 +41,7 @@ impl Folder {
     ///
     /// Errors: a file that is missing or too large, or that holds something else.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
-        let chain = files::read(&path.join(CERTIFICATE_FILE), Secrecy::Public)?;
+        let chain = files::read(&path.join(CERTIFICATE_FILE), Kind::Public)?;
         let chain = certificates(&chain, CERTIFICATE_FILE, CHAIN_CERTIFICATES_MAX)?;
         let identity = Facts::read(&chain[0])
             .map_err(|detail| VerifyError::Malformed {
@@ -49,7 +49,7 @@ impl Folder {
             })
             .and_then(|facts| identity_of(&facts))
             .map_err(CredentialsError::from)?;
-        let trusted = files::read(&path.join(ROOTS_FILE), Secrecy::Public)?;
+        let trusted = files::read(&path.join(ROOTS_FILE), Kind::Bundle)?;
         let roots = certificates(&trusted, ROOTS_FILE, ROOTS_MAX)?;
         let lists = lists_in(&trusted, ROOTS_FILE)?;
         Ok(Self {
@@ -108,10 +108,10 @@ impl Folder {
     ///
     /// Errors: those of [`renew`](Self::renew), and those of reading the other folder.
     pub fn renew_from(&mut self, other: &Path) -> Result<Credentials, FolderError> {
-        let chain = files::read(&other.join(CERTIFICATE_FILE), Secrecy::Public)?;
-        let key = match files::read(&other.join(KEY_FILE), Secrecy::Secret) {
+        let chain = files::read(&other.join(CERTIFICATE_FILE), Kind::Public)?;
+        let key = match files::read(&other.join(KEY_FILE), Kind::Secret) {
             Err(FileError::Missing { .. }) => {
-                files::read(&self.path.join(NEXT_KEY_FILE), Secrecy::Secret)
+                files::read(&self.path.join(NEXT_KEY_FILE), Kind::Secret)
             }
             read => read,
         };
@@ -122,7 +122,7 @@ impl Folder {
             },
             other => other.into(),
         })?;
-        let roots = files::read(&other.join(ROOTS_FILE), Secrecy::Public)?;
+        let roots = files::read(&other.join(ROOTS_FILE), Kind::Bundle)?;
         self.install(&key, &chain, &roots)
     }
 
@@ -146,9 +146,9 @@ impl Folder {
         finish_renewal(&self.path)?;
         // The old certificate is good with more roots. Then the key has to be there before its
         // certificate is: a certificate without a key is of no use, and a key without one does no harm.
-        files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Secrecy::Public)?;
-        files::replace(&self.path, NEXT_KEY_FILE, key, Secrecy::Secret)?;
-        files::replace(&self.path, CERTIFICATE_FILE, chain, Secrecy::Public)?;
+        files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Kind::Bundle)?;
+        files::replace(&self.path, NEXT_KEY_FILE, key, Kind::Secret)?;
+        files::replace(&self.path, CERTIFICATE_FILE, chain, Kind::Public)?;
         files::rename(&self.path, &self.path.join(NEXT_KEY_FILE), KEY_FILE)?;
         files::remove(&self.path, REQUEST_FILE)?;
         (self.roots, self.lists) = (roots, lists);
@@ -243,7 +243,7 @@ impl Folder {
     ) -> Result<(), FolderError> {
         let bundle = bundle(&roots, &lists);
         Credentials::load_trusting(&self.path, bundle.as_bytes())?;
-        files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Secrecy::Public)?;
+        files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Kind::Bundle)?;
         (self.roots, self.lists) = (roots, lists);
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Folder {
 
 /// Gives the key of the certificate in the folder `path` its proper name, if a renewal was cut short before that.
 pub(crate) fn finish_renewal(path: &Path) -> Result<(), FileError> {
-    let chain = match files::read(&path.join(CERTIFICATE_FILE), Secrecy::Public) {
+    let chain = match files::read(&path.join(CERTIFICATE_FILE), Kind::Public) {
         // The first one is still to come.
         Err(FileError::Missing { .. }) => return Ok(()),
         read => read?,
@@ -289,10 +289,10 @@ fn check_taken(
 /// Certificates and lists of a CA, from its folder or from a file.
 fn authority_pem(path: &Path) -> Result<Vec<u8>, FileError> {
     if !path.is_dir() {
-        return Ok(files::read(path, Secrecy::Public)?.to_vec());
+        return Ok(files::read(path, Kind::Bundle)?.to_vec());
     }
-    let mut pem = files::read(&path.join(CA_CERTIFICATE_FILE), Secrecy::Public)?.to_vec();
-    match files::read(&path.join(LIST_FILE), Secrecy::Public) {
+    let mut pem = files::read(&path.join(CA_CERTIFICATE_FILE), Kind::Public)?.to_vec();
+    match files::read(&path.join(LIST_FILE), Kind::Bundle) {
         Ok(list) => pem.extend_from_slice(&list),
         Err(FileError::Missing { .. }) => {}
         Err(error) => return Err(error),

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::credentials::certificates;
 use crate::facts::{Facts, Rfc3339, hex};
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FileError, Kind};
 use crate::identity::Identity;
 use crate::trust::{ROOTS_MAX, identity_of};
 
@@ -62,11 +62,11 @@ pub fn inspect(pem: &[u8]) -> Result<Vec<CertificateInfo>, InspectError> {
         .collect()
 }
 
-/// Reads the file at `path`, at most [`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX) bytes, and inspects it.
+/// Reads the file at `path`, at most [`BUNDLE_BYTES_MAX`](crate::BUNDLE_BYTES_MAX) bytes, and inspects it.
 ///
 /// Errors: those of [`inspect`], and a file that is missing, too large or unreadable.
 pub fn inspect_file(path: &Path) -> Result<Vec<CertificateInfo>, InspectError> {
-    inspect(&files::read(path, Secrecy::Public)?)
+    inspect(&files::read(path, Kind::Bundle)?)
 }
 
 fn info(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, &'static str> {

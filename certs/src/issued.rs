@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use crate::credentials::{Credentials, CredentialsError};
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FileError, Kind};
 use crate::identity::Identity;
 
 /// Name of the private key's file in a credentials directory.
@@ -68,12 +68,12 @@ impl Signed {
         files::write_new(directory, &self.files())
     }
 
-    fn files(&self) -> [(&'static str, &[u8], Secrecy); 2] {
+    fn files(&self) -> [(&'static str, &[u8], Kind); 2] {
         let certificate = self.certificate.as_bytes();
         let roots = self.roots.as_bytes();
         [
-            (CERTIFICATE_FILE, certificate, Secrecy::Public),
-            (ROOTS_FILE, roots, Secrecy::Public),
+            (CERTIFICATE_FILE, certificate, Kind::Public),
+            (ROOTS_FILE, roots, Kind::Bundle),
         ]
     }
 }
@@ -127,7 +127,7 @@ impl Issued {
     /// Errors: [`FileError::Exists`] if any is there already, and then nothing was written.
     pub fn write(&self, directory: &Path) -> Result<(), FileError> {
         let [certificate, roots] = self.signed.files();
-        let key = (KEY_FILE, self.key.as_bytes(), Secrecy::Secret);
+        let key = (KEY_FILE, self.key.as_bytes(), Kind::Secret);
         files::write_new(directory, &[key, certificate, roots])
     }
 

@@ -41,7 +41,7 @@ mod verify_error;
 
 pub use ca::{Ca, CaAlgorithm, CaError, CaOptions, IssueOptions, LIFE_MAX, Record};
 pub use credentials::{Credentials, CredentialsError};
-pub use files::{FILE_BYTES_MAX, FileError};
+pub use files::{BUNDLE_BYTES_MAX, FILE_BYTES_MAX, FileError};
 pub use folder::{Folder, FolderError};
 pub use identity::{
     ClusterName, Identity, IdentityError, NAME_BYTES_MAX, Name, Role, Subject, URI_BYTES_MAX,

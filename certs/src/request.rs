@@ -8,7 +8,7 @@ use rcgen::{
 };
 use zeroize::Zeroizing;
 
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FileError, Kind};
 use crate::folder::finish_renewal;
 use crate::identity::Identity;
 use crate::issued::{NEXT_KEY_FILE, REQUEST_FILE};
@@ -37,13 +37,13 @@ impl Request {
         files::create_directory(directory)?;
         // The other key may be that of the certificate.
         finish_renewal(directory)?;
-        let key = match files::read(&directory.join(NEXT_KEY_FILE), Secrecy::Secret) {
+        let key = match files::read(&directory.join(NEXT_KEY_FILE), Kind::Secret) {
             Ok(pem) => key_from(&pem)?,
             Err(FileError::Missing { .. }) => {
                 let key = KeyPair::generate_for(&PKCS_ED25519);
                 let key = Zeroizing::new(key.map_err(RequestError::making)?);
                 let pem = Zeroizing::new(key.serialize_pem());
-                files::replace(directory, NEXT_KEY_FILE, pem.as_bytes(), Secrecy::Secret)?;
+                files::replace(directory, NEXT_KEY_FILE, pem.as_bytes(), Kind::Secret)?;
                 key
             }
             Err(error) => return Err(error.into()),
@@ -55,7 +55,7 @@ impl Request {
         let request = params.serialize_request(&*key);
         let pem = request.and_then(|request| request.pem());
         let pem = pem.map_err(RequestError::making)?;
-        files::replace(directory, REQUEST_FILE, pem.as_bytes(), Secrecy::Public)?;
+        files::replace(directory, REQUEST_FILE, pem.as_bytes(), Kind::Public)?;
         Self::from_pem(pem.as_bytes())
     }
 
@@ -65,7 +65,7 @@ impl Request {
     ///
     /// A file that can not be read, and those of [`from_pem`](Self::from_pem).
     pub fn read(path: &Path) -> Result<Self, RequestError> {
-        Self::from_pem(&files::read(path, Secrecy::Public)?)
+        Self::from_pem(&files::read(path, Kind::Public)?)
     }
 
     /// Takes a request in PEM, which may come from another tool: signed by the key that it is for, which must be for

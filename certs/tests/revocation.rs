@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use common::{HOUR, TestCa, chain, cluster, now};
 use quorate_certs::{
-    Ca, CaError, CaOptions, Credentials, CredentialsError, FileError, Folder, FolderError,
-    IssueOptions, Issued, Serial, Subject, Trust, TrustError, VerifyError, inspect,
+    BUNDLE_BYTES_MAX, Ca, CaError, CaOptions, Credentials, CredentialsError, FILE_BYTES_MAX,
+    FileError, Folder, FolderError, IssueOptions, Issued, ROOTS_MAX, Serial, Subject, Trust,
+    TrustError, VerifyError, inspect, inspect_file,
 };
 use rcgen::{
     CertificateRevocationList, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair,
@@ -219,38 +220,109 @@ fn lists_forget_what_has_expired() {
     assert_eq!(revoked, [serial(&lately), serial(&good)]);
 }
 
-/// A list that could not be read again is not written, and neither is a folder's: who has them goes on with what was there.
+/// `count` numbers of the length that a CA gives.
+fn serials(count: u64) -> Vec<Serial> {
+    let serial = |n| format!("4a{n:030x}").parse().unwrap();
+    (0..count).map(serial).collect()
+}
+
+/// The most that one list takes.
+fn most(ca: &TestCa) -> u64 {
+    let (mut taken, mut refused) = (1000, 2000);
+    while taken + 1 < refused {
+        let count = u64::midpoint(taken, refused);
+        let _ = fs::remove_file(ca.directory.join("ca.crl"));
+        match opened(ca).revoke(&serials(count), SystemTime::now()) {
+            Ok(_) => taken = count,
+            Err(error) => {
+                assert!(matches!(error, CaError::ListTooLarge), "{error}");
+                refused = count;
+            }
+        }
+    }
+    taken
+}
+
+/// A list that could not be read again is not written: who has one goes on with what was there. With what is accepted,
+/// everything else still works, also where two CAs have as much.
 #[test]
 fn lists_are_bounded() {
     let ca = TestCa::new("c1");
-    let serials = |count: u64| -> Vec<Serial> {
-        let serial = |n| format!("4a{n:030x}").parse().unwrap();
-        (0..count).map(serial).collect()
+    let revoke_first = |directory: &Path, count| {
+        Ca::open(directory)
+            .unwrap()
+            .revoke(&serials(count), SystemTime::now())
     };
-    let now = SystemTime::now();
-    let error = opened(&ca).revoke(&serials(2000), now).unwrap_err();
-    assert!(
-        matches!(&error, CaError::File(FileError::TooLarge { .. })),
-        "{error}"
-    );
+    let error = revoke_first(&ca.directory, 2000).unwrap_err();
+    assert!(matches!(error, CaError::ListTooLarge), "{error}");
     assert_eq!(opened(&ca).revoked().count(), 0);
+    let mut in_memory = Ca::generate(&cluster("c1"), &CaOptions::default()).unwrap();
+    let error = in_memory.revoke(&serials(2000), SystemTime::now());
+    assert!(matches!(error, Err(CaError::ListTooLarge)), "{error:?}");
+
+    // A signature may be two bytes shorter or longer, and an entry has 35.
+    let full = most(&ca);
+    assert!((1_374..=1_376).contains(&full), "{full}");
+    let _ = fs::remove_file(ca.directory.join("ca.crl"));
+    let full = full - 1;
+    let directory = tempfile::tempdir().unwrap();
+    let [path, brought, new] = ["n1", "brought", "n2"].map(|name| directory.path().join(name));
+    ca.node(1).write(&path).unwrap();
+    let mut folder = Folder::open(&path).unwrap();
+    let next = ca.directory.with_file_name("next");
+    Ca::create_after(&ca.directory, &next, &CaOptions::default()).unwrap();
+    for authority in [&ca.directory, &next] {
+        assert_eq!(
+            revoke_first(authority, full).unwrap() as u64,
+            full,
+            "{authority:?}"
+        );
+        assert!(folder.trust(authority).unwrap());
+        let issue = |node| {
+            let opened = Ca::open(authority).unwrap();
+            opened
+                .issue(&Subject::node(node).unwrap(), &IssueOptions::default())
+                .unwrap()
+        };
+        folder.renew(&issue(1)).unwrap();
+        let brought = brought.with_extension(authority.file_name().unwrap());
+        issue(1).write(&brought).unwrap();
+        folder.renew_from(&brought).unwrap();
+        let new = new.with_extension(authority.file_name().unwrap());
+        issue(2).write(&new).unwrap();
+        Credentials::load(&new).unwrap();
+        inspect_file(&path.join("ca.pem")).unwrap();
+        assert!(!Folder::open(&new).unwrap().trust(authority).unwrap());
+    }
+    let credentials = Credentials::load(&path).unwrap();
+    assert_eq!(credentials.trust().roots().len(), 2);
+    assert_eq!(folder.revoked().count() as u64, 2 * full);
+    // Who has that bundle gives it on as a whole.
+    let mut other = Folder::open(&new.with_extension("ca")).unwrap();
+    assert!(other.trust(&path.join("ca.pem")).unwrap());
+}
+
+/// A bundle has room for as many roots and lists as there may be, whatever their size; a file that has more is not read.
+#[test]
+fn bundles_are_bounded() {
+    let ca = TestCa::new("c1");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("n1");
     ca.node(1).write(&path).unwrap();
-    // The most that fits the file of the CA, and not the folder's, where the CA itself stands as well.
-    let most = (1000..2000)
-        .rev()
-        .find(|count| opened(&ca).revoke(&serials(*count), now).is_ok());
-    assert!(most.unwrap() > 1200, "{most:?}");
-    let error = Folder::open(&path)
-        .unwrap()
-        .trust(&ca.directory)
-        .unwrap_err();
-    assert!(
-        matches!(&error, FolderError::File(FileError::TooLarge { .. })),
-        "{error}"
-    );
+    let bundle = path.join("ca.pem");
+    let most = usize::try_from(BUNDLE_BYTES_MAX).unwrap();
+    assert_eq!(most as u64, ROOTS_MAX as u64 * 2 * FILE_BYTES_MAX);
+    let mut text = fs::read_to_string(&bundle).unwrap();
+    text.push_str(&"\n".repeat(most - text.len()));
+    fs::write(&bundle, &text).unwrap();
     Credentials::load(&path).unwrap();
+    text.push('\n');
+    fs::write(&bundle, &text).unwrap();
+    let error = Credentials::load(&path).unwrap_err();
+    let CredentialsError::File(FileError::TooLarge { bytes_max, .. }) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(bytes_max, BUNDLE_BYTES_MAX);
 }
 
 /// A folder takes the list of a CA that it trusts, keeps the newest, and lets go of it with the CA.

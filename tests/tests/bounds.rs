@@ -8,7 +8,7 @@ use quorate::kv::{
     BACKUP_IDLE_MAX, BACKUPS_MAX, KEY_BYTES_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT,
     VALUE_BYTES_MAX,
 };
-use quorate_certs::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX};
+use quorate_certs::{BUNDLE_BYTES_MAX, CHAIN_CERTIFICATES_MAX, FILE_BYTES_MAX, ROOTS_MAX};
 use quorate_consensus::{Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX};
 use quorate_quic_transport::{Limits, Timings};
 
@@ -148,6 +148,10 @@ fn rows() -> Vec<String> {
                 number(ROOTS_MAX),
                 number(ROOTS_MAX)
             ),
+        ),
+        row(
+            "a file of a key, certificates or one list; of roots and lists",
+            pair(bytes(FILE_BYTES_MAX), bytes(BUNDLE_BYTES_MAX)),
         ),
         row(
             "key; value",

@@ -12,12 +12,12 @@ use zeroize::Zeroizing;
 use super::chance::Chance;
 use super::{CA_CERTIFICATE_FILE, CA_KEY_FILE, Ca, CaError, revoke, template};
 use crate::facts::Facts;
-use crate::files::{self, Secrecy};
+use crate::files::{self, Kind};
 use crate::identity::ClusterName;
 
 /// Opens the CA in `directory` as of `now`.
 pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Ca, CaError> {
-    let key = files::read(&directory.join(CA_KEY_FILE), Secrecy::Secret)?;
+    let key = files::read(&directory.join(CA_KEY_FILE), Kind::Secret)?;
     let key = key_from(&key)?;
     let (certificate, certificate_pem, facts) = certificate_in(directory)?;
     check(&facts, &key, now)?;
@@ -43,7 +43,7 @@ pub(super) fn name(directory: &Path) -> Result<(ClusterName, NonZeroU32), CaErro
 }
 
 fn certificate_in(directory: &Path) -> Result<(CertificateDer<'static>, String, Facts), CaError> {
-    let pem = files::read(&directory.join(CA_CERTIFICATE_FILE), Secrecy::Public)?;
+    let pem = files::read(&directory.join(CA_CERTIFICATE_FILE), Kind::Public)?;
     let read = || {
         let certificate = CertificateDer::from_pem_slice(&pem).ok()?;
         let facts = Facts::read(&certificate).ok()?;

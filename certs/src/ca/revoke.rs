@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use super::{CA_CERTIFICATE_FILE, Ca, CaError, ledger};
 use crate::credentials::CredentialsError;
 use crate::facts::{offset_date_time, unix_time};
-use crate::files::{self, FileError, Secrecy};
+use crate::files::{self, FILE_BYTES_MAX, FileError, Kind};
 use crate::revocation::{RevocationList, Revoked, lists_in, newest_of};
 use crate::serial::Serial;
 use crate::trust::TrustError;
@@ -53,7 +53,7 @@ impl Ca {
     /// and take the cluster down. What has expired leaves it.
     ///
     /// Returns how many of them had not been revoked. Errors: a file that can not be read or written; a list
-    /// of more than some 1,300 certificates, which would be too large to be read.
+    /// of more than some 1,370 certificates ([`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX)).
     pub fn revoke(&mut self, serials: &[Serial], now: SystemTime) -> Result<usize, CaError> {
         let mut _alone = None;
         if let Some(directory) = &self.directory {
@@ -83,9 +83,13 @@ impl Ca {
             .map(|serial| Revoked { serial, at: now });
         let entries: Vec<Revoked> = entries.chain(added).collect();
         let list = self.sign_list(&entries, now)?;
+        let pem = list.to_pem();
+        // Also of a CA in memory, for those who have to keep its list in their bundles.
+        if pem.len() as u64 > FILE_BYTES_MAX {
+            return Err(CaError::ListTooLarge);
+        }
         if let Some(directory) = &self.directory {
-            let pem = list.to_pem();
-            files::replace(directory, LIST_FILE, pem.as_bytes(), Secrecy::Public)?;
+            files::replace(directory, LIST_FILE, pem.as_bytes(), Kind::Public)?;
         }
         self.list = Some(list);
         Ok(news.len())
@@ -132,7 +136,7 @@ pub(super) fn read(
     directory: &Path,
     certificate: &CertificateDer<'_>,
 ) -> Result<Option<RevocationList>, CaError> {
-    let pem = match files::read(&directory.join(LIST_FILE), Secrecy::Public) {
+    let pem = match files::read(&directory.join(LIST_FILE), Kind::Bundle) {
         Ok(pem) => pem,
         Err(FileError::Missing { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
