@@ -218,7 +218,8 @@ impl Membership {
     }
 
     /// Whether it is what a node that joins was told, and not from the log.
-    pub(crate) fn is_provisional(&self) -> bool {
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
         self.0.index < ORIGIN.index
     }
 

@@ -46,13 +46,6 @@ impl Admission {
         ))
     }
 
-    /// A node that joined learns from a member what it has joined. Whoever is no member may have been founded apart.
-    fn learn_origin(&self, node: NodeId, origin: u64) {
-        if self.origin == 0 && self.members.now().contains(node) {
-            self.memory.learn_origin(origin);
-        }
-    }
-
     fn check(&self, node: NodeId, instance: Instance, start: Start) -> Result<(), String> {
         let standing = self.members.now().standing(node);
         if standing == Standing::Removed {
@@ -111,12 +104,13 @@ impl Admit for Admission {
         let start = Start {
             progress: Progress::from_number(peer.progress),
             process: peer.process,
+            origin: peer.origin,
         };
         let node = node.into();
         self.check_origin(node, peer.origin)
             .and_then(|()| self.check(node, peer.instance, start))
             .map_err(|reason| Refused::new(CloseCode::NOT_ADMITTED, reason))?;
-        self.learn_origin(node, peer.origin);
+        self.memory.learn_origin(&self.members.now());
         Ok(())
     }
 }
@@ -139,6 +133,7 @@ mod tests {
         Start {
             progress: Progress::from_number(0),
             process: 1,
+            origin: 0,
         }
     }
 
@@ -191,35 +186,41 @@ mod tests {
         assert!(check(id(9), store(7, 2)).is_ok());
     }
 
-    /// Whoever joined knows from the first member it meets who belongs here, also after it was started again; what a
-    /// stranger says of itself is not believed.
+    /// Whoever has joined knows from the members who belongs here, also after it was started again; what others say of
+    /// themselves is not believed, nor before it has joined what those say whom it was told to join.
     #[test]
     fn e9_a_node_that_joined_learns_the_founding() {
-        let members = Membership::new([id(1), id(3)], []).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let owner = StoreIdentity {
             cluster: "c".into(),
-            node: id(1),
+            node: id(4),
         };
-        let admission = || {
+        let admission = |members: &Membership| {
             let path = directory.path().join(PEERS_FILE);
             let memory = PeerMemory::open(Arc::new(OsFiles), path, owner.clone(), false).unwrap();
             Admission::new(Members::new(members.clone()), memory, 0)
         };
-        let first = admission();
-        first.learn_origin(id(9), 8);
-        assert!(first.check_origin(id(3), 7).is_ok());
-        first.learn_origin(id(3), 0);
-        assert!(
-            first.check_origin(id(9), 8).is_ok(),
-            "nobody has said it yet"
-        );
-        first.learn_origin(id(3), 7);
-        for admission in [first, admission()] {
-            assert!(admission.check_origin(id(3), 7).is_ok());
-            let other = admission.check_origin(id(9), 8).unwrap_err();
+        let up = |admission: &Admission, node: u64, origin| {
+            let start = Start { origin, ..start() };
+            let checked = admission.check_origin(id(node), origin);
+            let checked = checked.and_then(|()| admission.check(id(node), store(1, 1), start));
+            admission.memory.learn_origin(&admission.members.now());
+            checked
+        };
+        let told = Membership::joining(id(4), [id(1), id(2)]).unwrap();
+        let joining = admission(&told);
+        for (node, origin) in [(2, 8), (9, 9), (1, 7), (3, 0)] {
+            up(&joining, node, origin).unwrap();
+        }
+        assert_eq!(joining.memory.origin(), 0);
+        // It was the cluster of node 1 that took it in.
+        let joined = Membership::new([id(1), id(3), id(4)], []).unwrap();
+        joining.memory.learn_origin(&joined);
+        for admission in [joining, admission(&joined)] {
+            assert_eq!(admission.memory.origin(), 7);
+            up(&admission, 1, 7).unwrap();
+            let other = up(&admission, 9, 9).unwrap_err();
             assert!(other.contains("founded with other members"), "{other}");
-            admission.learn_origin(id(3), 8);
         }
     }
 

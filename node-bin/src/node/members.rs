@@ -171,6 +171,7 @@ impl quorate_consensus::Transport for PeerTransport {
         // Whoever is not known yet may be a member by an entry that is not here yet, or not again yet.
         self.memory
             .keep(|node| membership.standing(node) != Standing::Removed);
+        self.memory.learn_origin(membership);
         let gone: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in gone.into_iter().filter(|&node| !membership.contains(node)) {
             self.peers.remove(&node);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use quorate_consensus::{LogIndex, MEMBERS_MAX, NodeId, Term};
+use quorate_consensus::{LogIndex, MEMBERS_MAX, Membership, NodeId, Term};
 use quorate_persist::{
     Files, SEEN_STORES_MAX, SeenPeers, SeenStore, StoreIdentity, load_peers, save_peers,
 };
@@ -56,6 +56,8 @@ pub(super) struct Start {
     pub(super) progress: Progress,
     /// Which process it is.
     pub(super) process: u64,
+    /// What its log was made with; zero where it does not know that either.
+    pub(super) origin: u64,
 }
 
 /// How far a log has come: its term, and in that, its last index. A log that was acknowledged up to some
@@ -89,6 +91,8 @@ struct Known {
     acknowledged: BTreeMap<NodeId, Progress>,
     /// Which process stood behind the start that was seen last. Not on disk either.
     processes: BTreeMap<NodeId, u64>,
+    /// What each has said of its origin. Not on disk either.
+    origins: BTreeMap<NodeId, u64>,
     /// Whether something is new since the last save began.
     news: bool,
     /// Whether somebody is saving.
@@ -118,6 +122,7 @@ impl Known {
         }
         self.peers.stores.insert(node, seen);
         self.processes.insert(node, start.process);
+        self.origins.insert(node, start.origin);
         self.news = true;
         Met::Known
     }
@@ -172,12 +177,17 @@ impl PeerMemory {
         self.shared.known().peers.origin
     }
 
-    /// A member says that the origin is this.
-    pub(super) fn learn_origin(&self, origin: u64) {
+    /// Learns the origin from `members`, once they are those of a cluster that this node has joined. Whom it was told to
+    /// join, and whoever is no member, may belong to another one.
+    pub(super) fn learn_origin(&self, members: &Membership) {
         let mut known = self.shared.known();
-        if known.peers.origin == 0 && origin != 0 {
-            known.peers.origin = origin;
-            known.news = true;
+        if known.peers.origin == 0 && !members.is_provisional() {
+            let mut said = known.origins.iter();
+            let said = said.find(|(node, origin)| members.contains(**node) && **origin != 0);
+            if let Some((_, &origin)) = said {
+                known.peers.origin = origin;
+                known.news = true;
+            }
         }
         self.save_news(known);
     }
@@ -194,6 +204,7 @@ impl PeerMemory {
         let mut known = self.shared.known();
         known.acknowledged.retain(|node, _| keep(*node));
         known.processes.retain(|node, _| keep(*node));
+        known.origins.retain(|node, _| keep(*node));
         let before = known.peers.stores.len();
         known.peers.stores.retain(|node, _| keep(*node));
         known.news |= known.peers.stores.len() != before;
@@ -273,7 +284,11 @@ mod tests {
     }
 
     fn by(process: u64, progress: Progress) -> Start {
-        Start { progress, process }
+        Start {
+            progress,
+            process,
+            origin: 0,
+        }
     }
 
     fn memory(directory: &tempfile::TempDir) -> PeerMemory {
