@@ -279,3 +279,25 @@ fn a_node_may_be_dropped_on_its_own_threads() {
         assert!(block_on(handle.status()).is_err());
     }
 }
+
+/// What a crash has left half made goes at the next start, and nothing else does.
+#[test]
+fn drafts_are_removed_at_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = || {
+        let builder = Node::builder(config(directory.path(), &[]), credentials(1));
+        builder.start(Count(0)).unwrap()
+    };
+    drop(start());
+    let data = directory.path().join("data");
+    let draft = |name: &str| data.join(format!("{name}.creating-0123"));
+    for name in ["kv.redb", "kv.redb.received", "peers"] {
+        std::fs::write(draft(name), "half").unwrap();
+    }
+    std::fs::write(data.join("notes"), "an operator's").unwrap();
+    drop(start());
+    for name in ["kv.redb", "kv.redb.received", "peers"] {
+        assert!(!draft(name).exists(), "{name}");
+    }
+    assert!(data.join("notes").exists());
+}

@@ -464,6 +464,21 @@ fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes every file in `directory` that was being made when a crash came. Nobody else may be making one: whoever has
+/// the node's files open knows that.
+///
+/// # Errors
+///
+/// When one stays.
+pub fn remove_drafts(files: &dyn Files, directory: &Path) -> io::Result<()> {
+    for name in files.names(directory)? {
+        if name.to_string_lossy().contains(CREATING) {
+            files.remove(&directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// The directory that `path` is in.
 #[must_use]
 pub fn directory(path: &Path) -> &Path {

@@ -348,7 +348,9 @@ fn not_usable(path: &Path, error: &BackupError) -> Failure {
 fn not_restored(file: &Path, error: &RestoreError) -> Failure {
     let code = match error {
         RestoreError::Backup(error) => return not_usable(file, error),
-        RestoreError::NotEmpty { .. } | RestoreError::Directory { .. } => exit::CANNOT_CREATE,
+        RestoreError::NotEmpty { .. }
+        | RestoreError::FileSystem { .. }
+        | RestoreError::Directory { .. } => exit::CANNOT_CREATE,
         _ => exit::IO,
     };
     Failure::new(code, format!("nothing was restored: {error}"))

@@ -21,8 +21,8 @@ pub use backup::{
     BackupSummary, BackupWriter, RestoreError, Restored, restore,
 };
 pub use client::{
-    Backup, Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT, StaleAnswer,
-    Swap, Transacted, Tried, Unanswered, Watch,
+    Backup, Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT,
+    REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, Transacted, Tried, Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};
 pub use history::{Change, WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX, WATCHERS_MAX, Watched};

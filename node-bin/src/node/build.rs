@@ -163,6 +163,12 @@ impl NodeBuilder {
         })?;
         let applied = state_machine.applied();
         let opened = self.open_log(&directory, &owner, applied)?;
+        quorate_persist::remove_drafts(&*self.files, &directory).map_err(|error| {
+            StartError::DataDir {
+                path: directory.clone(),
+                error,
+            }
+        })?;
         let applied = finish_install(&mut state_machine, opened.recovered.base())?;
         let core = self.core(&owner, &opened, applied)?;
         let membership = core.membership().clone();

@@ -150,15 +150,18 @@ pub(super) fn find(bytes: &[u8], sequence: u64, salt: u128) -> Found {
     }
 }
 
-/// Whether a record with the number `sequence_min` or a higher one begins `bytes`.
-pub(super) fn is_later(bytes: &[u8], sequence_min: u64, salt: u128) -> bool {
+/// Whether a record begins `bytes` whose number is `first` or one of the next, of which there may be `count`.
+///
+/// What users have written may lie there as well, and may be made to look like a record: of marks that are checksums of
+/// numbers, some are equal. Those of numbers as near to each other as records of one journal are not.
+pub(super) fn is_later(bytes: &[u8], first: u64, count: u64, salt: u128) -> bool {
     let Some(body) = bytes.get(MARK_BYTES..MARK_BYTES + HEAD_BYTES) else {
         return false;
     };
     let sequence = u64::from_le_bytes(*body[8..].first_chunk().expect("it lies in the head"));
     // Most blocks are told apart by their magic alone.
     body[4..8] == MAGIC
-        && sequence >= sequence_min
+        && (first..=first.saturating_add(count)).contains(&sequence)
         && matches!(find(bytes, sequence, salt), Found::Record(_))
 }
 
@@ -385,7 +388,24 @@ mod tests {
         assert!(matches!(find(&bytes, 7, 6), Found::Nothing));
         assert!(matches!(find(&bytes, 8, 5), Found::Nothing));
         assert!(matches!(find(&[], 7, 5), Found::Nothing));
-        assert!(is_later(&bytes, 7, 5) && !is_later(&bytes, 8, 5));
+        assert!(is_later(&bytes, 7, 0, 5) && !is_later(&bytes, 8, 9, 5));
+        // What is further away is none of this journal's.
+        assert!(is_later(&bytes, 3, 4, 5) && !is_later(&bytes, 3, 3, 5));
+    }
+
+    /// Inside of a record, no other one begins that could lie in the same journal: their marks differ, also in a bit
+    /// that has turned.
+    #[test]
+    fn marks_of_near_numbers_differ() {
+        let near = 2 * crate::store::JOURNAL_BYTES_DEFAULT / BLOCK_BYTES;
+        let carries = (0..64).map(|bits| (1_u64 << bits).wrapping_sub(near / 2));
+        for first in carries.chain([0, 1, 4095, 1_000_000, 123_456_789_012]) {
+            let mark_of = |number| mark(number, 5);
+            for distance in 1..=near {
+                let differ = mark_of(first) ^ mark_of(first.wrapping_add(distance));
+                assert!(differ.count_ones() > 1, "{first} and {distance} more");
+            }
+        }
     }
 
     /// A sector that was lost, or overwritten with another, is made good; two are as if never written.

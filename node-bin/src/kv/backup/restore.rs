@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Restored {
     pub last: EntryId,
 }
 
-/// Why a backup was not restored. Nothing is left behind.
+/// Why a backup was not restored. No data folder is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
@@ -37,6 +37,12 @@ pub enum RestoreError {
         .path.display()
     )]
     NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The data folder is where a file system of its own begins, whose name cannot be given to another folder.
+    #[error("{} is a file system of its own; name a folder in it that does not exist", .path.display())]
+    FileSystem {
         /// The folder.
         path: PathBuf,
     },
@@ -83,7 +89,7 @@ fn cause(error: &StateMachineError) -> String {
 ///
 /// # Errors
 ///
-/// [`RestoreError`]; nothing is left behind then.
+/// [`RestoreError`]; no data folder is left behind then, but for where its name could not be made durable.
 pub fn restore(
     backup: &mut BackupReader<impl Read>,
     identity: &StoreIdentity,
@@ -123,6 +129,12 @@ pub fn restore(
 
 fn check_unused(directory: &Path) -> Result<(), RestoreError> {
     let path = || directory.to_owned();
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    if let (Ok(own), Ok(above)) = (device(directory), device(&directory.join("..")))
+        && own != above
+    {
+        return Err(RestoreError::FileSystem { path: path() });
+    }
     match fs::read_dir(directory) {
         Ok(mut entries) => match entries.next() {
             None => Ok(()),

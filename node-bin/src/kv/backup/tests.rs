@@ -211,6 +211,20 @@ fn a_restored_node_goes_on_alone() {
     assert_ne!(origins[0], origins[1]);
 }
 
+/// A folder that is mounted cannot be given its content by a new name, which is said before any work is done.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_mounted_folder_is_refused() {
+    let (_directory, mut store) = filled();
+    let bytes = written(&mut store);
+    let mut reader = BackupReader::new(&bytes[..]).unwrap();
+    let refused = restore(&mut reader, &identity(7), Path::new("/proc")).unwrap_err();
+    assert!(
+        matches!(refused, RestoreError::FileSystem { .. }),
+        "{refused}"
+    );
+}
+
 /// Nothing is overwritten, and what fails leaves nothing behind.
 #[test]
 fn a_failed_restore_leaves_nothing() {

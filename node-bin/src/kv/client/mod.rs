@@ -50,6 +50,9 @@ use super::transaction::{Step, StepOutcome, Transaction};
 /// several elections at default settings.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one may take at most, whatever it is told: a day, which no clock runs out of.
+pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What a [`Client`] needs to know.
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -59,7 +62,8 @@ pub struct ClientConfig {
     /// Who this client is and whom it trusts. They also name the cluster.
     pub credentials: Credentials,
     /// How long one operation may take, with all its repetitions. Default [`REQUEST_TIMEOUT`]. Too small:
-    /// operations fail while a leader is being elected. Too large: a caller waits long for bad news.
+    /// operations fail while a leader is being elected. Too large: a caller waits long for bad news. More than
+    /// [`REQUEST_TIMEOUT_MAX`] counts as that.
     pub request_timeout: Duration,
     /// Where randomness, cryptography, the time of day and sockets come from. Default: the operating
     /// system.

@@ -15,11 +15,11 @@ use quorate_quic_transport::{
     Timings, Transport,
 };
 
-use super::ClientConfig;
 use super::error::{ClientError, ConnectError};
 use super::keeper::{self, Job};
 use super::routing::Routing;
 use super::sessions::Sessions;
+use super::{ClientConfig, REQUEST_TIMEOUT_MAX};
 use crate::node::{ADDRESSES_MAX, SERVICE};
 
 /// After how long without a word a connection counts as dead. There may be thousands of clients that have nothing
@@ -77,7 +77,7 @@ impl Shared {
             transport: transport.clone(),
             runtime,
             jobs,
-            within: request_timeout,
+            within: request_timeout.min(REQUEST_TIMEOUT_MAX),
             sessions: Sessions::new(),
             seed: AtomicU64::new(u64::from_le_bytes(seed)),
         });

@@ -69,3 +69,11 @@ fn a_dropped_operation_leaves_nobody_waiting() {
     runtime.begin();
     assert_eq!(patiently(second).unwrap(), None);
 }
+
+/// A time that no clock can show is not one.
+#[test]
+fn an_operation_may_take_for_ever() {
+    let (stage, nodes) = Stage::three();
+    let client = stage.client(&nodes, Duration::MAX);
+    assert_eq!(patiently(client.put("k", "v")).unwrap(), 1);
+}
