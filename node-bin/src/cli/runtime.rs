@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 
-use super::{Failure, exit};
+use super::Failure;
 
 /// What a command does once it waits.
 type Work<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -82,13 +82,14 @@ fn on_tokio(work: Work<'_>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .build()
-        .map_err(|error| Failure::new(exit::OS, format!("cannot start tokio: {error}")))?
+        .map_err(|error| Failure::new(super::exit::OS, format!("cannot start tokio: {error}")))?
         .block_on(work)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::exit;
 
     /// Every runtime that is built in runs a future and gives back its result.
     #[test]
