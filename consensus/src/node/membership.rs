@@ -31,8 +31,9 @@ pub(super) struct Changing {
 /// Who keeps up with the leader.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
-    /// What was committed when this round began.
-    commit: u64,
+    /// What was committed when this round began. None in a leader's first, which began before it led: in that one
+    /// nobody is counted.
+    commit: Option<u64>,
     /// For how many rounds each has kept up.
     kept_up: BTreeMap<NodeId, u32>,
     /// Who was heard of in this round, and in the one before.
@@ -225,9 +226,11 @@ impl RaftNode {
     }
 
     fn count_round(&mut self) {
-        let commit = std::mem::replace(&mut self.rounds.commit, self.raw.raft.raft_log.committed);
+        let committed = self.raw.raft.raft_log.committed;
+        let commit = self.rounds.commit.replace(committed);
         let members = self.raw.raft.prs().iter();
-        let kept_up = members.filter(|(_, progress)| progress.matched >= commit);
+        let holds = |matched| commit.is_some_and(|commit| matched >= commit);
+        let kept_up = members.filter(|(_, progress)| holds(progress.matched));
         let rounds = &self.rounds;
         let kept_up = kept_up.filter_map(|(&id, _)| {
             let node = NodeId::new(id).filter(|node| rounds.heard[0].contains(node))?;

@@ -368,6 +368,46 @@ fn f7_a_learner_that_lags_is_not_promoted() {
     rig.until_voters(1, &[1, 2, 3, 4]);
 }
 
+/// F7: nor where a new leader knows nothing of it yet but that it answers.
+#[test]
+fn f7_a_learner_that_lags_is_not_promoted_by_the_next_leader() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).learners(1));
+    rig.net.rule = Some(Box::new(|_, to, message| match message.body {
+        Body::Append { .. } if to == 4 => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    rig.commit(1, "a");
+    rig.ticks(60);
+    rig.elect(2);
+    let promote = MembershipChange::Promote { node: id(4) };
+    for _ in 0..60 {
+        let refused = rig.change(2, &promote);
+        assert!(
+            matches!(refused, Err(MembershipError::LearnerBehind { .. })),
+            "{refused:?}\n{rig}"
+        );
+        rig.tick();
+    }
+}
+
+/// A learner becomes a voter by itself after so many whole rounds under its leader, and not before.
+#[test]
+fn f7_a_learner_is_promoted_after_some_rounds() {
+    const ROUND_TICKS: u64 = 25;
+    const ROUNDS_MIN: u64 = 4;
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.join(4, &[1, 2, 3]);
+    rig.change(1, &add(4)).unwrap();
+    rig.run_until(50, "n4 learns", |rig| rig.members(1)[2] == [4]);
+    rig.transfer(1, Some(2)).unwrap();
+    rig.run_until(50, "n2 leads", |rig| rig.leads(2));
+    rig.ticks(ROUNDS_MIN * ROUND_TICKS - 1);
+    assert_eq!(rig.members(2)[2], [4], "{rig}");
+    rig.run_until(ROUND_TICKS + 5, "n4 votes", |rig| {
+        rig.members(2) == [vec![1, 2, 3, 4], vec![], vec![]]
+    });
+}
+
 /// Removing a live voter while another is dead would stop everything; removing the dead one does not.
 #[test]
 fn a_change_that_would_lose_the_quorum_is_refused() {
