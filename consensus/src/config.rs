@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::entry::ENTRY_OVERHEAD_BYTES;
+use crate::membership::MEMBERSHIP_BYTES_MAX;
 use crate::types::NodeId;
 
 /// How the core and its driver behave. [`Config::new`] gives values that work.
@@ -44,7 +46,9 @@ pub struct Config {
     pub message_bytes_max: u64,
     /// How many bytes of the newest entries stay in memory. Older ones are read from the store.
     ///
-    /// Default 8 MiB. When more than this is not yet durable and applied, new entries are refused.
+    /// Default 8 MiB. When more than this is not yet durable and applied, new entries are refused. At least
+    /// [`log_view_bytes_min`](Self::log_view_bytes_min) of every member: one that leaves more uncommitted than others
+    /// have room for could make them refuse the entry that would commit it.
     pub log_view_bytes_max: u64,
     /// How many reads may wait for a majority before further ones are refused. Default 100,000.
     pub reads_max: usize,
@@ -104,6 +108,10 @@ const COMMAND_BYTES_LIMIT: u64 = 2 << 20;
 const COMPARE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const SNAPSHOT_RATE_MIN: u64 = 64 << 10;
 
+/// How far a leader may go beyond `uncommitted_bytes_max`: below that it may add the largest entry of its own; of a
+/// command that may be added, the overhead of its entry comes on top.
+const BEYOND_UNCOMMITTED_BYTES_MAX: u64 = ENTRY_OVERHEAD_BYTES + MEMBERSHIP_BYTES_MAX as u64;
+
 impl Config {
     /// Values that work for `node` on a local network.
     #[must_use]
@@ -128,6 +136,15 @@ impl Config {
             compare_interval: Duration::from_secs(600),
             disk_hang_timeout: Duration::from_secs(60),
         }
+    }
+
+    /// The least `log_view_bytes_max` that is valid: twice what may be uncommitted, and no less than all that a
+    /// leader may have in its log without knowing that it is committed. Where that fills a window, the entry of the
+    /// next leader, which would commit it, finds no room, and nothing of it can be forgotten.
+    #[must_use]
+    pub fn log_view_bytes_min(&self) -> u64 {
+        let uncommitted = self.uncommitted_bytes_max;
+        uncommitted.saturating_add(uncommitted.max(BEYOND_UNCOMMITTED_BYTES_MAX))
     }
 
     /// Every mistake in the configuration, in words; empty when it is valid.
@@ -170,10 +187,12 @@ impl Config {
             ),
         );
         check(
-            self.log_view_bytes_max >= 2 * self.uncommitted_bytes_max,
+            self.log_view_bytes_max >= self.log_view_bytes_min(),
             format!(
-                "a log view of {} bytes is less than twice the {} uncommitted bytes",
-                self.log_view_bytes_max, self.uncommitted_bytes_max
+                "a log view of {} bytes is less than the {} that {} uncommitted bytes need",
+                self.log_view_bytes_max,
+                self.log_view_bytes_min(),
+                self.uncommitted_bytes_max
             ),
         );
         check(

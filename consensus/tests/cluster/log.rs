@@ -1,10 +1,11 @@
 //! Logs that differ become equal; logs that are behind catch up.
 
 use quorate_consensus::{
-    Body, Config, ENTRY_OVERHEAD_BYTES, Entry, EntryId, Message, ProposeError, Refused, Status,
+    Body, Config, ENTRY_OVERHEAD_BYTES, Entry, EntryId, MembershipChange, Message, ProposeError,
+    Refused, Status,
 };
 
-use crate::rig::{Fate, Rig, Setup};
+use crate::rig::{Fate, Rig, Setup, id};
 
 const LARGE: [u8; 400] = [b'x'; 400];
 
@@ -250,6 +251,56 @@ fn windows_full_of_uncommitted_entries_take_the_entry_that_commits_them() {
     rig.run_until(1000, "all agree", Rig::agrees);
     let leader = rig.leader().expect("they agree on one");
     let _ = rig.commit(leader, "b");
+}
+
+/// What a leader may leave uncommitted, beyond the bound of its configuration too, must leave room for the entry
+/// that commits it; or the configuration is refused.
+#[test]
+fn a_window_that_is_valid_takes_the_entry_that_commits_what_is_there() {
+    let least = bounds(0).log_view_bytes_min();
+    for log_view_bytes in [128, 200, 1_000, least - 1, least] {
+        if !bounds(log_view_bytes).mistakes().is_empty() {
+            assert!(log_view_bytes < least);
+            continue;
+        }
+        for own in [false, true] {
+            let setup = Setup::voters(3).learners(1);
+            let set = move |config: &mut Config| {
+                config.command_bytes_max = bounds(0).command_bytes_max;
+                config.uncommitted_bytes_max = bounds(0).uncommitted_bytes_max;
+                config.log_view_bytes_max = log_view_bytes;
+            };
+            let mut rig = Rig::led_by(1, setup.config(set));
+            rig.ticks(60);
+            rig.net.rule = Some(Box::new(|_, to, message| match message.body {
+                Body::AppendAccepted { .. } if to == 1 => Fate::Drop,
+                _ => Fate::Deliver,
+            }));
+            let before = rig.status(1).last.index;
+            match own {
+                true => rig
+                    .change(1, &MembershipChange::Remove { node: id(4) })
+                    .unwrap(),
+                false => drop(rig.propose(1, [b'x'; 64])),
+            }
+            rig.ticks(2);
+            rig.isolate(1);
+            assert!((1..=3).all(|node| rig.status(node).last.index == before.next()));
+            let leader = rig.elect_one_of(&[2, 3]);
+            rig.run_until(300, "the entry is committed", |rig| {
+                rig.status(leader).commit > before.next()
+            });
+        }
+    }
+}
+
+/// The smallest bounds for commands of 64 bytes.
+fn bounds(log_view_bytes: u64) -> Config {
+    let mut config = Config::new(id(1));
+    config.command_bytes_max = 64;
+    config.uncommitted_bytes_max = 64;
+    config.log_view_bytes_max = log_view_bytes;
+    config
 }
 
 /// Entries one byte below, at and above what a message holds, the smallest ones and very many of them:

@@ -71,7 +71,7 @@ impl Setup {
         self.config(|config| {
             config.command_bytes_max = 1000;
             config.uncommitted_bytes_max = 2000;
-            config.log_view_bytes_max = 4000;
+            config.log_view_bytes_max = 4500;
             config.message_bytes_max = 500;
             config.log_tail_bytes = 1600;
             config.log_bytes_max = 16_000;

@@ -162,7 +162,7 @@ fn config(id: u64, life: u64, seed: u64, params: &Params) -> Config {
     config.command_bytes_max = params.bounds.command;
     config.uncommitted_bytes_max = params.bounds.uncommitted;
     config.message_bytes_max = params.bounds.message;
-    config.log_view_bytes_max = params.bounds.log_view;
+    config.log_view_bytes_max = params.bounds.log_view.max(config.log_view_bytes_min());
     config.checkpoint_bytes = params.bounds.checkpoint;
     config.checkpoint_interval = CHECKPOINT_INTERVAL;
     config.compare_interval = COMPARE_INTERVAL;

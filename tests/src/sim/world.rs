@@ -223,7 +223,7 @@ impl World {
         raft.command_bytes_max = bounds.command + 100;
         raft.uncommitted_bytes_max = bounds.uncommitted + 200;
         raft.message_bytes_max = bounds.message;
-        raft.log_view_bytes_max = 2 * raft.uncommitted_bytes_max + bounds.log_view;
+        raft.log_view_bytes_max = raft.log_view_bytes_min() + bounds.log_view;
         raft.checkpoint_bytes = bounds.checkpoint;
         raft.compare_interval = COMPARE_INTERVAL;
         bounds.compaction.set(raft);
