@@ -16,6 +16,10 @@ use crate::types::{EntryId, NodeId};
 /// lost, and leaders change.
 const TELL_TICKS: u64 = 2 * ELECTION_TICKS as u64;
 
+/// After how many intervals a comparison that was not decided is given up for the next one: a state that takes
+/// longer to read than an interval is still compared, and one that too few members answer holds up no other.
+const PATIENCE_INTERVALS: u64 = 8;
+
 /// What this node knows of the last comparison.
 #[derive(Debug)]
 pub(crate) struct Comparison {
@@ -30,6 +34,8 @@ pub(crate) struct Comparison {
 #[derive(Debug)]
 struct Current {
     at: EntryId,
+    /// The tick at which this node learnt of it.
+    begun: u64,
     scan: Scan,
     own: Option<u64>,
     /// The majority's digest, once it is in the log.
@@ -78,8 +84,18 @@ impl Comparison {
 
     /// Whether a leader whose state machine has changed up to `applied` should begin a comparison.
     pub(crate) fn is_due(&self, now: u64, applied: EntryId) -> bool {
+        let patience = self.interval.saturating_mul(PATIENCE_INTERVALS);
+        let over = |current: &Current| current.is_over() || now - current.begun >= patience;
         let news = |current: &Current| current.at.index.next() < applied.index;
-        self.possible && now >= self.due && self.current.as_ref().is_none_or(news)
+        let next = |current: &Current| over(current) && news(current);
+        self.possible && now >= self.due && self.current.as_ref().is_none_or(next)
+    }
+
+    /// The comparison that would be given up for another one now.
+    pub(crate) fn unfinished(&self) -> Option<EntryId> {
+        let current = self.current.as_ref();
+        let current = current.filter(|current| !current.is_over());
+        current.map(|current| current.at)
     }
 
     /// A comparison was begun, here or not: the next one comes an interval later.
@@ -92,6 +108,7 @@ impl Comparison {
         self.put_off(now);
         self.current = Some(Current {
             at,
+            begun: now,
             scan: Scan::Waiting,
             own: None,
             agreed: None,
@@ -158,7 +175,7 @@ impl Comparison {
     /// What this leader has to write down, once.
     pub(crate) fn decides(&mut self, membership: &Membership) -> Option<Decision> {
         let current = self.current.as_mut()?;
-        if current.decided || current.agreed.is_some() {
+        if current.is_over() {
             return None;
         }
         let decision = current.decision(membership)?;
@@ -179,6 +196,11 @@ impl Comparison {
 }
 
 impl Current {
+    /// Whether nothing is to be written down any more.
+    fn is_over(&self) -> bool {
+        self.decided || self.agreed.is_some()
+    }
+
     fn diverged(&self) -> Option<Diverged> {
         let (own, agreed) = (self.own?, self.agreed?);
         let at = self.at;
@@ -281,8 +303,13 @@ mod tests {
         let mut comparison = Comparison::new(100);
         assert!(comparison.is_due(100, at(9)) && !comparison.is_due(99, at(9)));
         comparison.begins(at(9), 100);
-        assert!(!comparison.is_due(199, at(12)) && comparison.is_due(200, at(12)));
-        assert!(!comparison.is_due(200, at(10)), "nothing new");
+        let given_up = 100 + 100 * PATIENCE_INTERVALS;
+        assert!(
+            !comparison.is_due(given_up - 1, at(12)),
+            "it may be decided"
+        );
+        assert!(comparison.is_due(given_up, at(12)) && comparison.unfinished() == Some(at(9)));
+        assert!(!comparison.is_due(given_up, at(10)), "nothing new");
         assert_eq!(comparison.was_read(at(8), Some(1)), None);
         assert_eq!(comparison.tells(101), None);
         assert_eq!(comparison.was_read(at(9), Some(1)), None);
@@ -291,5 +318,8 @@ mod tests {
         assert_eq!(comparison.tells(101 + TELL_TICKS), Some((at(9), 1)));
         assert_eq!(comparison.agreed(at(9), 1), None);
         assert_eq!(comparison.tells(1000), None);
+        assert!(!comparison.is_due(199, at(12)) && comparison.is_due(200, at(12)));
+        assert!(!comparison.is_due(200, at(10)), "nothing new");
+        assert_eq!(comparison.unfinished(), None);
     }
 }

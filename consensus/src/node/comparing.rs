@@ -1,6 +1,6 @@
 //! Comparing the states of the members through the log.
 
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::RaftNode;
 use crate::comparison::{Decision, Diverged};
@@ -53,6 +53,14 @@ impl RaftNode {
             .comparison
             .is_due(self.now, EntryId::new(term, self.applied));
         if due {
+            if let Some(at) = self.comparison.unfinished() {
+                warn!(
+                    node = %self.config.node, term = %self.seen.term, index = %at.index,
+                    interval = ?self.config.compare_interval,
+                    "the members' states could not be compared: too few members have answered, or reading a state \
+                     takes many times `compare_interval`, which should then be longer"
+                );
+            }
             self.comparison.put_off(self.now);
             self.append_own(Payload::Compare);
         }

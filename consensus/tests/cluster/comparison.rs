@@ -91,6 +91,32 @@ fn the_next_leader_decides() {
     assert!(!rig.diverged(1) && !rig.diverged(2));
 }
 
+/// A state that takes longer to read than comparisons are apart is compared less often, and compared.
+#[test]
+fn a_large_state_is_compared_too() {
+    let mut rig = Rig::led_by(1, comparing(3));
+    rig.scan_pieces = 5 * INTERVAL / 2;
+    for n in 0..60 {
+        rig.commit(1, &format!("{n}"));
+        rig.ticks(INTERVAL / 10);
+    }
+    assert!((1..=3).all(|node| rig.compared(node) > 0));
+}
+
+/// One that can never be decided is given up at last, for the next one.
+#[test]
+fn a_comparison_that_comes_to_nothing_is_given_up() {
+    let mut rig = Rig::led_by(1, comparing(3));
+    rig.scan_pieces = u64::MAX;
+    for n in 0..20 {
+        rig.commit(1, &format!("{n}"));
+        rig.ticks(INTERVAL / 2);
+    }
+    assert_eq!(rig.compared(1), 0);
+    rig.scan_pieces = 1;
+    rig.run_until(10 * INTERVAL, "a comparison", |rig| rig.compared(3) > 0);
+}
+
 /// A comparison is no command: nobody's proposal is answered by it.
 #[test]
 fn proposals_go_on_beside_it() {

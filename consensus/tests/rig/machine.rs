@@ -12,14 +12,30 @@ pub(super) struct Machine {
     pub(super) durable: usize,
     pub(super) queue: VecDeque<Job>,
     pub(super) stalled: bool,
-    /// The state that is compared: the last entry in it, and its digest.
-    pub(super) scan: Option<(EntryId, u64)>,
+    /// The state that is compared.
+    pub(super) scan: Option<Scan>,
     /// Memory that changed by itself.
     pub(super) flipped: bool,
     /// The snapshot that is given away.
     pub(super) source: Option<Vec<Entry>>,
     /// The one that is being received, and its last entry.
     pub(super) sink: Option<(EntryId, Vec<Entry>)>,
+}
+
+pub(super) struct Scan {
+    /// The last entry in it.
+    at: EntryId,
+    digest: u64,
+    /// How many pieces are still to be read.
+    pieces: u64,
+}
+
+impl Scan {
+    /// Reads a piece; the digest comes with the last one.
+    pub(super) fn read_on(&mut self) -> (EntryId, Option<u64>) {
+        self.pieces -= 1;
+        (self.at, (self.pieces == 0).then_some(self.digest))
+    }
 }
 
 pub(super) enum Job {
@@ -30,13 +46,14 @@ pub(super) enum Job {
 }
 
 impl Machine {
-    /// The state is to be compared as it is now.
-    pub(super) fn begin_scan(&mut self) {
+    /// The state is to be compared as it is now, and is read in so many pieces.
+    pub(super) fn begin_scan(&mut self, pieces: u64) {
         let fold = |digest: u64, entry: &Entry| {
             (digest ^ entry.id.index.value()).wrapping_mul(0x0100_0000_01b3)
         };
         let digest = self.applied.iter().fold(u64::from(self.flipped), fold);
-        self.scan = Some((self.last(), digest));
+        let at = self.last();
+        self.scan = Some(Scan { at, digest, pieces });
     }
 
     pub(super) fn last(&self) -> EntryId {

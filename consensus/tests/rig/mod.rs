@@ -103,6 +103,8 @@ pub(crate) struct Rig {
     pub(crate) disk_latency_max: u64,
     /// Reads of older entries that the stores served.
     pub(crate) fetched: u64,
+    /// In how many pieces, one a tick, a state is read that is compared.
+    pub(crate) scan_pieces: u64,
     setup: Setup,
     tokens: u64,
     /// Which life of which node was asked, by token.
@@ -155,6 +157,7 @@ impl Rig {
             sent: Vec::new(),
             disk_latency_max: setup.disk_latency_max,
             fetched: 0,
+            scan_pieces: 1,
             tokens: 0,
             asked: BTreeMap::new(),
             commands: BTreeMap::new(),

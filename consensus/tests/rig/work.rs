@@ -8,7 +8,7 @@ use quorate_consensus::{
     Payload, Ready, Take, TakeStep, persist,
 };
 
-use super::machine::Job;
+use super::machine::{Job, Scan};
 use super::{MemLog, Rig, id};
 
 /// How many entries a piece of a snapshot has.
@@ -83,7 +83,8 @@ impl Rig {
         self.membership_changes
             .extend(ready.changed.map(|outcome| (node, outcome)));
         let slot = self.slots.get_mut(&node).expect("a member");
-        let scan = slot.machine.scan.filter(|_| ready.scan);
+        let scan = slot.machine.scan.as_mut().filter(|_| ready.scan);
+        let scanned = scan.map(Scan::read_on);
         for (token, error) in ready.failed_proposals {
             let before = self.outcomes.insert(token, Err(error));
             assert_eq!(before, None, "{token:?} is answered twice");
@@ -100,8 +101,8 @@ impl Rig {
         for wanted in ready.chunks {
             self.give(node, wanted);
         }
-        if let Some((at, digest)) = scan {
-            self.core(node).handle_scanned(at, Some(digest));
+        if let Some((at, digest)) = scanned {
+            self.core(node).handle_scanned(at, digest);
         }
         self.check(node);
         true
@@ -187,7 +188,7 @@ impl Rig {
                     let compare = entry.payload == Payload::Compare;
                     machine.applied.push(entry);
                     if compare {
-                        machine.begin_scan();
+                        machine.begin_scan(self.scan_pieces);
                         scans.push(machine.last());
                     }
                 }
