@@ -212,7 +212,7 @@ impl Current {
         let mut digests = self.found.values();
         let agreed = digests.find(|&digest| membership.is_quorum(found(digest)));
         let all = || {
-            let mut voters = membership.voters();
+            let mut voters = membership.voters().chain(membership.outgoing());
             voters.all(|voter| self.found.contains_key(&voter))
         };
         match agreed {
@@ -225,6 +225,7 @@ impl Current {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::membership::MembershipChange;
     use crate::types::{LogIndex, Term};
 
     fn id(node: u64) -> NodeId {
@@ -268,6 +269,37 @@ mod tests {
         }
         let undecided = Some(Decision::Undecided(at(9)));
         assert_eq!(comparison.decides(&of_three()), undecided);
+    }
+
+    /// Of joint members both majorities decide, so also those who are leaving are waited for.
+    #[test]
+    fn joint_members_all_have_a_say() {
+        let former = Membership::new([id(1), id(2), id(3)], [id(4), id(5)]).unwrap();
+        let change = MembershipChange::Set {
+            voters: [id(1), id(4), id(5)].into(),
+            learners: [].into(),
+            addresses: [].into(),
+        };
+        let target = former.after(&change).unwrap();
+        let joint = former.step_to(&target, LogIndex::new(20)).unwrap();
+        assert!(joint.is_joint());
+        for (last, decision) in [
+            (7, Decision::Agreed(at(9), 7)),
+            (6, Decision::Undecided(at(9))),
+        ] {
+            let mut comparison = Comparison::new(100);
+            comparison.begins(at(9), 5);
+            for voter in joint.voters() {
+                comparison.heard(voter, at(9), 7);
+            }
+            assert_eq!(comparison.decides(&joint), None);
+            comparison.heard(id(2), at(9), last);
+            if last != 7 {
+                assert_eq!(comparison.decides(&joint), None);
+                comparison.heard(id(3), at(9), last);
+            }
+            assert_eq!(comparison.decides(&joint), Some(decision));
+        }
     }
 
     /// Whichever comes last, the own digest or the majority's.
