@@ -200,9 +200,7 @@ impl RaftNode {
             self.out
                 .failed_reads
                 .extend(self.reads.take_expired(self.now));
-            if self.seen.role != Role::Leader {
-                self.reads.ask_late_again(self.now);
-            }
+            self.ask_late_again();
         }
         self.settle();
     }
@@ -335,6 +333,8 @@ impl RaftNode {
         // One that only moved the commit index on is nothing to carry out, but there may be more.
         while ready.is_empty() && self.raw.has_ready() {
             self.take_raft_ready(&mut ready);
+            // Answers to members whose reads were confirmed.
+            ready.messages.append(&mut self.out.messages);
         }
         ready.reads = self.reads.take_ready(self.readable());
         ready.fetches = self.raw.mut_store().take_fetches();

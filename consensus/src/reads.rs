@@ -25,6 +25,9 @@ const ROUNDS_MAX: usize = 2;
 /// the question or the answer may be lost. Two fifths of an election timeout leave time for several.
 const ASK_AGAIN_TICKS: u64 = ELECTION_TICKS as u64 * 2 / 5;
 
+/// By how many contexts a follower asks for one round: as often as there is time for while its reads wait.
+const CONTEXTS_MAX: usize = 5;
+
 /// Reads that are not yet answered.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
@@ -50,11 +53,16 @@ pub(crate) enum Reader {
     There(NodeId, ReadContext),
 }
 
+/// Reads that share an answer.
+///
+/// Invariant: each context was used after all of the reads had come, so that what answers any of them
+/// answers the reads.
 #[derive(Debug)]
 struct Round {
-    context: ReadContext,
+    contexts: Vec<ReadContext>,
     reads: Vec<Read>,
-    begun: u64,
+    /// The tick at which the last context was used.
+    asked: u64,
 }
 
 impl Reads {
@@ -75,18 +83,39 @@ impl Reads {
 
     /// All waiting reads share the round `context`, which begins at the tick `now`.
     pub(crate) fn start_round(&mut self, context: ReadContext, now: u64) {
-        assert!(
-            self.rounds.back().is_none_or(|last| last.context < context),
-            "a context is used once only"
-        );
+        self.check_unused(context);
         self.rounds.push_back(Round {
-            context,
+            contexts: vec![context],
             reads: std::mem::take(&mut self.waiting),
-            begun: now,
+            asked: now,
         });
     }
 
-    /// The majority has confirmed the round `context`: its reads may see the state at `index`. Returns whom
+    /// Whether there is a round that was not answered for so long that it should be asked for again.
+    pub(crate) fn has_late_round(&self, now: u64) -> bool {
+        self.rounds.iter().any(|round| round.is_late(now))
+    }
+
+    /// The late round is also asked for by `context`, at the tick `now`. Other reads that wait do not join it: an
+    /// earlier question may still be answered.
+    pub(crate) fn ask_again(&mut self, context: ReadContext, now: u64) {
+        self.check_unused(context);
+        let late = self.rounds.iter_mut().find(|round| round.is_late(now));
+        if let Some(round) = late {
+            round.contexts.push(context);
+            round.asked = now;
+        }
+    }
+
+    fn check_unused(&self, context: ReadContext) {
+        let mut used = self.rounds.iter().flat_map(|round| &round.contexts);
+        assert!(
+            used.all(|used| *used < context),
+            "a context is used once only"
+        );
+    }
+
+    /// The majority has confirmed the round of `context`: its reads may see the state at `index`. Returns whom
     /// to tell elsewhere.
     pub(crate) fn confirmed(
         &mut self,
@@ -96,7 +125,7 @@ impl Reads {
         let Some(at) = self
             .rounds
             .iter()
-            .position(|round| round.context == context)
+            .position(|round| round.contexts.contains(&context))
         else {
             return Vec::new();
         };
@@ -145,23 +174,8 @@ impl Reads {
 
     /// Another node is to be asked: whatever was asked of the one before is not waited for any more.
     pub(crate) fn begin_anew(&mut self) {
-        self.ask_again(|_| true);
-    }
-
-    /// Questions that were not answered for so long are asked again, with others that wait.
-    pub(crate) fn ask_late_again(&mut self, now: u64) {
-        self.ask_again(|round| now >= round.begun + ASK_AGAIN_TICKS);
-    }
-
-    fn ask_again(&mut self, is_over: impl Fn(&Round) -> bool) {
-        let waiting = &mut self.waiting;
-        self.rounds.retain_mut(|round| {
-            let over = is_over(round);
-            if over {
-                waiting.append(&mut round.reads);
-            }
-            !over
-        });
+        let reads = self.rounds.drain(..).flat_map(|round| round.reads);
+        self.waiting.extend(reads);
     }
 
     /// The reads whose deadline is at or before the tick `now`.
@@ -189,6 +203,12 @@ impl Reads {
         self.confirmed.retain(|(_, reads)| !reads.is_empty());
         self.count -= gone;
         expired
+    }
+}
+
+impl Round {
+    fn is_late(&self, now: u64) -> bool {
+        now >= self.asked + ASK_AGAIN_TICKS && self.contexts.len() < CONTEXTS_MAX
     }
 }
 

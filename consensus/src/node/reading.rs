@@ -77,6 +77,7 @@ impl RaftNode {
         match (leads, self.seen.leader) {
             (true, _) if committed || planted::is("read-before-no-op") => {
                 let context = self.next_context();
+                self.reads.start_round(context, self.now);
                 self.raw.read_index(context.to_bytes().to_vec());
                 if planted::is("read-without-majority")
                     || planted::is("read-before-no-op") && !committed
@@ -87,15 +88,33 @@ impl RaftNode {
             }
             (false, Some(leader)) if self.seen.role == Role::Follower => {
                 let context = self.next_context();
-                let term = self.seen.term;
-                let body = Body::ReadIndex { context };
-                self.out.messages.push((leader, Message { term, body }));
+                self.reads.start_round(context, self.now);
+                self.ask(leader, context);
                 if planted::is("follower-reads-at-once") {
                     self.reads_confirmed(context, self.handed);
                 }
             }
             _ => {}
         }
+    }
+
+    /// A follower asks for its rounds again whose answers are late: they may be lost, or only slow.
+    pub(super) fn ask_late_again(&mut self) {
+        let leader = self.seen.leader;
+        let Some(leader) = leader.filter(|_| self.seen.role == Role::Follower) else {
+            return;
+        };
+        while self.reads.has_late_round(self.now) {
+            let context = self.next_context();
+            self.reads.ask_again(context, self.now);
+            self.ask(leader, context);
+        }
+    }
+
+    fn ask(&mut self, leader: NodeId, context: ReadContext) {
+        let term = self.seen.term;
+        let body = Body::ReadIndex { context };
+        self.out.messages.push((leader, Message { term, body }));
     }
 
     /// Up to where the state machine will be when it gets to a read that it is given now. A snapshot that is
@@ -109,12 +128,10 @@ impl RaftNode {
 
     fn next_context(&mut self) -> ReadContext {
         self.read_round += u64::from(!planted::is("read-context-reused"));
-        let context = ReadContext {
+        ReadContext {
             node: self.config.node.value(),
             boot: self.config.boot,
             round: self.read_round,
-        };
-        self.reads.start_round(context, self.now);
-        context
+        }
     }
 }

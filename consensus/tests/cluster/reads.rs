@@ -32,6 +32,16 @@ fn h8_a_read_sees_what_was_acknowledged() {
     }
 }
 
+/// Where nothing else happens, a follower's read waits for nothing, either: not even for the leader's next tick.
+#[test]
+fn h8_a_follower_is_answered_at_once() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    let at = rig.commit(1, "a");
+    rig.ticks(20);
+    let read = rig.read(2);
+    assert_eq!(rig.read_outcome(read), Some(&Ok(at.index)));
+}
+
 /// A follower whose state machine is behind waits for it.
 #[test]
 fn h8_a_follower_waits_for_its_state() {
@@ -86,6 +96,56 @@ fn h5_h8_a_follower_asks_again() {
             "{asked:?}"
         );
     }
+}
+
+/// An answer that takes longer than it is waited for before the question is asked again is an answer all the same,
+/// as many as are on their way.
+#[test]
+fn h8_a_follower_far_from_its_leader_reads() {
+    for delay in [5, 12, 20, 40] {
+        let mut rig = Rig::led_by(1, Setup::voters(3));
+        let at = rig.commit(1, "a");
+        rig.net.rule = Some(Box::new(move |from, to, _| match (from, to) {
+            (1, 2) => Fate::Delay(delay),
+            _ => Fate::Deliver,
+        }));
+        rig.ticks(60);
+        let read = rig.read(2);
+        rig.ticks(delay);
+        let seen = rig.read_outcome(read).unwrap().as_ref();
+        assert!(seen.unwrap() >= &at.index);
+    }
+}
+
+/// A read is answered only by answers to questions that were asked after it came.
+#[test]
+fn h5_h8_an_answer_from_before_a_read_is_none_to_it() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.commit(1, "a");
+    let mut first = None;
+    rig.net.rule = Some(Box::new(move |_, _, message| match message.body {
+        Body::ReadIndexAnswer { context, .. } if *first.get_or_insert(context) == context => {
+            Fate::Delay(20)
+        }
+        Body::ReadIndexAnswer { .. } => Fate::Drop,
+        _ => Fate::Deliver,
+    }));
+    let before = rig.read(2);
+    rig.ticks(12);
+    // One of them in a round of its own, and one that waits for its turn.
+    rig.commit(1, "b");
+    let later = [rig.read(2), rig.read(2)];
+    rig.ticks(20);
+    assert!(rig.read_outcome(before).unwrap().is_ok());
+    for read in later {
+        assert_eq!(rig.read_outcome(read), None);
+    }
+    rig.net.rule = None;
+    rig.run_until(15, "they are answered", |rig| {
+        later
+            .iter()
+            .all(|&read| matches!(rig.read_outcome(read), Some(Ok(_))))
+    });
 }
 
 /// The next leader answers what the former one did not.
