@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::entry::ENTRY_OVERHEAD_BYTES;
 use crate::membership::MEMBERSHIP_BYTES_MAX;
+use crate::snapshots::STALLED_TICKS;
 use crate::types::NodeId;
 
 /// How the core and its driver behave. [`Config::new`] gives values that work.
@@ -75,7 +76,8 @@ pub struct Config {
     pub log_bytes_max: u64,
     /// How many bytes of snapshots a node gives away in a second, to all members together.
     ///
-    /// Default 64 MiB, at least 64 KiB. Too small: a member takes long to come back.
+    /// Default 64 MiB, at least 64 KiB, and so much that four of the largest commands or messages take no longer
+    /// than 120 election timeouts, after which a member gives up. Too small: a member takes long to come back.
     /// Too large: disk and network are busy with it, and writes wait.
     pub snapshot_bytes_per_second: u64,
     /// How often a leader has the members compare their states. Each reads its whole state then, about
@@ -107,6 +109,10 @@ const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const COMMAND_BYTES_LIMIT: u64 = 2 << 20;
 const COMPARE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const SNAPSHOT_RATE_MIN: u64 = 64 << 10;
+
+/// To how many members at once a snapshot can be given at any valid rate: the three of seven voters that a majority
+/// can be without, and one that joins.
+const SNAPSHOT_TAKERS: u64 = 4;
 
 /// How far a leader may go beyond `uncommitted_bytes_max`: below that it may add the largest entry of its own; of a
 /// command that may be added, the overhead of its entry comes on top.
@@ -218,10 +224,13 @@ impl Config {
             ),
         );
         check(
-            self.snapshot_bytes_per_second >= SNAPSHOT_RATE_MIN,
+            self.snapshot_bytes_per_second >= self.snapshot_rate_min(),
             format!(
-                "{} bytes of snapshots in a second are less than {SNAPSHOT_RATE_MIN}",
-                self.snapshot_bytes_per_second
+                "{} bytes of snapshots in a second are less than {}, at which pieces of {} bytes come before a \
+                 member gives up: allow more, make commands and messages smaller, or the election timeout longer",
+                self.snapshot_bytes_per_second,
+                self.snapshot_rate_min(),
+                self.piece_bytes_max()
             ),
         );
         check(
@@ -240,6 +249,18 @@ impl Config {
             ),
         );
         mistakes
+    }
+
+    /// What a piece of a snapshot has at most: a message, or one command's effect if that is larger.
+    fn piece_bytes_max(&self) -> u64 {
+        self.message_bytes_max.max(self.command_bytes_max)
+    }
+
+    fn snapshot_rate_min(&self) -> u64 {
+        let patience =
+            self.election_timeout.as_secs_f64() * STALLED_TICKS as f64 / ELECTION_TICKS as f64;
+        let pieces = SNAPSHOT_TAKERS.saturating_mul(self.piece_bytes_max());
+        SNAPSHOT_RATE_MIN.max((pieces as f64 / patience).ceil() as u64)
     }
 
     /// The time of one tick of the core.

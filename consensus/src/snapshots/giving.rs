@@ -211,6 +211,8 @@ impl Giving {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::types::{LogIndex, Term};
 
@@ -269,6 +271,47 @@ mod tests {
             [3],
             "2,500 bytes are three ticks' worth, two of them to come"
         );
+    }
+
+    /// The slowest rate that is valid: some members at once still get each piece before they give up.
+    #[test]
+    fn at_a_valid_rate_no_member_gives_up() {
+        let mut valid = 0;
+        for (election_millis, rate) in [
+            (20, 64 << 10),
+            (20, 2 << 20),
+            (250, 64 << 10),
+            (250, 140 << 10),
+        ] {
+            let mut config = Config::new(id(1));
+            config.election_timeout = Duration::from_millis(election_millis);
+            config.heartbeat_interval = config.election_timeout / 5;
+            config.snapshot_bytes_per_second = rate;
+            if !config.mistakes().is_empty() {
+                continue;
+            }
+            valid += 1;
+            let piece = config.message_bytes_max.max(config.command_bytes_max);
+            let mut giving = Giving::new(&config);
+            giving.is_wanted(0);
+            let membership = Membership::new([id(1)], []).unwrap();
+            giving.taken(Some((last(9), membership)), 0);
+            let mut got: BTreeMap<NodeId, u64> = (2..6).map(|to| (id(to), 0)).collect();
+            for &to in got.keys() {
+                giving.asks(to, last(9), Bytes::new(), 0);
+            }
+            for now in 1..3 * STALLED_TICKS {
+                giving.tick(now);
+                if let Some(wanted) = giving.next() {
+                    giving.read(&wanted, piece);
+                    got.insert(wanted.to, now);
+                    giving.asks(wanted.to, last(9), Bytes::new(), now);
+                }
+                let longest = got.values().map(|last| now - last).max().unwrap();
+                assert!(longest < STALLED_TICKS, "{rate} bytes a second");
+            }
+        }
+        assert_eq!(valid, 2);
     }
 
     /// A state machine that has no snapshot is not asked again with every message of a member that needs one.

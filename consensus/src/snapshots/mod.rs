@@ -17,7 +17,7 @@ use crate::types::{EntryId, NodeId};
 
 /// After how many ticks without a piece a transfer is given up: 30 s by default, in which a link of
 /// 64 kbit/s carries the largest message of default size.
-const STALLED_TICKS: u64 = 120 * ELECTION_TICKS as u64;
+pub(crate) const STALLED_TICKS: u64 = 120 * ELECTION_TICKS as u64;
 
 /// A piece of a snapshot that a member asked for: to be read from the source and brought back through
 /// [`RaftNode::handle_chunk`](crate::RaftNode::handle_chunk).
