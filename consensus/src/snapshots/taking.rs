@@ -145,15 +145,13 @@ impl Taking {
         }
     }
 
-    /// `from` does not have the snapshot any more.
+    /// `from` does not have the snapshot any more. Where nothing is asked for, that is late, and what was asked for
+    /// has come.
     pub(crate) fn gone(&mut self, from: NodeId, last: EntryId) {
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|it| (it.from, it.last) == (from, last))
-        {
-            self.current = None;
-        }
+        self.current.take_if(|it| {
+            let asked = matches!(it.state, State::Asking { .. });
+            asked && (it.from, it.last) == (from, last)
+        });
     }
 
     /// A tick has passed: a piece that did not come is asked for again, and a transfer that does not get
@@ -304,6 +302,18 @@ mod tests {
         assert_eq!(taking.offered(id(3), other, membership(), 8), None);
         taking.gone(id(2), last());
         assert!(taking.current.is_some(), "that one is not asked any more");
+        let piece = Bytes::from("piece");
+        taking.arrived(
+            id(3),
+            last(),
+            &Bytes::from("k"),
+            piece,
+            Some(Bytes::from("m")),
+            8,
+        );
+        taking.gone(id(3), last());
+        assert!(taking.current.is_some(), "that came before, and late");
+        taking.done(1, true, 8);
         taking.gone(id(3), last());
         let begun = taking.offered(id(3), other, membership(), 9);
         let begin = step(2, TakeStep::Begin(other));
