@@ -139,12 +139,14 @@ pub enum MembershipError {
         /// The leader's commit index.
         commit: LogIndex,
     },
-    /// Leadership was lost before it was decided: look at the members, and ask again if need be.
+    /// Leadership was lost, or the node stopped, before it was decided: look at the members, and ask again if
+    /// need be.
     #[error(
-        "outcome unknown: leadership was lost before the change was complete; look at the members"
+        "outcome unknown: leadership was lost, or the node stopped, before the change was complete; look at the \
+         members"
     )]
     OutcomeUnknown,
-    /// The node is stopping.
+    /// The node is stopping, and had not begun.
     #[error("the node is stopping")]
     Stopped,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use bytes::Bytes;
 use futures_lite::future::{self, block_on};
 use quorate_consensus::{
     Batch, Body, Clock, Config, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite, Membership,
-    Message, NodeId, ORIGIN, Parts, ProposeError, READS_BYTES_MAX, RaftHandle, RaftNode, ReadError,
-    Recovered, Running, StateMachine, StateMachineError, StoreError, Term, Transport, Undelivered,
-    assemble,
+    MembershipChange, MembershipError, Message, NodeId, ORIGIN, Parts, ProposeError,
+    READS_BYTES_MAX, RaftHandle, RaftNode, ReadError, Recovered, Running, StateMachine,
+    StateMachineError, StoreError, Term, Transport, Undelivered, assemble,
 };
 
 struct Nowhere;
@@ -205,6 +205,29 @@ fn a_stopped_node_says_that_nothing_happened() {
         Err(ReadError::Stopped)
     );
     assert!(block_on(handle.status()).is_err());
+}
+
+/// A change of the members that was begun when the node stopped may be completed by others; one that was not has not
+/// happened.
+#[test]
+fn a_change_that_was_begun_is_unknown_after_a_stop() {
+    let node = start();
+    let change = || {
+        let change = MembershipChange::Add {
+            node: NodeId::new(2).unwrap(),
+            address: ([127, 0, 0, 1], 7000).into(),
+            promote: false,
+            replaces: None,
+        };
+        node.handle.change_membership(change, None)
+    };
+    // It is not committed before the stop.
+    *node.disk.lock().unwrap() = Disk::Hangs;
+    let mut begun = pin!(change());
+    assert_eq!(block_on(future::poll_once(&mut begun)), None);
+    node.handle.stop();
+    assert_eq!(block_on(begun), Err(MembershipError::OutcomeUnknown));
+    assert_eq!(block_on(change()), Err(MembershipError::Stopped));
 }
 
 /// A failed fsync acknowledges nothing, answers everyone, and stops the node.

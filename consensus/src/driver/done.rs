@@ -23,6 +23,14 @@ impl<T, E> Done<T, E> {
         }
     }
 
+    /// The same promise, with another error for when it is dropped.
+    pub(super) fn or(mut self, fallback: E) -> Self {
+        if let Some(call) = &mut self.call {
+            call.fallback = fallback;
+        }
+        self
+    }
+
     pub(super) fn call(mut self, outcome: Result<T, E>) {
         let call = self.call.take().expect("present until called or dropped");
         (call.function)(outcome);

@@ -363,8 +363,8 @@ impl Driver {
                 expected,
                 done,
             } => match self.node.change_membership(&change, expected) {
-                // There is at most one at a time.
-                Ok(()) => self.waiting.change = Some(done),
+                // There is at most one at a time. From now on others may complete it, whatever happens here.
+                Ok(()) => self.waiting.change = Some(done.or(MembershipError::OutcomeUnknown)),
                 Err(error) => done.call(Err(error)),
             },
             Input::Unreachable(peer) => self.node.handle_unreachable(peer),
