@@ -20,8 +20,9 @@ pub struct Config {
     /// between this and twice this, anew for each election (Raft paper, section 5.2).
     ///
     /// Default 250 ms. Too small: a busy machine or a slow link causes elections (keep it at ten
-    /// round trips and more). Too large: a dead leader is noticed late. Bounds: 20 ms to 60 s, and
-    /// at least four heartbeat intervals. Must be the same on all nodes.
+    /// round trips and more). Too large: a dead leader is noticed late. Bounds: 20 ms to 60 s, at
+    /// least four heartbeat intervals, and at most an eighth of `disk_hang_timeout`, which is 7.5 s
+    /// unless that is changed as well. Must be the same on all nodes.
     pub election_timeout: Duration,
     /// How often a leader shows that it is alive.
     ///
@@ -40,7 +41,7 @@ pub struct Config {
     /// Default 4 MiB. Too small: throughput suffers. Too large: clients wait longer instead of
     /// being told that the node is overloaded. At least `command_bytes_max`.
     pub uncommitted_bytes_max: u64,
-    /// The size of one append message, and of one read from the store when a follower is behind.
+    /// The size of one append message, and of one piece of a snapshot.
     ///
     /// Default 256 KiB: far above the bandwidth-delay product of one message on a local network, far
     /// below what would delay a heartbeat.
@@ -83,8 +84,8 @@ pub struct Config {
     /// How often a leader has the members compare their states. Each reads its whole state then, about
     /// [`SCAN_BYTES_PER_TICK`] at a time.
     ///
-    /// Default 10 min; at least 1 s. Too small: all members read all the time. Too large: a member whose
-    /// state differs answers for longer.
+    /// Default 10 min; at least 1 s. Too small: all members read all the time, and where reading takes many
+    /// times longer, nothing is found. Too large: a member whose state differs answers for longer.
     pub compare_interval: Duration,
     /// After what time without an answer from the log's disk the node stops itself, with
     /// [`Fatal::DiskHangs`](crate::Fatal::DiskHangs). A leader gives up leadership long before, after
@@ -157,6 +158,7 @@ impl Config {
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
+        let hang_min = self.election_timeout.saturating_mul(8);
         let mut check = |ok: bool, mistake: String| {
             if !ok {
                 mistakes.push(mistake);
@@ -241,11 +243,11 @@ impl Config {
             ),
         );
         check(
-            self.disk_hang_timeout >= 8 * self.election_timeout,
+            self.disk_hang_timeout >= hang_min,
             format!(
-                "a disk is given {:?} to answer, which is less than eight election timeouts ({:?})",
-                self.disk_hang_timeout,
-                8 * self.election_timeout
+                "a disk is given {:?} to answer, which is less than eight election timeouts of {:?}: make the time \
+                 for the disk {hang_min:?} or longer, or the election timeout shorter",
+                self.disk_hang_timeout, self.election_timeout
             ),
         );
         mistakes

@@ -106,8 +106,11 @@ pub enum MembershipError {
         /// The leader, as far as this node knows.
         leader: Option<NodeId>,
     },
-    /// One change at a time, and none before a new leader knows what is committed. Ask again after a pause.
-    #[error("another change is under way, or the leader is new; try again after a moment")]
+    /// One change at a time, none before a new leader knows what is committed, and none while so much waits to be
+    /// committed or applied that commands are refused. Ask again after a pause.
+    #[error(
+        "another change is under way, the leader is new, or too much waits; try again after a moment"
+    )]
     ChangeInProgress,
     /// The members are not those that the change was made for.
     #[error("the members have changed since: now they are those of entry {actual}; look again")]

@@ -13,7 +13,8 @@ use crate::reads::ReadToken;
 use crate::snapshots::{ChunkWanted, Take};
 use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
-/// Work for the outside, to be carried out in the order of the fields.
+/// Work for the outside. Each field says what it must come before or after; all else may be carried out in any
+/// order.
 #[derive(Debug, Default)]
 #[must_use = "the core waits for what it asked for"]
 pub struct Ready {
@@ -42,7 +43,7 @@ pub struct Ready {
     pub scan: bool,
     /// Why this node must stop, when it must. Nothing comes after it.
     pub stop: Option<Fatal>,
-    /// The members changed.
+    /// The members changed. Before `messages`, some of which may go to new ones.
     pub membership: Option<Membership>,
     /// How a change of the members that was asked for here ended.
     pub changed: Option<Result<Membership, MembershipError>>,

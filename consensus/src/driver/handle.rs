@@ -24,8 +24,8 @@ use crate::types::{EntryId, LogIndex, NodeId};
 /// more than this means that it cannot keep up, and the sender should know.
 pub const INBOX_REQUESTS_MAX: usize = 16_384;
 
-/// How many bytes of commands and entries may wait for the driver; twice what may be uncommitted, times
-/// two for what peers send.
+/// How many bytes of commands and entries may wait for the driver; four times what may be uncommitted by default,
+/// times two for what peers send.
 pub const INBOX_BYTES_MAX: u64 = 32 << 20;
 
 /// How many reads may wait for their answers, those that a majority has confirmed and the state machine has not

@@ -86,8 +86,9 @@ pub struct Running {
 /// Connects `node` to `parts`.
 #[must_use]
 pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
-    // Unbounded as a type, bounded in fact: requests and messages by `Shared`, what workers report by
-    // the work that the core lets be outstanding.
+    // Unbounded as a type. Commands, reads and messages are bounded by `Shared`, and what workers report by the work
+    // that the core lets be outstanding. Nobody counts what is small and rare: questions how the node stands,
+    // transfers, changes of the members, and connections that are gone. Whoever sends those has to bound them.
     let (inbox_sender, inbox) = async_channel::unbounded();
     let (writer_sender, writer_jobs) = async_channel::unbounded();
     let (applier_sender, applier_jobs) = async_channel::unbounded();
@@ -301,8 +302,8 @@ impl Driver {
         let now = self.clock.now();
         if now >= self.next_tick {
             self.node.handle_tick();
-            // One tick however late it is: a burst after a pause would start an election although the
-            // leader is alive.
+            // However late it is, this tick and at most one more at once: a burst after a pause would start an
+            // election although the leader is alive.
             let interval = self.node.config().tick_interval();
             self.next_tick = (self.next_tick + interval).max(now);
             self.ticks += 1;
