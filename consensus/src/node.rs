@@ -11,6 +11,7 @@ mod snapshots;
 
 use raft::eraftpb::Entry as PbEntry;
 use raft::{RawNode, StateRole};
+use std::fmt;
 use tracing::{debug, error, info, warn};
 
 use self::handover::Transfer;
@@ -97,6 +98,15 @@ struct Timeouts {
     seed: u64,
     draws: u64,
     ticks: usize,
+}
+
+impl fmt::Debug for RaftNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftNode")
+            .field("node", &self.config.node)
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RaftNode {

@@ -1,5 +1,6 @@
 //! What several tests of Quorate share. Published nowhere.
 #![forbid(unsafe_code)]
+#![allow(missing_debug_implementations, reason = "nobody else uses it")]
 
 pub mod case;
 pub mod chaos;

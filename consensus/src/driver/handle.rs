@@ -1,5 +1,6 @@
 //! How the rest of the process talks to a running node.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -162,6 +163,14 @@ impl Budget {
     pub(super) fn release(&self, bytes: u64) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for RaftHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftHandle")
+            .field("leader", &self.leader())
+            .finish_non_exhaustive()
     }
 }
 

@@ -10,6 +10,7 @@ mod worker;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
@@ -176,6 +177,19 @@ pub struct Driver {
     /// Completes at about `next_tick`.
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
+
+/// Made of what has no words for itself.
+macro_rules! opaque {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque!(Parts, Running, Driver, Writer, Applier, Courier);
 
 /// Those who wait for an outcome, by the token under which the core knows them.
 #[derive(Default)]

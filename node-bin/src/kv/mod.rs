@@ -32,7 +32,7 @@ pub use protocol::{
     EXPLANATION_BYTES_MAX, Needs, NodeStatus, Notice, PeerStatus, Refusal, Request, Response,
 };
 pub use query::{Answer, BackupPiece, Lease, Pair, Query, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, Value};
-pub use service::{KvService, STATE_FILE};
+pub use service::STATE_FILE;
 pub use store::{
     KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore, LEASES_MAX, SESSION_TTL,
     SESSIONS_MAX,

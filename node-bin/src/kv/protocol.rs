@@ -349,7 +349,7 @@ pub struct PeerStatus {
     pub matched: Option<LogIndex>,
     /// The smoothed round-trip time in microseconds, while connected.
     pub rtt_us: Option<u64>,
-    /// How many packets were lost since it connected.
+    /// How many packets were lost on all connections with it, since this node was started.
     pub lost_packets: u64,
     /// How many messages wait to be sent to it.
     pub queued: u64,

@@ -24,7 +24,7 @@ use super::timekeeper::{LOOK_INTERVAL, Timekeeper};
 use crate::node::{GROUP, LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
 
 /// Serves the key-value store to clients.
-pub struct KvService {
+pub(crate) struct KvService {
     board: Arc<Board>,
     timekeeper: Arc<Timekeeper>,
     /// Once the node has started.
@@ -398,7 +398,8 @@ fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus
 pub const STATE_FILE: &str = "kv.redb";
 
 impl NodeBuilder {
-    /// Starts a node of the replicated key-value store: its state in [`STATE_FILE`], served to clients.
+    /// Starts a node of the replicated key-value store: its state in [`STATE_FILE`], served to clients in the place of
+    /// whatever [`service`](Self::service) there was.
     ///
     /// # Errors
     ///

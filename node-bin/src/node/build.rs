@@ -1,6 +1,7 @@
 //! Opens the files of a node and starts its threads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +47,15 @@ pub struct NodeBuilder {
 
 /// Puts something around the log of a node that starts.
 type AroundLog = dyn FnOnce(Instance, &Recovered, Box<dyn LogStore>) -> Box<dyn LogStore> + Send;
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("config", &self.config)
+            .field("identity", self.credentials.identity())
+            .finish_non_exhaustive()
+    }
+}
 
 impl NodeBuilder {
     pub(super) fn new(config: NodeConfig, credentials: Credentials) -> Self {

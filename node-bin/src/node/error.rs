@@ -36,6 +36,7 @@ pub enum StartError {
         /// The folder.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// The state is there, but the log is not.
@@ -86,7 +87,7 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
+    Thread(#[source] io::Error),
 }
 
 fn list(nodes: &BTreeSet<NodeId>) -> String {

@@ -188,7 +188,7 @@ impl Gauges {
             ),
             (
                 "peer_lost_packets",
-                "Packets lost since that connection was made",
+                "Packets lost on all connections with the peer",
                 &self.peer_lost,
             ),
             (

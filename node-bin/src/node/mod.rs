@@ -14,6 +14,7 @@ mod secret;
 mod service;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,8 @@ use prometheus_client::registry::Registry;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    Clock, Fatal, LogIndex, Membership, MembershipChange, MembershipError, NodeId, ProposeError,
-    RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
+    Clock, Fatal, LeaderChange, LogIndex, Membership, MembershipChange, MembershipError, NodeId,
+    ProposeError, RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
 };
 use quorate_quic_transport::{OtherIdentity, Transport};
 use tracing::{info, warn};
@@ -65,6 +66,16 @@ struct Facts {
     book: members::AddressBook,
     subscribers: events::Subscribers,
     metrics: Arc<metrics::Metrics>,
+}
+
+impl fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeHandle")
+            .field("identity", &self.facts.identity)
+            .field("listen", &self.facts.listen)
+            .field("raft", &self.raft)
+            .finish_non_exhaustive()
+    }
 }
 
 impl NodeHandle {
@@ -162,10 +173,17 @@ impl NodeHandle {
         &self.raft
     }
 
-    /// The transport, for messages and calls of one's own.
+    /// The transport, for calls of one's own to other nodes, whose [`Service`] answers them, and to see how the
+    /// connections are. One-way messages are Raft's alone: nodes ignore others.
     #[must_use]
     pub fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    /// Who leads, as this node last knew. [`events`](Self::events) tells of changes.
+    #[must_use]
+    pub fn leader(&self) -> LeaderChange {
+        self.raft.leader()
     }
 
     /// Replicates `command` and resolves to the state machine's answer.
@@ -295,6 +313,14 @@ impl Outcome {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .map_or(Ok(()), Err)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
     }
 }
 

@@ -52,6 +52,7 @@ pub enum RestoreError {
         /// The folder.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: io::Error,
     },
     /// The backup cannot be used.

@@ -24,6 +24,7 @@ mod tests;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +89,16 @@ impl ClientConfig {
     }
 }
 
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("endpoints", &self.endpoints)
+            .field("identity", self.credentials.identity())
+            .field("request_timeout", &self.request_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A client of the key-value store. Clones share its connections; when the last one is dropped, they are
 /// closed.
 #[derive(Clone)]
@@ -104,6 +115,15 @@ pub struct StaleAnswer {
     /// For how long the node had not heard of a leader, or, at the leader itself, had done nothing; `None` where it
     /// knew of none.
     pub leader_silent_for: Option<Duration>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("nodes", &self.shared.nodes())
+            .field("leader", &self.shared.leader())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Client {
