@@ -98,7 +98,7 @@ fn e9_other_members_than_the_recorded_ones_are_refused() {
     };
     drop(start(&[2, 3]).unwrap());
     for peers in [&[][..], &[2], &[2, 3, 4], &[2, 4]] {
-        let error = start(peers).err().expect("other members");
+        let error = start(peers).expect_err("other members");
         assert!(matches!(error, StartError::OtherMembers { .. }), "{error}");
         assert!(error.to_string().contains("nodes 1, 2, 3"), "{error}");
     }
@@ -114,8 +114,7 @@ fn a_port_in_use_leaves_no_files_behind() {
     config.listen = socket.local_addr().unwrap();
     let error = Node::builder(config, credentials(1))
         .start_kv()
-        .err()
-        .expect("the port is in use");
+        .expect_err("the port is in use");
     assert!(matches!(error, StartError::Bind(_)), "{error}");
     assert!(!directory.path().join("data").exists());
 }
@@ -130,10 +129,7 @@ fn only_a_node_starts_a_node() {
         .issue(&Subject::client("c").unwrap(), &IssueOptions::default())
         .unwrap();
     let builder = Node::builder(config(directory.path(), &[]), client.credentials().unwrap());
-    let error = builder
-        .start(Count(0))
-        .err()
-        .expect("a client's certificate");
+    let error = builder.start(Count(0)).expect_err("a client's certificate");
     assert!(
         error.to_string().contains("quorate certs issue --node"),
         "{error}"

@@ -244,13 +244,10 @@ fn a_restart_finds_the_state_without_the_log() {
         let saved = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let start = |builder: quorate::NodeBuilder| builder.start_saved(Values::default());
-        let error = cluster
-            .try_start(1, start)
-            .err()
-            .expect("the state is lost");
+        let error = cluster.try_start(1, start).expect_err("the state is lost");
         assert!(error.to_string().contains("the state was lost"), "{error}");
         fs::write(&path, &saved[..saved.len() - 1]).unwrap();
-        let error = cluster.try_start(1, start).err().expect("it is damaged");
+        let error = cluster.try_start(1, start).expect_err("it is damaged");
         assert!(
             matches!(error, StartError::Saved(SavedError::Damaged { .. })),
             "{error}"
@@ -372,7 +369,7 @@ fn the_state_of_another_node_is_refused() {
         cluster.stop(1).await;
         fs::rename(cluster.data_dir(1), cluster.data_dir(2)).unwrap();
         let start = |builder: quorate::NodeBuilder| builder.start_saved(Values::default());
-        let error = cluster.try_start(2, start).err().expect("it is node 1's");
+        let error = cluster.try_start(2, start).expect_err("it is node 1's");
         let other = matches!(error, StartError::Saved(SavedError::OtherOwner { .. }));
         assert!(other, "{error}");
     });
