@@ -43,6 +43,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod exposition;
 pub mod kv;
 mod node;
 mod planted;
@@ -57,6 +58,7 @@ pub use quorate_persist as persist;
 /// Messages and calls between identities.
 pub use quorate_quic_transport as transport;
 
+pub use exposition::prometheus_text;
 pub use node::{
     ADDRESSES_MAX, EVENTS_MAX, Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle,
     PEERS_FILE, Service, StartError,

@@ -7,10 +7,39 @@ use std::path::Path;
 
 use quorate_tests::process::{Cluster, eventually};
 
+/// What one node counts and measures, in the older format.
+fn metrics(cluster: &Cluster, node: u64) -> String {
+    cluster.run(&["metrics", &node.to_string()]).succeeded().out
+}
+
+/// What node_exporter would refuse, or have without its type: each line that is about a metric is help, or a type that
+/// there is, of a metric whose samples have its name.
+fn complaints(text: &str) -> Vec<&str> {
+    let mut complaints = Vec::new();
+    let mut about = ("", "");
+    for line in text.lines().filter(|line| !line.starts_with("# HELP ")) {
+        let fits = if let Some(metric) = line.strip_prefix("# TYPE ") {
+            about = metric.split_once(' ').unwrap();
+            ["counter", "gauge", "histogram"].contains(&about.1)
+        } else {
+            let (name, kind) = about;
+            let sample = line.split('{').next().unwrap();
+            match (sample.strip_prefix(name), kind) {
+                (Some("_bucket" | "_sum" | "_count"), "histogram") | (Some(""), "gauge") => true,
+                (Some(""), "counter") => name.ends_with("_total"),
+                _ => false,
+            }
+        };
+        if !fits {
+            complaints.push(line);
+        }
+    }
+    complaints
+}
+
 /// The samples of one node by name and labels, without those that all have.
 fn samples(cluster: &Cluster, node: u64) -> BTreeMap<String, f64> {
-    let text = cluster.run(&["metrics", &node.to_string()]).succeeded().out;
-    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    let text = metrics(cluster, node);
     let common = format!("cluster=\"c1\",node=\"{node}\"");
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
@@ -42,14 +71,10 @@ fn metrics_are_documented_and_true() {
     let mut found = BTreeSet::new();
     let mut leaders = Vec::new();
     for node in 1..=3 {
-        let text = cluster.run(&["metrics", &node.to_string()]).succeeded().out;
-        for line in text.lines() {
-            if let Some(metric) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = metric.split_once(' ').unwrap();
-                let info = if kind == "info" { "_info" } else { "" };
-                found.insert(format!("{name}{info}"));
-            }
-        }
+        let text = metrics(&cluster, node);
+        assert_eq!(complaints(&text), Vec::<&str>::new());
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        found.extend(types.map(|metric| metric.split(' ').next().unwrap().to_owned()));
         let samples = samples(&cluster, node);
         assert_eq!(samples["quorate_has_leader{}"], 1.0);
         assert_eq!(samples["quorate_voters{}"], 3.0);
@@ -63,6 +88,11 @@ fn metrics_are_documented_and_true() {
         }
     }
     assert_eq!(found, documented());
+    // The newer format says what it is at its end. Negative control: it is none that the older format's readers take.
+    let newer = cluster.run(&["metrics", "1", "--format", "openmetrics"]);
+    let newer = newer.succeeded().out;
+    assert!(newer.ends_with("\n# EOF\n"), "{newer}");
+    assert!(complaints(&newer).contains(&"# TYPE quorate_build info"));
     let [leader] = leaders[..] else {
         panic!("leaders {leaders:?}");
     };

@@ -41,7 +41,8 @@ impl Client {
         }
     }
 
-    /// What `node` counts and measures, in the text format of OpenMetrics, which Prometheus reads.
+    /// What `node` counts and measures, in the text format of OpenMetrics, which Prometheus reads;
+    /// [`prometheus_text`](crate::prometheus_text) makes the older format of it.
     ///
     /// # Errors
     ///
