@@ -152,16 +152,33 @@ fn f1_three_to_five_to_three_under_load() {
     block_on(client.close());
 }
 
+/// Who leads already is no mistake, so that a script need not ask first; who cannot lead is named.
+#[test]
+fn leadership_stays_where_it_is_to_be() {
+    let cluster = Cluster::started();
+    cluster.takes_writes("first");
+    let status = cluster.run(&["status", "--json"]).succeeded();
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    let leader = status["leader"].to_string();
+    let transfer = |to: &str| cluster.run_as("admin", &["transfer-leader", to]);
+    let stayed = transfer(&leader).succeeded();
+    assert_eq!(stayed.out, format!("node {leader} leads already\n"));
+    transfer("9").failed(65, &["no such voter", "node 9"]);
+    cluster
+        .run(&["transfer-leader", &leader])
+        .failed(77, &["admin"]);
+}
+
 /// What cannot be done is said, and nothing happens.
 #[test]
 fn changes_that_make_no_sense_are_refused() {
     let cluster = Cluster::started();
     let admin = |args: &[&str]| cluster.run_as("admin", args);
     let at = "127.0.0.1:9";
-    admin(&["members", "add", "3", "--address", at]).failed(65, &["already a member"]);
-    admin(&["members", "remove", "9"]).failed(65, &["n9 is not a member"]);
-    admin(&["members", "promote", "2"]).failed(65, &["already"]);
-    admin(&["members", "replace", "9", "10", "--address", at]).failed(65, &["n9"]);
+    admin(&["members", "add", "3", "--address", at]).failed(65, &["node 3 is a member already"]);
+    admin(&["members", "remove", "9"]).failed(65, &["node 9 is not a member"]);
+    admin(&["members", "promote", "2"]).failed(65, &["node 2 is a voter already"]);
+    admin(&["members", "replace", "9", "10", "--address", at]).failed(65, &["node 9"]);
     let missing = admin(&["members", "add", "4"]);
     assert_eq!(
         (missing.code, missing.err.contains("--address")),
@@ -193,8 +210,8 @@ fn changes_that_make_no_sense_are_refused() {
         "{}",
         added.out
     );
-    admin(&["members", "promote", "9"]).failed(65, &["has not caught up"]);
-    admin(&["members", "add", "4", "--address", at]).failed(65, &["above n9"]);
+    admin(&["members", "promote", "9"]).failed(75, &["node 9 has not caught up"]);
+    admin(&["members", "add", "4", "--address", at]).failed(65, &["above 9"]);
     let removed = admin(&["members", "remove", "9"]).succeeded();
     assert!(removed.out.contains("number is 10"), "{}", removed.out);
     cluster.takes_writes("still");

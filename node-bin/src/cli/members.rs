@@ -153,6 +153,13 @@ fn refused(error: &ClientError) -> Failure {
             refusal: Refusal::NotChanged { why },
             ..
         } => Failure::new(exit::DATA, format!("the members stay as they are: {why}")),
+        ClientError::Refused {
+            refusal: Refusal::NotYet { why },
+            ..
+        } => Failure::new(
+            exit::TEMPORARY,
+            format!("the members stay as they are: {why}"),
+        ),
         error => failure(error),
     }
 }

@@ -36,13 +36,18 @@ pub(crate) fn run(args: TransferArgs, out: &mut dyn Write) -> Result<(), Failure
         connect,
     } = args;
     let network = connect.open(REQUEST_TIMEOUT)?;
-    let leader = network.with_client(async |client| {
-        client
-            .transfer_leader(node)
-            .await
-            .map_err(|error| failure(&error))
+    let (leader, already) = network.with_client(async |client| {
+        let failed = |error| failure(&error);
+        // Only for the words: it is asked for all the same.
+        let before = match node {
+            Some(_) => client.leader_status().await.map_err(failed)?.leader,
+            None => None,
+        };
+        let leader = client.transfer_leader(node).await.map_err(failed)?;
+        Ok((leader, before == Some(leader)))
     })?;
-    writeln!(out, "node {} leads", leader.value()).map_err(Failure::output)
+    let already = if already { " already" } else { "" };
+    writeln!(out, "node {} leads{already}", leader.value()).map_err(Failure::output)
 }
 
 #[cfg(test)]

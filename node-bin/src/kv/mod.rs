@@ -11,6 +11,7 @@ mod logged;
 mod metrics;
 mod protocol;
 pub(crate) mod query;
+mod refusals;
 mod service;
 mod store;
 mod timekeeper;

@@ -224,6 +224,12 @@ pub enum Refusal {
         /// What came after this revision is known.
         since: u64,
     },
+    /// The members cannot be changed like that yet. Ask again later.
+    #[error("{why}")]
+    NotYet {
+        /// What has to be so first; at most [`EXPLANATION_BYTES_MAX`] bytes.
+        why: String,
+    },
 }
 
 impl Refusal {
@@ -239,6 +245,13 @@ impl Refusal {
     pub fn not_changed(why: impl fmt::Display) -> Self {
         let why = explanation(why);
         Self::NotChanged { why }
+    }
+
+    /// [`Refusal::NotYet`] with `why` cut to [`EXPLANATION_BYTES_MAX`].
+    #[must_use]
+    pub fn not_yet(why: impl fmt::Display) -> Self {
+        let why = explanation(why);
+        Self::NotYet { why }
     }
 }
 

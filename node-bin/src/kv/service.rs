@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures_lite::future;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    LeaderChange, LogIndex, MembershipChange, MembershipError, NodeId, ORIGIN, ProposeError,
-    ReadError, Role, StateMachine, TransferError,
+    LeaderChange, LogIndex, MembershipChange, NodeId, ORIGIN, ProposeError, Role, StateMachine,
+    TransferError,
 };
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
@@ -19,6 +19,7 @@ use super::logged::{Logged, Tag};
 use super::metrics::Metrics;
 use super::protocol::{NodeStatus, Notice, PeerStatus, Refusal, Request, Response};
 use super::query::{Answer, validate_bounds};
+use super::refusals::{membership_refusal, propose_refusal, read_refusal, transfer_refusal};
 use super::store::{KvOptions, KvStore};
 use super::timekeeper::{LOOK_INTERVAL, Timekeeper};
 use crate::node::{GROUP, LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
@@ -275,27 +276,6 @@ fn unreadable() -> Response {
     Response::Refused(Refusal::OutcomeUnknown)
 }
 
-fn propose_refusal(error: ProposeError) -> Refusal {
-    match error {
-        ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
-        ProposeError::Overloaded => Refusal::Overloaded,
-        ProposeError::TooLarge { bytes, bytes_max } => Refusal::TooLarge { bytes, bytes_max },
-        ProposeError::Stopped => Refusal::Stopping,
-        ProposeError::OutcomeUnknown { .. } => Refusal::OutcomeUnknown,
-        error => Refusal::malformed(error),
-    }
-}
-
-fn read_refusal(error: ReadError) -> Refusal {
-    match error {
-        ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
-        ReadError::Overloaded => Refusal::Overloaded,
-        ReadError::TimedOut => Refusal::TimedOut,
-        ReadError::Stopped => Refusal::Stopping,
-        error => Refusal::malformed(error),
-    }
-}
-
 fn status(node: NodeHandle, reply: Reply) {
     node.clone().spawn(async move {
         let response = match node.status().await {
@@ -310,12 +290,11 @@ fn transfer(node: NodeHandle, to: Option<NodeId>, reply: Reply) {
     node.clone().spawn(async move {
         let response = match node.transfer_leader(to).await {
             Ok(leader) => Response::Transferred { leader },
-            Err(TransferError::NotLeader { leader }) => {
-                Response::Refused(Refusal::NotLeader { leader })
+            // Nothing is left to do, and only a leader says so.
+            Err(TransferError::NoTarget) if to == Some(node.id()) => {
+                Response::Transferred { leader: node.id() }
             }
-            Err(TransferError::TimedOut { .. }) => Response::Refused(Refusal::TimedOut),
-            Err(TransferError::Stopped) => Response::Refused(Refusal::Stopping),
-            Err(error) => Response::Refused(Refusal::malformed(error)),
+            Err(error) => Response::Refused(transfer_refusal(error, to)),
         };
         reply.send(&response);
     });
@@ -328,22 +307,12 @@ fn change_members(
     reply: Reply,
 ) {
     node.clone().spawn(async move {
-        let response = match node.change_membership(change, expected).await {
+        let response = match node.change_membership(change.clone(), expected).await {
             Ok(members) => Response::Members(Box::new(members)),
-            Err(error) => Response::Refused(membership_refusal(error)),
+            Err(error) => Response::Refused(membership_refusal(error, &change)),
         };
         reply.send(&response);
     });
-}
-
-fn membership_refusal(error: MembershipError) -> Refusal {
-    match error {
-        MembershipError::NotLeader { leader } => Refusal::NotLeader { leader },
-        MembershipError::ChangeInProgress => Refusal::Busy,
-        MembershipError::OutcomeUnknown => Refusal::OutcomeUnknown,
-        MembershipError::Stopped => Refusal::Stopping,
-        error => Refusal::not_changed(error),
-    }
 }
 
 fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus {

@@ -54,8 +54,8 @@ impl Client {
         }
     }
 
-    /// Hands leadership to `to`, or to the best placed voter; returns who leads. Needs an admin's
-    /// certificate.
+    /// Hands leadership to `to`, unless that leads already, or to the best placed other voter; returns who leads. Needs an
+    /// admin's certificate.
     ///
     /// # Errors
     ///
@@ -85,7 +85,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`] with [`Refusal::NotChanged`] when it cannot be done;
+    /// [`ClientError::Refused`] with [`Refusal::NotChanged`] when it cannot be done, and with [`Refusal::NotYet`] when
+    /// somebody has to catch up first;
     /// [`ClientError::OutcomeUnknown`] when that is not known: ask for the members then.
     pub async fn change_members(
         &self,

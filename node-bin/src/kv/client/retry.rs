@@ -97,6 +97,7 @@ fn refused(operation: Operation, refusal: &Refusal) -> Verdict {
         Refusal::TooLarge { .. }
         | Refusal::NotAllowed { .. }
         | Refusal::NotChanged { .. }
+        | Refusal::NotYet { .. }
         | Refusal::HistoryGone { .. }
         | Refusal::Malformed { .. } => Verdict::Fail,
     }
@@ -153,6 +154,7 @@ mod tests {
             (refused(Refusal::Stopping), Retry, Retry, Retry),
             (refused(Refusal::Busy), Retry, Retry, Retry),
             (refused(Refusal::not_changed("?")), Fail, Fail, Fail),
+            (refused(Refusal::not_yet("?")), Fail, Fail, Fail),
             (refused(Refusal::OutcomeUnknown), Retry, Retry, Unknown),
             (refused(Refusal::TimedOut), Retry, Retry, Fail),
             (refused(Refusal::HistoryGone { since: 1 }), Fail, Fail, Fail),
