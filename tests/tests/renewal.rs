@@ -118,7 +118,7 @@ fn k7_a_ca_is_followed_by_the_next_under_load() {
     // It trusts the nodes, and they do not trust it.
     certs(&cluster, &["trust"], &[("dir", "outdated"), ("ca", "next")]);
     let put = ["kv", "put", "key", "value"];
-    cluster.run_as("outdated", &put).failed(69, &["unknown CA"]);
+    cluster.run_as("outdated", &put).failed(77, &["unknown CA"]);
 }
 
 /// What cannot be used is said, and the node goes on with what it has.

@@ -27,6 +27,10 @@ const NODES_VARIABLE: &str = "QUORATE_NODES";
 /// once; only those that do not answer make it longer.
 const CLOSE_MAX: Duration = Duration::from_millis(50);
 
+/// What to do about nodes that refuse us, or that we refuse.
+pub(crate) const FOR_GOOD: &str = "waiting will not change it: check that --node names the nodes of this cluster, and that \
+     --cert has a certificate from its CA that is still good";
+
 /// Where the cluster is and who we are.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct ConnectArgs {
@@ -196,9 +200,10 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
             Refusal::Stopping | Refusal::NotLeader { .. } => exit::UNAVAILABLE,
             _ => exit::TEMPORARY,
         },
-        ClientError::NoLeader { .. }
-        | ClientError::NoUsableNode { .. }
-        | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
+        ClientError::NoUsableNode { .. } | ClientError::Unreachable { for_good: true, .. } => {
+            exit::NOT_ALLOWED
+        }
+        ClientError::NoLeader { .. } | ClientError::Unreachable { .. } => exit::UNAVAILABLE,
         ClientError::Refused { refusal, .. } => match refusal {
             Refusal::NotAllowed { .. } => exit::NOT_ALLOWED,
             Refusal::TooLarge { .. }
@@ -217,10 +222,9 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
             "check that a majority of the nodes runs and that --node and --cert are theirs; \
              `quorate status` shows what each says",
         ),
-        ClientError::NoUsableNode { .. } => failure.help(
-            "waiting will not change it: check that --node names the nodes of this cluster, and that \
-             --cert has a certificate from its CA",
-        ),
+        ClientError::NoUsableNode { .. } | ClientError::Unreachable { for_good: true, .. } => {
+            failure.help(FOR_GOOD)
+        }
         ClientError::Refused {
             refusal: Refusal::NotAllowed { .. },
             ..
@@ -323,6 +327,11 @@ mod tests {
             node,
             refusal,
         };
+        let unreachable = |for_good| ClientError::Unreachable {
+            node,
+            why: "?".into(),
+            for_good,
+        };
         for (error, code) in [
             (still(Refusal::TimedOut), 75),
             (still(Refusal::NotLeader { leader: None }), 69),
@@ -334,7 +343,10 @@ mod tests {
             (ClientError::LeaseUnknown { lease: 7 }, 1),
             (ClientError::TooManyLeases, 75),
             (ClientError::UnknownNode { node }, 64),
-            (ClientError::NoUsableNode { tried: Vec::new() }, 69),
+            (ClientError::NoUsableNode { tried: Vec::new() }, 77),
+            (unreachable(true), 77),
+            (unreachable(false), 69),
+            (refused(Refusal::not_yet("?")), 75),
             (ClientError::NobodyTookOver { node }, 75),
         ] {
             assert_eq!(failure(&error).code, code, "{error}");

@@ -8,7 +8,7 @@ use quorate::kv::{Client, ClientError, NodeStatus, PeerStatus};
 use quorate_consensus::{NodeId, Term};
 use serde_json::{Value as Json, json};
 
-use super::connect::{ConnectArgs, Network};
+use super::connect::{ConnectArgs, FOR_GOOD, Network};
 use super::{Failure, exit};
 
 /// A node that is up answers in milliseconds; nobody wants to wait longer to see that one is not.
@@ -34,7 +34,13 @@ pub(crate) struct StatusArgs {
 /// What one node said, or why it said nothing.
 struct Report {
     node: NodeId,
-    status: Result<NodeStatus, String>,
+    status: Result<NodeStatus, Silent>,
+}
+
+struct Silent {
+    why: String,
+    /// Whether waiting does not change it.
+    for_good: bool,
 }
 
 pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -74,8 +80,12 @@ fn show(args: &StatusArgs, reports: &[Report], out: &mut dyn Write) -> io::Resul
 }
 
 fn verdict(reports: &[Report]) -> Result<(), Failure> {
+    let is_for_good = |report: &Report| matches!(&report.status, Err(silent) if silent.for_good);
     match leader(reports) {
         Some(_) => Ok(()),
+        None if reports.iter().all(is_for_good) => {
+            Err(Failure::new(exit::NOT_ALLOWED, "no node can be used").help(FOR_GOOD))
+        }
         None => Err(Failure::new(exit::UNAVAILABLE, "no node knows of a leader")
             .help("a majority of the nodes must run and reach each other")),
     }
@@ -88,8 +98,14 @@ async fn ask_all(network: &Network, client: Client) -> Vec<Report> {
         let (client, answer) = (client.clone(), answer.clone());
         network.runtime().spawn(Box::pin(async move {
             let status = client.status(node).await.map_err(|error| match error {
-                ClientError::Unreachable { why, .. } => format!("unreachable: {why}"),
-                error => error.to_string(),
+                ClientError::Unreachable { why, for_good, .. } => Silent {
+                    why: format!("unreachable: {why}"),
+                    for_good,
+                },
+                error => Silent {
+                    why: error.to_string(),
+                    for_good: false,
+                },
             });
             // The receiver waits for all of them.
             let _ = answer.send(Report { node, status }).await;
@@ -134,10 +150,10 @@ fn for_people(reports: &[Report], now_s: u64, out: &mut dyn Write) -> io::Result
         .map(|status| status.commit.value())
         .max()
         .unwrap_or(0);
-    let rows: Vec<Result<[String; COLUMNS.len()], String>> = reports
+    let rows: Vec<Result<[String; COLUMNS.len()], &str>> = reports
         .iter()
         .map(|report| {
-            let status = report.status.as_ref().map_err(Clone::clone)?;
+            let status = report.status.as_ref().map_err(|silent| &*silent.why)?;
             Ok(row(status, committed, now_s))
         })
         .collect();
@@ -246,7 +262,9 @@ fn in_json(reports: &[Report]) -> Json {
                 fields["reachable"] = true.into();
                 fields
             }
-            Err(why) => json!({ "node": report.node, "reachable": false, "why": why }),
+            Err(Silent { why, .. }) => {
+                json!({ "node": report.node, "reachable": false, "why": why })
+            }
         })
         .collect();
     json!({ "leader": leader(reports).map(|(_, leader)| leader), "nodes": nodes })
@@ -289,12 +307,19 @@ mod tests {
         }
     }
 
+    fn silent(for_good: bool) -> Silent {
+        Silent {
+            why: "unreachable: refused".into(),
+            for_good,
+        }
+    }
+
     fn cluster() -> Vec<Report> {
         vec![
             status(1, Role::Leader, 4, 1, 1007),
             Report {
                 node: node(2),
-                status: Err("unreachable: refused".into()),
+                status: Err(silent(false)),
             },
             status(3, Role::Follower, 4, 1, 1005),
         ]
@@ -358,6 +383,26 @@ NODE  PEER  RTT     LOST  QUEUED  MATCHED  STATE
         ];
         assert_eq!(leader(&split), Some((Term::new(6), node(2))));
         assert_eq!(leader(&[status(3, Role::Candidate, 7, 0, 9)]), None);
+    }
+
+    /// Where all nodes are out of reach for good, more of them would not help; otherwise that is what is missing.
+    #[test]
+    fn what_is_missing_is_told() {
+        let of = |fates: [bool; 2]| {
+            let report = |(n, for_good)| Report {
+                node: node(n),
+                status: Err(silent(for_good)),
+            };
+            let reports: Vec<Report> = (1..).zip(fates).map(report).collect();
+            verdict(&reports).unwrap_err()
+        };
+        let all = of([true, true]);
+        assert_eq!(all.code, exit::NOT_ALLOWED);
+        assert!(all.to_string().contains("waiting will not change it"));
+        let some = of([true, false]);
+        assert_eq!(some.code, exit::UNAVAILABLE);
+        assert!(some.to_string().contains("a majority"), "{some}");
+        assert_eq!(verdict(&cluster()), Ok(()));
     }
 
     /// Time left is in days, then hours, then minutes; nothing underflows.

@@ -156,6 +156,8 @@ pub enum ClientError {
         node: NodeId,
         /// Why, as far as is known.
         why: String,
+        /// Whether waiting does not remove that, as in [`NoUsableNode`](Self::NoUsableNode).
+        for_good: bool,
     },
     /// The client knows as many nodes as there may be. Forget one of them.
     #[error("a client knows {nodes_max} nodes at most: forget those that were removed")]

@@ -235,10 +235,7 @@ impl Shared {
                         node,
                         refusal,
                     },
-                    None => ClientError::Unreachable {
-                        node,
-                        why: self.known_of(node),
-                    },
+                    None => self.unreachable(node),
                 });
             }
             self.sleep_until(next).await;
@@ -368,10 +365,15 @@ impl Shared {
             | Trouble::Unsendable
             | Trouble::Lost
             | Trouble::NoRoom
-            | Trouble::Superseded => ClientError::Unreachable {
-                node,
-                why: self.known_of(node),
-            },
+            | Trouble::Superseded => self.unreachable(node),
+        }
+    }
+
+    fn unreachable(&self, node: NodeId) -> ClientError {
+        ClientError::Unreachable {
+            node,
+            why: self.known_of(node),
+            for_good: self.is_hopeless(node),
         }
     }
 }

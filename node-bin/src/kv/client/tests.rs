@@ -589,7 +589,7 @@ fn a_hopeless_search_ends_early() {
     for node in client.nodes() {
         let error = patiently(client.status(node)).unwrap_err();
         assert!(
-            matches!(&error, ClientError::Unreachable { why, .. } if why.contains("certificate")),
+            matches!(&error, ClientError::Unreachable { why, for_good: true, .. } if why.contains("certificate")),
             "{error:?}"
         );
     }
