@@ -30,7 +30,7 @@ fn a_stopped_nodes_files_are_checked_and_left_alone() {
     let mut cluster = Cluster::started();
     cluster.takes_writes("before");
     let data = cluster.text("data1");
-    quorate(["check", &data]).failed(UNAVAILABLE, &["log.redb", "already open"]);
+    quorate(["check", &data]).failed(UNAVAILABLE, &["a node is running on", "stop it first"]);
 
     assert_eq!(cluster.signal(1, "KILL"), 137);
     let before = content(Path::new(&data));
@@ -74,6 +74,6 @@ fn a_stopped_nodes_files_are_checked_and_left_alone() {
     );
 
     fs::remove_file(&log).unwrap();
-    quorate(["check", &data]).failed(NO_INPUT, &["log.redb", "does not exist"]);
+    quorate(["check", &data]).failed(NO_INPUT, &["no data folder", "log.redb"]);
     assert_eq!(quorate(["check"]).code, USAGE);
 }

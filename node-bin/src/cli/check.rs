@@ -50,7 +50,7 @@ struct State {
 }
 
 pub(super) fn check(dir: &Path) -> Result<Checked, Failure> {
-    let log = check_log(OsFiles, &dir.join(LOG_FILE)).map_err(|error| failure(&error))?;
+    let log = check_log(OsFiles, &dir.join(LOG_FILE)).map_err(|error| not_checked(dir, &error))?;
     load_peers(&OsFiles, &dir.join(PEERS_FILE), &log.identity).map_err(|error| failure(&error))?;
     let path = dir.join(STATE_FILE);
     let there = path.try_exists().map_err(|error| {
@@ -123,6 +123,25 @@ fn rebuilt(log: &CheckedLog, failure: Failure) -> Failure {
              on it; `quorate members replace` puts a new one in its place"
         }
     })
+}
+
+/// Why the log could not be looked at, which is the first thing that is opened.
+fn not_checked(dir: &Path, error: &OpenError) -> Failure {
+    let dir = dir.display();
+    match error {
+        OpenError::Missing { .. } => {
+            let message = format!("{dir} is no data folder: there is no {LOG_FILE} in it");
+            Failure::new(exit::NO_INPUT, message).help(
+                "name the folder that `data-dir` names; a node that lost its log must not start without it: \
+                 `quorate members replace` puts a new one in its place",
+            )
+        }
+        OpenError::Locked { .. } => {
+            let message = format!("a node is running on {dir}; stop it first");
+            Failure::new(exit::UNAVAILABLE, message)
+        }
+        error => failure(error),
+    }
 }
 
 pub(super) fn failure(error: &OpenError) -> Failure {

@@ -32,14 +32,23 @@ pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure
     let node = log.identity.node;
     let write = log.recovered.alone(node, seconds_now()).ok_or_else(|| {
         let members = log.recovered.membership();
-        let message = format!("{node} is no member of this cluster any more; those are {members}");
+        let ids: Vec<String> = members.members().map(|id| id.value().to_string()).collect();
+        let (number, ids) = (node.value(), ids.join(", "));
+        let message =
+            format!("node {number} is no member of this cluster any more; those are {ids}");
         Failure::new(exit::CONFIG, message).help("recover one of those")
     })?;
     write!(out, "{}", plan(&log, node)).map_err(Failure::output)?;
     if !args.yes {
-        let message = "nothing was changed";
-        return Err(Failure::new(exit::USAGE, message)
-            .help("if the others are gone for good, repeat the command with --yes"));
+        let next = match is_alone(&log, node) {
+            true => {
+                "There is nothing to do, unless a recovery was cut short: then repeat it with --yes."
+            }
+            false => {
+                "Nothing was changed. If the others are gone for good, repeat the command with --yes."
+            }
+        };
+        return writeln!(out, "{next}").map_err(Failure::output);
     }
     carry_out(args, &log, &write)?;
     let (number, commit) = (node.value(), write.hard_state.commit);
@@ -51,23 +60,26 @@ pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure
     .map_err(Failure::output)
 }
 
+fn is_alone(log: &CheckedLog, node: NodeId) -> bool {
+    log.recovered.membership().members().all(|id| id == node)
+}
+
 fn plan(log: &CheckedLog, node: NodeId) -> String {
-    let members = log.recovered.membership();
-    let others: Vec<String> = members
-        .members()
-        .filter(|other| *other != node)
-        .map(|other| other.value().to_string())
-        .collect();
     let (number, last) = (node.value(), log.last());
     let commit = log.recovered.hard_state.commit;
-    format!(
-        "Node {number} of cluster {:?}: entries up to {last}, of which it knows that those up to {commit} are committed.\n\
-         It becomes the only member, with all of that committed; what only others had is lost. They are: {}.\n",
+    let found = format!(
+        "Node {number} of cluster {:?}: entries up to {last}, of which it knows that those up to {commit} are committed.\n",
         log.identity.cluster,
-        match others.is_empty() {
-            true => "nobody".to_owned(),
-            false => others.join(", "),
-        },
+    );
+    if is_alone(log, node) {
+        return found + "It is the only member already.\n";
+    }
+    let members = log.recovered.membership();
+    let others = members.members().filter(|other| *other != node);
+    let others: Vec<String> = others.map(|other| other.value().to_string()).collect();
+    let others = others.join(", ");
+    format!(
+        "{found}It becomes the only member, with all of that committed; what only others had is lost. They are: {others}.\n"
     )
 }
 
