@@ -18,7 +18,7 @@ const DATA: i32 = 65;
 const NO_INPUT: i32 = 66;
 const NOT_FOUND: i32 = 1;
 const CANNOT_CREATE: i32 = 73;
-const TEMPORARY: i32 = 75;
+const INTERRUPTED: i32 = 130;
 const NOT_ALLOWED: i32 = 77;
 
 /// Above all revisions of a restored cluster's past.
@@ -195,7 +195,7 @@ fn an_interrupted_backup_leaves_nothing() {
     let sent = Command::new("kill").args(["-INT", &pid]).status();
     assert!(sent.unwrap().success());
     let ended = child.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(TEMPORARY), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(INTERRUPTED), "{ended:?}");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("nothing was saved: SIGINT"), "{said}");
     assert_eq!(names(), 0);

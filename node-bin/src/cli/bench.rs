@@ -197,7 +197,7 @@ fn prepare(
         );
         if stop.is_requested() {
             return Err(Failure::new(
-                exit::TEMPORARY,
+                exit::INTERRUPTED,
                 "interrupted while writing the keys",
             ));
         }

@@ -27,9 +27,6 @@ const STEP_MAX: Duration = Duration::from_secs(20);
 /// How often the nodes are asked how they are while the demonstration waits for them.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What an interrupted command answers, as a shell would report it.
-const INTERRUPTED: u8 = 130;
-
 /// Shows three encrypted nodes on this machine: election, writes, a killed leader, reads, recovery
 #[derive(clap::Args, Debug)]
 pub(crate) struct DemoArgs {
@@ -64,7 +61,7 @@ pub(crate) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
         async {
             stop.requested().await;
             Err(Failure::new(
-                INTERRUPTED,
+                exit::INTERRUPTED,
                 "interrupted; the nodes were stopped",
             ))
         },

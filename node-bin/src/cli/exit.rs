@@ -28,17 +28,19 @@ pub(crate) const CANNOT_CREATE: u8 = 73;
 pub(crate) const IO: u8 = 74;
 /// Try again later; for a write: it is unknown whether it happened.
 pub(crate) const TEMPORARY: u8 = 75;
-/// The certificate does not allow it, or a key file can be read by others.
+/// The certificate does not allow it, or no node takes it, or a key file can be read by others.
 pub(crate) const NOT_ALLOWED: u8 = 77;
 /// The configuration file or the data directory does not fit.
 pub(crate) const CONFIG: u8 = 78;
+/// Interrupted, as a shell reports a process that SIGINT ended.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// The same, for `--help`. A test holds the two together.
 pub(crate) const HELP: &str = "\
 Exit codes: 0 done | 1 no such key or lease, not swapped | 3 expired (certs) | 64 wrong command line
   65 wrong data | 66 no such file | 69 no leader, or in use | 70 defect | 71 system error
   73 cannot create | 74 I/O error | 75 try later, or outcome unknown | 77 not allowed
-  78 wrong configuration or data directory";
+  78 wrong configuration or data directory | 130 interrupted";
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +63,7 @@ mod tests {
             TEMPORARY,
             NOT_ALLOWED,
             CONFIG,
+            INTERRUPTED,
         ];
         let explained: Vec<u8> = HELP
             .split(|c: char| !c.is_ascii_digit())

@@ -108,7 +108,7 @@ fn save(args: &SaveArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let interrupted = async {
             let why = stop.requested().await;
             let message = format!("nothing was saved: {why}");
-            Err(Failure::new(exit::TEMPORARY, message))
+            Err(Failure::new(exit::INTERRUPTED, message))
         };
         future::or(interrupted, fetch(args, client, draft.as_file())).await
     })?;
@@ -220,10 +220,15 @@ struct Input {
     stop: Stop,
 }
 
+/// Why such a file ends early.
+#[derive(Debug, thiserror::Error)]
+#[error("told to stop by a signal")]
+struct Interrupted;
+
 impl Read for Input {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if self.stop.is_requested() {
-            return Err(io::Error::other("told to stop by a signal"));
+            return Err(io::Error::other(Interrupted));
         }
         self.file.read(bytes)
     }
@@ -331,8 +336,14 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Failure {
-    let message = format!("cannot read {}: {error}", path.display());
-    Failure::new(exit::NO_INPUT, message)
+    let path = path.display();
+    match error.get_ref() {
+        Some(why) if why.is::<Interrupted>() => Failure::new(
+            exit::INTERRUPTED,
+            format!("did not read all of {path}: {why}"),
+        ),
+        _ => Failure::new(exit::NO_INPUT, format!("cannot read {path}: {error}")),
+    }
 }
 
 fn not_usable(path: &Path, error: &BackupError) -> Failure {
@@ -354,4 +365,18 @@ fn not_restored(file: &Path, error: &RestoreError) -> Failure {
         _ => exit::IO,
     };
     Failure::new(code, format!("nothing was restored: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever ends a command by a signal is not told that a file is missing.
+    #[test]
+    fn an_interruption_is_no_missing_file() {
+        let path = Path::new("monday.quorate");
+        let code = |error: io::Error| not_usable(path, &BackupError::Io(error)).code;
+        assert_eq!(code(io::Error::other(Interrupted)), exit::INTERRUPTED);
+        assert_eq!(code(io::ErrorKind::NotFound.into()), exit::NO_INPUT);
+    }
 }
