@@ -493,6 +493,8 @@ mod tests {
             &["cas", "k", "--absent", "--set", "b", "--delete"],
             &["range", "a", "--prefix", "b"],
             &["range", "--limit", "0"],
+            &["watch", "--limit", "0"],
+            &["txn", "--then", "put k"],
             &["get", "k", "--raw", "--json"],
             &["put", "k"],
             &["put", "k", "v", "--lease", "7", "--ttl", "5s"],

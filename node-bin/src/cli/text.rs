@@ -3,22 +3,32 @@
 
 use serde_json::Value;
 
-/// `bytes` as text. Unless they are UTF-8 without control characters other than newline and tab, the odd
-/// ones are escaped as in `\x1b`.
+/// `bytes` as text: as they are if they are UTF-8 without control characters other than newline and tab, so that a
+/// document can be read as what it is, and otherwise escaped as on one line.
 pub(crate) fn printable(bytes: &[u8]) -> String {
-    escaped(bytes, |c| !c.is_control() || c == '\n' || c == '\t')
-}
-
-/// The same on one line: newlines and tabs are escaped too.
-pub(crate) fn printable_line(bytes: &[u8]) -> String {
-    escaped(bytes, |c| !c.is_control())
-}
-
-fn escaped(bytes: &[u8], harmless: impl Fn(char) -> bool) -> String {
+    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
     match std::str::from_utf8(bytes) {
         Ok(text) if text.chars().all(harmless) => text.to_owned(),
-        _ => bytes.escape_ascii().to_string(),
+        _ => printable_line(bytes),
     }
+}
+
+/// `bytes` on one line. Control characters and bytes that are no text are escaped as in `\n` and `\x1b`, and so is the
+/// backslash: no two keys look the same.
+pub(crate) fn printable_line(bytes: &[u8]) -> String {
+    let mut line = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' | '\n' | '\r' | '\t' => line.extend(c.escape_default()),
+                c if c.is_ascii_control() => line += &format!("\\x{:02x}", u32::from(c)),
+                c if c.is_control() => line.extend(c.escape_unicode()),
+                c => line.push(c),
+            }
+        }
+        line.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    line
 }
 
 /// A JSON field `name` with the text, or `name_base64` when the bytes are not UTF-8.
@@ -77,6 +87,28 @@ mod tests {
         assert_eq!(printable(b"\xff\x00a"), "\\xff\\x00a");
         assert_eq!(printable_line(b"two\nlines"), "two\\nlines");
         assert_eq!(printable_line("grün".as_bytes()), "grün");
+        assert_eq!(printable_line("grün\u{9b}2J".as_bytes()), "grün\\u{9b}2J");
+    }
+
+    /// What looks like an escape and is none is told from what is one; a document keeps its backslashes.
+    #[test]
+    fn no_two_keys_look_the_same() {
+        let keys = [
+            &b"k\xff"[..],
+            b"k\\xff",
+            b"k\\\\xff",
+            b"\n",
+            b"\\n",
+            b"\x80",
+            "\u{80}".as_bytes(),
+        ];
+        let mut lines = keys.map(printable_line).to_vec();
+        assert_eq!(lines[..2], ["k\\xff", "k\\\\xff"]);
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), keys.len());
+        assert_eq!(printable(br#"{"a":"\n"}"#), r#"{"a":"\n"}"#);
+        assert_eq!(printable(b"\\\0"), "\\\\\\x00");
     }
 
     /// No byte is lost in JSON, and the name says how it is written.

@@ -38,33 +38,45 @@ impl TransactionArgs {
     }
 }
 
-/// The next word of `text`, and what comes after the space behind it.
-fn word(text: &str) -> (&str, &str) {
-    text.split_once(' ').unwrap_or((text, ""))
+/// The next word of `text`, and what comes after the space behind it, if there is one.
+fn word(text: &str) -> (&str, Option<&str>) {
+    match text.split_once(' ') {
+        Some((word, rest)) => (word, Some(rest)),
+        None => (text, None),
+    }
 }
 
-fn key<'a>(text: &'a str, of: &str) -> Result<(Bytes, &'a str), String> {
-    match word(text) {
+fn key<'a>(text: Option<&'a str>, of: &str) -> Result<(Bytes, Option<&'a str>), String> {
+    match word(text.unwrap_or_default()) {
         ("", _) => Err(format!("`{of}` needs a key, which has no space in it")),
         (key, rest) => Ok((Bytes::copy_from_slice(key.as_bytes()), rest)),
     }
 }
 
-fn nothing_more(rest: &str, of: &str) -> Result<(), String> {
+fn nothing_more(rest: Option<&str>, of: &str) -> Result<(), String> {
     match rest {
-        "" => Ok(()),
-        rest => Err(format!(
+        None | Some("") => Ok(()),
+        Some(rest) => Err(format!(
             "`{rest}` is too much: `{of}` needs only a key, without a space"
         )),
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
+fn number(text: Option<&str>) -> Result<u64, String> {
+    let text = text.unwrap_or_default();
     text.parse()
         .map_err(|_| format!("`{text}` is not a number"))
 }
 
-/// A condition as it is written. Values go on to the end.
+/// A value goes on to the end. One that was forgotten is not taken for an empty one.
+fn value(rest: Option<&str>, of: &str) -> Result<Bytes, String> {
+    rest.map(|value| Bytes::copy_from_slice(value.as_bytes()))
+        .ok_or_else(|| {
+            format!("`{of}` needs a value behind the key; an empty one is a space and nothing more")
+        })
+}
+
+/// A condition as it is written.
 fn compare(text: &str) -> Result<Compare, String> {
     let (kind, rest) = word(text);
     let (key, rest) = key(rest, kind)?;
@@ -76,7 +88,7 @@ fn compare(text: &str) -> Result<Compare, String> {
                 _ => Condition::Present,
             }
         }
-        "value" => Condition::Value(Bytes::copy_from_slice(rest.as_bytes())),
+        "value" => Condition::Value(value(rest, kind)?),
         "revision" => Condition::Revision(number(rest)?),
         other => {
             return Err(format!(
@@ -87,13 +99,13 @@ fn compare(text: &str) -> Result<Compare, String> {
     Ok(Compare { key, condition })
 }
 
-/// A step as it is written. Values go on to the end.
+/// A step as it is written.
 fn step(text: &str) -> Result<Step, String> {
     let (kind, rest) = word(text);
     let (lease, rest) = match kind {
         "lease" => {
-            let (lease, rest) = word(rest);
-            (Some(number(lease)?), rest)
+            let (lease, rest) = word(rest.unwrap_or_default());
+            (Some(number(Some(lease))?), rest)
         }
         _ => (None, rest),
     };
@@ -101,7 +113,7 @@ fn step(text: &str) -> Result<Step, String> {
     match kind {
         "put" | "lease" => Ok(Step::Put {
             key,
-            value: Bytes::copy_from_slice(rest.as_bytes()),
+            value: value(rest, kind)?,
             lease,
         }),
         "del" | "get" => {
@@ -223,7 +235,7 @@ mod tests {
         };
         for (text, expected) in [
             ("put a b c", put("b c", None)),
-            ("put a", put("", None)),
+            ("put a ", put("", None)),
             ("lease 7 a b", put("b", Some(7))),
             ("del a", Step::Delete { key: bytes("a") }),
             ("get a", Step::Get { key: bytes("a") }),
@@ -240,6 +252,8 @@ mod tests {
             ("absent", "needs a key"),
             ("absent a b", "`b` is too much"),
             ("revision a b", "`b` is not a number"),
+            ("revision a", "`` is not a number"),
+            ("value a", "needs a value"),
             ("older a", "`older` is no condition"),
         ] {
             let error = compare(text).unwrap_err();
@@ -248,6 +262,8 @@ mod tests {
         for (text, expected) in [
             ("put", "needs a key"),
             ("lease a b c", "`a` is not a number"),
+            ("put a", "needs a value"),
+            ("lease 7 a", "needs a value"),
             ("get a b", "`b` is too much"),
             ("incr a", "`incr` is no step"),
         ] {

@@ -24,7 +24,7 @@ pub(super) struct WatchArgs {
     #[arg(long, value_name = "REVISION")]
     after: Option<u64>,
     /// End after this many changes, and those that belong to one transaction with the last
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     #[command(flatten)]
     pub(super) at: At,
