@@ -106,7 +106,7 @@ pub(crate) struct Of {
 #[group(required = true, multiple = false)]
 pub(crate) struct Who {
     /// Id of the node, from 1
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = node_number)]
     node: Option<NonZeroU64>,
     /// Name of the client
     #[arg(long, value_name = "NAME")]
@@ -130,6 +130,14 @@ fn one(node: Option<NonZeroU64>, client: Option<Name>, admin: Option<Name>) -> O
         (None, None, Some(name)) => Some(Subject::Admin(name)),
         _ => None,
     }
+}
+
+/// The number of a node, as a certificate has it.
+fn node_number(text: &str) -> Result<NonZeroU64, String> {
+    let number: u64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a node's number"))?;
+    NonZeroU64::new(number).ok_or_else(|| "node numbers begin at 1".to_owned())
 }
 
 /// Runs one command; what it says goes to `out`.
@@ -361,11 +369,13 @@ pub(crate) enum CertsError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("{}: {source}", .file.display())]
+    #[error("{}", request_file(file, source))]
     RequestFile { file: PathBuf, source: RequestError },
-    #[error("{}: {source}", .file.display())]
+    #[error("{}", inspected(file, source))]
     Inspect { file: PathBuf, source: InspectError },
-    #[error("{}: {source}", .directory.display())]
+    #[error("{} has no {CERTIFICATE_FILE} in it: bring a folder that `quorate certs sign` or `issue` made", .from.display())]
+    NothingBrought { from: PathBuf },
+    #[error("{}", credentials(directory, source))]
     Credentials {
         directory: PathBuf,
         source: CredentialsError,
@@ -380,6 +390,37 @@ pub(crate) enum CertsError {
     Output(#[from] io::Error),
 }
 
+// What is wrong with a file names it already.
+
+fn request_file(file: &Path, error: &RequestError) -> String {
+    let file = file.display();
+    match error {
+        RequestError::File(FileError::Missing { .. }) => format!(
+            "{file} does not exist: `quorate certs request` makes one, where the key is to be"
+        ),
+        RequestError::File(error) => error.to_string(),
+        error => format!("{file}: {error}"),
+    }
+}
+
+fn inspected(file: &Path, error: &InspectError) -> String {
+    let file = file.display();
+    match error {
+        InspectError::File(FileError::Missing { .. }) => format!(
+            "{file} does not exist: name a file with certificates, or a folder made by `quorate certs issue` or `init`"
+        ),
+        InspectError::File(error) => error.to_string(),
+        error => format!("{file}: {error}"),
+    }
+}
+
+fn credentials(directory: &Path, error: &CredentialsError) -> String {
+    match error {
+        CredentialsError::File(error) => error.to_string(),
+        error => format!("{}: {error}", directory.display()),
+    }
+}
+
 impl CertsError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -387,6 +428,7 @@ impl CertsError {
             | Self::WhoseIsNotWhole
             | Self::OfIsNotOne
             | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
+            Self::NothingBrought { .. } => exit::NO_INPUT,
             Self::File(error)
             | Self::Request(RequestError::File(error))
             | Self::RequestFile {
@@ -486,6 +528,17 @@ mod tests {
         assert!(parse_life(&format!("{}y", u64::MAX)).is_err());
     }
 
+    /// Nodes have numbers from 1 on.
+    #[test]
+    fn numbers_of_nodes() {
+        assert_eq!(node_number("7"), Ok(NonZeroU64::new(7).unwrap()));
+        assert_eq!(node_number("0").unwrap_err(), "node numbers begin at 1");
+        for text in ["", "x", "-1"] {
+            let error = node_number(text).unwrap_err();
+            assert_eq!(error, format!("`{text}` is not a node's number"));
+        }
+    }
+
     /// The way of a newcomer: init, issue, verify, inspect; then each mistake has its code.
     #[test]
     fn the_commands_work_together() {
@@ -556,5 +609,7 @@ mod tests {
         let none = inspect(&[directory.path().into()], false, sink).unwrap_err();
         assert_eq!(none.exit_code(), exit::NO_INPUT);
         assert!(none.to_string().contains("cert.pem"), "{none}");
+        let absent = inspect(&[path("absent")], false, sink).unwrap_err();
+        assert_eq!(absent.to_string().matches("absent").count(), 1, "{absent}");
     }
 }

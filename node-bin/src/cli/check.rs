@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use quorate::kv::{KvOptions, KvStore, STATE_FILE};
-use quorate::{EntryId, LOG_FILE, NodeId, ORIGIN, PEERS_FILE, StateMachine};
+use quorate::{EntryId, LOG_FILE, Membership, NodeId, ORIGIN, PEERS_FILE, StateMachine};
 use quorate_persist::{CheckedLog, OpenError, OsFiles, Unchanged, check_log, load_peers};
 use serde_json::{Value, json};
 
@@ -157,6 +157,20 @@ pub(super) fn failure(error: &OpenError) -> Failure {
     Failure::new(code, error.to_string())
 }
 
+/// The numbers of `nodes`, as people write them.
+pub(super) fn numbers(nodes: impl IntoIterator<Item = NodeId>) -> String {
+    let numbers = nodes.into_iter().map(|node| node.value().to_string());
+    numbers.collect::<Vec<_>>().join(", ")
+}
+
+fn members(membership: &Membership) -> String {
+    let voters = numbers(membership.voters());
+    match numbers(membership.learners()) {
+        learners if learners.is_empty() => format!("voters {voters}"),
+        learners => format!("voters {voters}, learners {learners}"),
+    }
+}
+
 impl Checked {
     fn in_words(&self) -> String {
         let CheckedLog {
@@ -166,9 +180,9 @@ impl Checked {
             recovered,
         } = &self.log;
         let hard_state = &recovered.hard_state;
-        let vote = hard_state
-            .vote
-            .map_or_else(String::new, |node| format!(", vote for {node}"));
+        let vote = hard_state.vote.map_or_else(String::new, |node| {
+            format!(", vote for node {}", node.value())
+        });
         let (base, last) = (recovered.base(), self.log.last());
         let entries = match base == last {
             true => format!("no entries after {base}"),
@@ -182,14 +196,14 @@ impl Checked {
         };
         format!(
             "{LOG_FILE}  in order: node {} of cluster {:?}, started {boots} times, store {store_id:032x}\n\
-             {:width$}  {entries}, commit {}, term {}{vote}, members {}\n\
+             {:width$}  {entries}, commit {}, term {}{vote}, {}\n\
              {STATE_FILE:width$}  {state}\n",
             identity.node.value(),
             identity.cluster,
             "",
             hard_state.commit,
             hard_state.term,
-            recovered.membership(),
+            members(recovered.membership()),
             width = LOG_FILE.len(),
         )
     }

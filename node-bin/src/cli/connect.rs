@@ -162,6 +162,11 @@ fn given(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Giv
 /// `ID=HOST:PORT`.
 fn node(text: &str) -> Result<(NodeId, Place), String> {
     let expected = || format!("`{text}` is not ID=HOST:PORT, such as 1=127.0.0.1:7001");
+    if text.contains(',') {
+        return Err(format!(
+            "`{text}` is more than one node: repeat --node for each; commas are for {NODES_VARIABLE} only"
+        ));
+    }
     let (id, place) = text.split_once('=').ok_or_else(expected)?;
     if !place.contains(':') {
         return Err(expected());
@@ -284,6 +289,7 @@ mod tests {
             (args(Some("c"), &["a:1"]), "`a:1`"),
             (args(Some("c"), &["1=a"]), "`1=a`"),
             (args(Some("c"), &["0=a:1"]), "`0`"),
+            (args(Some("c"), &["1=a:1,3=b:1"]), "repeat --node"),
             (
                 args(Some("c"), &["1=a:1", "1=b:1"]),
                 "node 1 was given twice",

@@ -16,7 +16,7 @@ use quorate::kv::{Answer, Client, Query, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX,
 use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
-use self::lease::LeaseAction;
+use self::lease::{LeaseAction, lease_number, time_to_live};
 use self::range::RangeArgs;
 use self::transaction::TransactionArgs;
 use self::watch::WatchArgs;
@@ -44,10 +44,10 @@ enum Action {
         /// `-` reads standard input
         value: OsString,
         /// Until this lease ends, or it is written again
-        #[arg(long, value_name = "NUMBER", conflicts_with = "ttl")]
+        #[arg(long, value_name = "NUMBER", conflicts_with = "ttl", value_parser = lease_number)]
         lease: Option<u64>,
-        /// Until so much time has passed, as `30s` or `5m`, or it is written again; makes a lease
-        #[arg(long, value_parser = config::time)]
+        /// Until so much time has passed, from `1s` to `30d`, or it is written again; makes a lease
+        #[arg(long, value_parser = time_to_live)]
         ttl: Option<Duration>,
     },
     /// Print the value of KEY
@@ -498,6 +498,7 @@ mod tests {
             &["get", "k", "--raw", "--json"],
             &["put", "k"],
             &["put", "k", "v", "--lease", "7", "--ttl", "5s"],
+            &["put", "k", "v", "--lease", "x"],
             &["watch", "k", "--prefix", "a"],
             &["txn", "--then", "incr k"],
         ] {

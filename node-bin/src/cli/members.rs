@@ -55,7 +55,7 @@ enum MembersCommand {
         #[arg(value_name = "NODE", value_parser = config::node_id)]
         node: NodeId,
         #[command(flatten)]
-        how: How,
+        only: Only,
     },
     /// Remove a node for good; a leader hands over first
     Remove {
@@ -63,7 +63,7 @@ enum MembersCommand {
         #[arg(value_name = "NODE", value_parser = config::node_id)]
         node: NodeId,
         #[command(flatten)]
-        how: How,
+        only: Only,
     },
     /// Add a new node in place of another, which is removed once the new one has caught up
     Replace {
@@ -77,16 +77,20 @@ enum MembersCommand {
     },
     /// Tell the others that a node is reached elsewhere
     Update {
+        /// The node whose address changed
+        #[arg(value_name = "NODE", value_parser = config::node_id)]
+        node: NodeId,
+        /// Where the others reach it now
+        #[arg(long, value_name = "HOST:PORT", value_parser = config::address)]
+        address: SocketAddr,
         #[command(flatten)]
-        moved: NewNode,
-        #[command(flatten)]
-        how: How,
+        only: Only,
     },
 }
 
 #[derive(Args, Debug, Clone, Copy)]
 struct NewNode {
-    /// Its number; a new node's is above all that were ever used
+    /// Its number, above all that were ever used
     #[arg(value_name = "NODE", value_parser = config::node_id)]
     node: NodeId,
     /// Where the others reach it
@@ -95,10 +99,17 @@ struct NewNode {
 }
 
 #[derive(Args, Debug)]
-struct How {
+struct Only {
     /// Only if `members list` still shows this index
     #[arg(long, value_name = "INDEX")]
     if_index: Option<u64>,
+}
+
+/// For changes that are followed by another one, once a new node has caught up.
+#[derive(Args, Debug)]
+struct How {
+    #[command(flatten)]
+    only: Only,
     /// Wait until nobody waits to become a voter any more, at most ten minutes
     #[arg(long)]
     wait: bool,
@@ -107,7 +118,7 @@ struct How {
 pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let MembersArgs { command, connect } = args;
     let network = connect.open(TIMEOUT)?;
-    let (change, how) = match command {
+    let (change, only, waits) = match command {
         MembersCommand::List { json } => {
             let status = network.with_client(async |client| look(&client).await)?;
             return match json {
@@ -116,20 +127,23 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
             }
             .map_err(Failure::output);
         }
-        MembersCommand::Add { new, learner, how } => (add(new, !learner, None), how),
-        MembersCommand::Promote { node, how } => (MembershipChange::Promote { node }, how),
-        MembersCommand::Remove { node, how } => (MembershipChange::Remove { node }, how),
-        MembersCommand::Replace { old, new, how } => (add(new, true, Some(old)), how),
-        MembersCommand::Update { moved, how } => {
-            let NewNode { node, address } = moved;
-            (MembershipChange::Move { node, address }, how)
+        MembersCommand::Add { new, learner, how } => (add(new, !learner, None), how.only, how.wait),
+        MembersCommand::Replace { old, new, how } => {
+            (add(new, true, Some(old)), how.only, how.wait)
         }
+        MembersCommand::Promote { node, only } => (MembershipChange::Promote { node }, only, false),
+        MembersCommand::Remove { node, only } => (MembershipChange::Remove { node }, only, false),
+        MembersCommand::Update {
+            node,
+            address,
+            only,
+        } => (MembershipChange::Move { node, address }, only, false),
     };
     let status = network.with_client(async |client| {
-        let expected = how.if_index.map(LogIndex::new);
+        let expected = only.if_index.map(LogIndex::new);
         let changed = client.change_members(change, expected).await;
         let members = changed.map_err(|error| refused(&error))?;
-        match how.wait && members.promotions().next().is_some() {
+        match waits && members.promotions().next().is_some() {
             true => wait(&client).await,
             false => look(&client).await,
         }
@@ -182,7 +196,7 @@ async fn wait(client: &Client) -> Result<NodeStatus, Failure> {
         if begun.elapsed() >= WAIT_MAX {
             let waits: Vec<String> = members
                 .promotions()
-                .map(|(node, _)| node.to_string())
+                .map(|(node, _)| format!("node {}", node.value()))
                 .collect();
             return Err(Failure::new(
                 exit::TEMPORARY,
@@ -208,6 +222,11 @@ fn for_people(status: &NodeStatus, out: &mut dyn Write) -> io::Result<()> {
             .map(|(cell, width)| format!("{cell:<width$}"))
             .collect();
         writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    for peer in &status.peers {
+        if members.contains(peer.node) && in_short(&peer.state, status.node) != peer.state {
+            writeln!(out, "node {}: {}", peer.node.value(), peer.state)?;
+        }
     }
     for (node, replaced) in members.promotions() {
         let place = replaced.map(|old| format!(", in place of node {}", old.value()));
@@ -253,7 +272,7 @@ fn row(status: &NodeStatus, node: NodeId) -> [String; COLUMNS.len()] {
         known.map_or_else(|| "-".to_owned(), |address| address.to_string()),
         match (leads, peer) {
             (true, _) => "leader".to_owned(),
-            (false, Some(peer)) => peer.state.clone(),
+            (false, Some(peer)) => in_short(&peer.state, status.node),
             (false, None) => "-".to_owned(),
         },
         match leads {
@@ -261,6 +280,25 @@ fn row(status: &NodeStatus, node: NodeId) -> [String; COLUMNS.len()] {
             false => lag.unwrap_or_else(|| "-".to_owned()),
         },
     ]
+}
+
+/// What `asked` says about the connection to another node, without its details and the advice, which are for whoever
+/// reads a sentence.
+fn in_short(state: &str, asked: NodeId) -> String {
+    let first = |text: &str| {
+        text.split([';', '('])
+            .next()
+            .map(str::trim_end)
+            .map(str::to_owned)
+    };
+    let short = match state.split_once(" refused us: ") {
+        Some((_, why)) => {
+            let why = why.split(": ").next().and_then(first);
+            why.map(|why| format!("refuses node {}: {why}", asked.value()))
+        }
+        None => first(state),
+    };
+    short.unwrap_or_default()
 }
 
 fn in_json(status: &NodeStatus) -> Json {
@@ -286,4 +324,37 @@ fn in_json(status: &NodeStatus) -> Json {
         "members": list.collect::<Vec<_>>(),
         "promotions": promotions.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of the table says what is wrong, and whose refusal it is; the other side's advice is not for this row.
+    #[test]
+    fn states_in_short() {
+        let asked = NodeId::new(2).unwrap();
+        for (state, short) in [
+            ("connected", "connected"),
+            ("not connected", "not connected"),
+            (
+                "127.0.0.1:3 refused us: stale incarnation (code 11): node 2 lost its data folder: `members replace 2 NEW`",
+                "refuses node 2: stale incarnation",
+            ),
+            (
+                "127.0.0.1:3 refused us: unknown CA (alert 48): check that both sides use the same ca.pem",
+                "refuses node 2: unknown CA",
+            ),
+            (
+                "no answer from [::1]:3; check the address, that the peer runs, and the firewall (UDP)",
+                "no answer from [::1]:3",
+            ),
+            (
+                "127.0.0.1:3 is spiffe://c1/node/4, not spiffe://c1/node/3; correct the address book",
+                "127.0.0.1:3 is spiffe://c1/node/4, not spiffe://c1/node/3",
+            ),
+        ] {
+            assert_eq!(in_short(state, asked), short, "{state}");
+        }
+    }
 }

@@ -32,10 +32,9 @@ pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure
     let node = log.identity.node;
     let write = log.recovered.alone(node, seconds_now()).ok_or_else(|| {
         let members = log.recovered.membership();
-        let ids: Vec<String> = members.members().map(|id| id.value().to_string()).collect();
-        let (number, ids) = (node.value(), ids.join(", "));
+        let (number, those) = (node.value(), check::numbers(members.members()));
         let message =
-            format!("node {number} is no member of this cluster any more; those are {ids}");
+            format!("node {number} is no member of this cluster any more; those are {those}");
         Failure::new(exit::CONFIG, message).help("recover one of those")
     })?;
     write!(out, "{}", plan(&log, node)).map_err(Failure::output)?;
@@ -75,9 +74,7 @@ fn plan(log: &CheckedLog, node: NodeId) -> String {
         return found + "It is the only member already.\n";
     }
     let members = log.recovered.membership();
-    let others = members.members().filter(|other| *other != node);
-    let others: Vec<String> = others.map(|other| other.value().to_string()).collect();
-    let others = others.join(", ");
+    let others = check::numbers(members.members().filter(|other| *other != node));
     format!(
         "{found}It becomes the only member, with all of that committed; what only others had is lost. They are: {others}.\n"
     )

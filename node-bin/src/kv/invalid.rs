@@ -8,6 +8,9 @@ use super::query::{RANGE_BYTES_MAX, RANGE_LIMIT_MAX};
 use super::store::LEASES_MAX;
 use super::transaction::TRANSACTION_STEPS_MAX;
 
+/// The longest life of a lease is a whole number of days.
+const DAY_S: u64 = 24 * 60 * 60;
+
 /// Why a command or query makes no sense. Nothing happened, and nothing will if it is repeated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -57,7 +60,9 @@ pub enum Invalid {
     AnswerTooLong,
     /// A lease cannot live that long, or that briefly.
     #[error(
-        "a time to live of {ttl_ms} ms is impossible; it can be {LEASE_TTL_MIN:?} to {LEASE_TTL_MAX:?}"
+        "a time to live of {ttl_ms} ms is impossible; it can be {}s to {}d",
+        LEASE_TTL_MIN.as_secs(),
+        LEASE_TTL_MAX.as_secs() / DAY_S
     )]
     TtlOutOfRange {
         /// The time asked for.

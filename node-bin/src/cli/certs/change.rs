@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use quorate_certs::{Ca, Credentials, Folder, Serial};
+use quorate_certs::{CERTIFICATE_FILE, Ca, Credentials, Folder, Serial};
 
 use super::{CertsError, lasting, parse_life, rfc3339};
 
@@ -53,6 +53,9 @@ pub(super) fn run(command: ChangeCommand, out: &mut dyn Write) -> Result<(), Cer
     match command {
         ChangeCommand::Renew { ca, dir, life } => renew(&ca, &dir, life, out),
         ChangeCommand::Install { from, dir } => {
+            if !from.join(CERTIFICATE_FILE).exists() {
+                return Err(CertsError::NothingBrought { from });
+            }
             let mut folder = Folder::open_or_requested(&dir)?;
             let before: Vec<Serial> = folder.revoked().collect();
             let renewed = folder.renew_from(&from)?;
@@ -217,6 +220,7 @@ mod tests {
         assert_eq!(Credentials::load(&n1).unwrap().trust().roots().len(), 1);
         let absent = run(install(&path("absent")), sink).unwrap_err();
         assert_eq!(absent.exit_code(), exit::NO_INPUT);
+        assert!(absent.to_string().contains("certs sign"), "{absent}");
         let no_ca = run(ChangeCommand::Trust(roots(&n1.join("cert.pem"))), sink).unwrap_err();
         assert_eq!(no_ca.exit_code(), exit::DATA);
     }

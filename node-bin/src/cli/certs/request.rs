@@ -10,7 +10,7 @@ use quorate_certs::{
     CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, Name, REQUEST_FILE, Request, Subject,
 };
 
-use super::{CertsError, Who, lasting, one, parse_life, tell_made};
+use super::{CertsError, Who, lasting, node_number, one, parse_life, tell_made};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum RequestCommand {
@@ -48,7 +48,7 @@ pub(crate) struct Whose {
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
     /// Id of the node, in a new folder
-    #[arg(long, value_name = "ID", conflicts_with_all = ["client", "admin"])]
+    #[arg(long, value_name = "ID", value_parser = node_number, conflicts_with_all = ["client", "admin"])]
     node: Option<NonZeroU64>,
     /// Name of the client, in a new folder
     #[arg(long, value_name = "NAME", conflicts_with = "admin")]
@@ -220,6 +220,9 @@ mod tests {
         assert!(somebody.to_string().contains("not for"), "{somebody}");
         let absent = refused(&path("absent"), &node);
         assert_eq!(absent.exit_code(), exit::NO_INPUT);
+        let absent = absent.to_string();
+        assert_eq!(absent.matches("absent").count(), 1, "{absent}");
+        assert!(absent.contains("certs request"), "{absent}");
         fs::write(&file, "nonsense").unwrap();
         let nonsense = refused(&file, &node);
         assert_eq!(nonsense.exit_code(), exit::DATA);

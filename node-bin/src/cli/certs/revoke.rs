@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use quorate_certs::{Ca, Name, Record, Serial, Subject};
 
-use super::{CertsError, rfc3339};
+use super::{CertsError, node_number, rfc3339};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum RevokeCommand {
@@ -36,7 +36,7 @@ pub(crate) enum RevokeCommand {
 #[group(required = true, multiple = false)]
 pub(crate) struct Whose {
     /// All of a node
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = node_number)]
     node: Option<NonZeroU64>,
     /// All of a client
     #[arg(long, value_name = "NAME")]

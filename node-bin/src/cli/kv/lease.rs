@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Subcommand;
-use quorate::kv::{Client, ClientError, Lease};
+use quorate::kv::{Client, ClientError, LEASE_TTL_MAX, LEASE_TTL_MIN, Lease};
 use serde_json::{Value as Json, json};
 
 use crate::cli::connect::failure;
@@ -14,16 +14,49 @@ use crate::cli::{Failure, config, exit};
 pub(super) enum LeaseAction {
     /// Make a lease that ends TTL after it was last kept, and print its number
     Grant {
-        /// How long it lives, as `30s` or `5m`; at least 1s
-        #[arg(value_parser = config::time)]
+        /// How long it lives, from `1s` to `30d`
+        #[arg(value_parser = time_to_live)]
         ttl: Duration,
     },
     /// Have a lease live for its whole time, counted from the start of the command
-    Keep { lease: u64 },
+    Keep {
+        #[arg(value_parser = lease_number)]
+        lease: u64,
+    },
     /// End a lease, and remove the keys that are bound to it
-    Revoke { lease: u64 },
+    Revoke {
+        #[arg(value_parser = lease_number)]
+        lease: u64,
+    },
     /// Print how long a lease will live
-    Show { lease: u64 },
+    Show {
+        #[arg(value_parser = lease_number)]
+        lease: u64,
+    },
+}
+
+/// A time to live, which is longer than the times that operations take: `12h` and `30d` are times as well.
+pub(super) fn time_to_live(text: &str) -> Result<Duration, String> {
+    let in_minutes =
+        |of: &str, minutes: u32| config::time(&format!("{of}m")).map(|it| (it, minutes));
+    let parsed = match (text.strip_suffix('h'), text.strip_suffix('d')) {
+        (Some(hours), _) => in_minutes(hours, 60),
+        (_, Some(days)) => in_minutes(days, 24 * 60),
+        (None, None) => config::time(text).map(|time| (time, 1)),
+    };
+    let wrong = || format!("`{text}` is not a time; expected a whole number of ms, s, m, h or d");
+    let (time, times) = parsed.map_err(|_| wrong())?;
+    let ttl = time.checked_mul(times).ok_or_else(wrong)?;
+    if !(LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
+        return Err("a lease lives for 1s to 30d".to_owned());
+    }
+    Ok(ttl)
+}
+
+/// What `kv lease grant` has printed.
+pub(super) fn lease_number(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a lease's number"))
 }
 
 /// What came of it; nothing where there is no such lease.
@@ -106,5 +139,46 @@ fn in_json(done: &Done) -> Json {
             json!({ "ttl_ms": lease.ttl_ms, "remaining_ms": lease.remaining_ms })
         }
         Done::Kept(None) | Done::Shown(None) => Json::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leases live for seconds to days, within the bounds that are told.
+    #[test]
+    fn times_to_live() {
+        let seconds = |text| time_to_live(text).map(|ttl| ttl.as_secs());
+        for (text, expected) in [
+            ("1000ms", 1),
+            ("30s", 30),
+            ("5m", 300),
+            ("12h", 43_200),
+            ("30d", 2_592_000),
+        ] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["999ms", "0h", "31d", "721h"] {
+            assert!(seconds(text).unwrap_err().contains("1s to 30d"), "{text}");
+        }
+        assert_eq!(time_to_live("1s"), Ok(LEASE_TTL_MIN));
+        assert_eq!(time_to_live("30d"), Ok(LEASE_TTL_MAX));
+        for text in [
+            "",
+            "h",
+            "d",
+            "5",
+            "-1h",
+            "1.5h",
+            "1w",
+            "18446744073709551615d",
+        ] {
+            let error = seconds(text).unwrap_err();
+            assert!(
+                error.contains(&format!("`{text}` is not a time")),
+                "{error}"
+            );
+        }
     }
 }

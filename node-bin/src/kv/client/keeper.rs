@@ -13,7 +13,7 @@ use futures_lite::future;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::NodeId;
-use quorate_quic_transport::{Inbound, Inbox, Received, Transport};
+use quorate_quic_transport::{CallError, Inbound, Inbox, NotSent, Received, Transport};
 use tracing::debug;
 
 use super::retry;
@@ -170,6 +170,9 @@ async fn probe(shared: Weak<Shared>, node: NodeId) {
         Ok(_) => shared
             .routing()
             .note(node, "gave a senseless answer".into()),
+        Err(CallError::NotSent(NotSent::NotConnected)) => shared
+            .routing()
+            .note(node, "not connected yet when it was asked".into()),
         Err(error) => shared.routing().note(node, error.to_string()),
     }
 }
