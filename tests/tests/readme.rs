@@ -1,5 +1,6 @@
-//! What the README tells a newcomer to type exists and is accepted, word by word.
+//! What the README and the table of the configuration tell a newcomer to type exists and is accepted, word by word.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -31,6 +32,44 @@ fn the_configuration_is_accepted() {
         .failed(78, &["one mistake", "n1.toml:1: nonsense: unknown key"]);
 }
 
+/// The table of the configuration has exactly the keys that there are and their flags, and the file below it has all of
+/// them, each with a value that is accepted: one wrong key more is the only mistake, and its message lists the right ones.
+#[test]
+fn the_configuration_is_documented() {
+    let text = document("docs/configuration.md");
+    let cluster = Cluster::new();
+    let config = fenced(&text, "toml").expect("it shows a configuration");
+    fs::write(cluster.path("all.toml"), format!("nonsense = 1\n{config}")).unwrap();
+    let said = quorate(["start", "--config", &cluster.text("all.toml")]);
+    let said = said.failed(78, &["one mistake", "all.toml:1: nonsense: unknown key"]);
+    let known = said.err.split_once("known are ").expect("the keys").1;
+    let known: BTreeSet<&str> = known.lines().next().unwrap().split(", ").collect();
+
+    let written = config.parse::<toml::Table>().unwrap();
+    let written = written.keys().map(|key| match key.as_str() {
+        "peers" => "[peers]",
+        key => key,
+    });
+    assert_eq!(written.collect::<BTreeSet<_>>(), known);
+    let mut described = BTreeSet::new();
+    for row in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect();
+        described.insert(cells[1]);
+        let flag = format!("quorate start {}", cells[2]);
+        assert_eq!(unknown_in(&flag), Vec::<String>::new(), "in {row}");
+        // What has no flag is told apart, so that one that gets one is written down.
+        let would_be = format!("quorate start --{}", cells[1]);
+        assert_eq!(
+            cells[2].is_empty(),
+            !unknown_in(&would_be).is_empty() && cells[1] != "[peers]"
+        );
+    }
+    assert_eq!(described, known);
+}
+
 /// Negative control: a command, a subcommand and a flag that do not exist are found.
 #[test]
 fn control_unknown_commands() {
@@ -50,8 +89,12 @@ fn control_unknown_commands() {
 }
 
 fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    fs::read_to_string(path).expect("the README is readable")
+    document("README.md")
+}
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    fs::read_to_string(path).expect("the document is readable")
 }
 
 /// The first fenced block in `language`.

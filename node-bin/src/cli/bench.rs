@@ -38,8 +38,15 @@ const CLIENTS_PER_CONNECTION: usize = 16;
 /// More would be refused: nodes bound the connections of one client identity.
 const CONNECTIONS_MAX: usize = 64;
 
+/// For its help: what it leaves behind, and how to be rid of it.
+const HELP: &str = "\
+The keys that it writes, bench/00000000 and on, stay. To remove them, a hundred at a time:
+  quorate kv range --prefix bench/ --limit 1000000 | cut -f1 | sed 's/.*/--then=del &/' |
+    xargs -d '\\n' -n 100 quorate kv txn";
+
 /// Measure the cluster under load.
 #[derive(Args, Debug)]
+#[command(after_help = HELP)]
 pub(crate) struct BenchArgs {
     /// Write values, or read them linearizably
     operation: Operation,

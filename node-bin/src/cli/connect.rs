@@ -40,7 +40,8 @@ pub(crate) struct ConnectArgs {
     /// A node and its address; repeat for each [or: QUORATE_NODES, separated by commas]
     #[arg(long = "node", value_name = "ID=HOST:PORT", global = true)]
     pub(crate) nodes: Vec<String>,
-    /// How long an operation may take, such as 500ms or 5s [default: 5s; status: 2s]
+    /// How long an operation may take, such as 500ms [default: 5s; status, metrics: 2s; members: 10s;
+    /// snapshot: 20s]
     #[arg(long, value_name = "TIME", value_parser = patience, global = true)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -299,6 +300,27 @@ mod tests {
             assert_eq!(failure.code, exit::USAGE);
             assert!(failure.to_string().contains(expected), "{failure}");
         }
+    }
+
+    /// The help says how long each command waits.
+    #[test]
+    fn the_help_has_every_timeout() {
+        use super::super::{args::Cli, members, metrics, snapshot, status};
+        let command = <Cli as clap::CommandFactory>::command();
+        let members_command = command.find_subcommand("members").unwrap();
+        let mut arguments = members_command.get_arguments();
+        let timeout = arguments.find(|argument| argument.get_id() == "timeout");
+        let help = timeout.and_then(clap::Arg::get_help).unwrap().to_string();
+        let (_, defaults) = help.split_once("[default: ").unwrap();
+        assert_eq!(status::TIMEOUT, metrics::TIMEOUT);
+        let said = format!(
+            "{:?}; status, metrics: {:?}; members: {:?}; snapshot: {:?}]",
+            quorate::kv::REQUEST_TIMEOUT,
+            status::TIMEOUT,
+            members::TIMEOUT,
+            snapshot::TIMEOUT
+        );
+        assert_eq!(defaults, said);
     }
 
     /// A time of nothing is refused, in whichever unit.

@@ -14,7 +14,7 @@ use super::{Failure, config, exit};
 
 /// A change waits for a majority to write it down, twice where voters change, and for a new leader where
 /// the old one is to go.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long `--wait` waits: time for a snapshot of some gigabytes.
 const WAIT_MAX: Duration = Duration::from_secs(600);

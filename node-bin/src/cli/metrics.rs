@@ -11,7 +11,7 @@ use super::connect::{ConnectArgs, failure};
 use super::{Failure, config};
 
 /// As for the status.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Print what one node counts and measures, in a text format of Prometheus
 ///

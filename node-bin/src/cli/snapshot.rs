@@ -24,7 +24,7 @@ use super::{Failure, config, exit};
 
 /// How long a node has for one piece of about a mebibyte, with all repetitions, unless `--timeout` says otherwise:
 /// it fits a slow link, and a node that is restarted meanwhile has forgotten the state anyway.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What takes longer than this shows how far it is.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use super::connect::{ConnectArgs, FOR_GOOD, Network};
 use super::{Failure, exit};
 
 /// A node that is up answers in milliseconds; nobody wants to wait longer to see that one is not.
-const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Show what each node says about itself.
 #[derive(Args, Debug)]

@@ -36,7 +36,7 @@ pub(super) fn transfer_refusal(error: TransferError, to: Option<NodeId>) -> Refu
         TransferError::Stopped => Refusal::Stopping,
         TransferError::NoTarget => Refusal::malformed(match to {
             Some(to) => format!(
-                "there is no such voter to hand leadership to as node {}",
+                "there is no such voter as node {} to hand leadership to",
                 to.value()
             ),
             None => "there is no other voter to hand leadership to".to_owned(),
@@ -123,9 +123,7 @@ mod tests {
         );
         let nobody = transfer_refusal(TransferError::NoTarget, Some(node(9)));
         assert!(
-            nobody
-                .to_string()
-                .contains("no such voter to hand leadership to as node 9"),
+            nobody.to_string().contains("no such voter as node 9"),
             "{nobody}"
         );
     }
