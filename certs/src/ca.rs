@@ -337,8 +337,13 @@ impl Ca {
             not_after,
             shortened: not_after < wanted,
             certificate: certificate.pem(),
-            roots: self.certificate_pem.clone() + &self.revocation_list_pem(),
+            roots: self.roots_pem(),
         })
+    }
+
+    /// Its certificate and its list in PEM: what comes with all that it issues.
+    pub(crate) fn roots_pem(&self) -> String {
+        self.certificate_pem.clone() + &self.revocation_list_pem()
     }
 }
 

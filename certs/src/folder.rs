@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use crate::ca::{CA_CERTIFICATE_FILE, LIST_FILE, parse_authority_name};
+use crate::ca::{CA_CERTIFICATE_FILE, Ca, LIST_FILE, parse_authority_name};
 use crate::credentials::{Credentials, CredentialsError, certificates, key_in};
-use crate::facts::Facts;
+use crate::facts::{Facts, system_time};
 use crate::files::{self, FileError, Kind};
 use crate::identity::Identity;
 use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, REQUEST_FILE, ROOTS_FILE};
 use crate::request::{Request, RequestError};
 use crate::revocation::{RevocationList, lists_in, newest_of, pem_text};
 use crate::serial::Serial;
-use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, TrustError, identity_of};
+use crate::trust::{CHAIN_CERTIFICATES_MAX, ROOTS_MAX, Trust, TrustError, identity_of};
 use crate::verify_error::VerifyError;
 
 type Trusted = (Vec<CertificateDer<'static>>, Vec<RevocationList>);
@@ -90,11 +90,21 @@ impl Folder {
         revoked.map(|entry| entry.serial.clone())
     }
 
-    /// Puts what a CA has just issued in the place of key and certificate. Whom the folder trusts stays,
-    /// and what the CA says is trusted as well: during a rotation there are peers of both.
+    /// That what `ca` issues can be put into the folder, for whoever asks before anything is issued.
     ///
-    /// Returns what is in the folder now. Errors: credentials of somebody else, or such as peers would
-    /// refuse; a file that can not be written.
+    /// Errors: those of [`renew`](Self::renew) that come of the CA.
+    pub fn check_issuer(&self, ca: &Ca) -> Result<(), FolderError> {
+        self.with_offered(ca.roots_pem().as_bytes()).map(drop)
+    }
+
+    /// Puts what a CA has just issued in the place of key and certificate. Whom the folder trusts stays.
+    ///
+    /// It has to trust that CA, and whomever else the credentials bring along, before: a CA that it does not trust may be
+    /// one that its peers do not know yet, or one that was [distrusted](Self::distrust), because its key was stolen. Only a
+    /// folder that trusts no CA that is still valid takes what is brought.
+    ///
+    /// Returns what is in the folder now. Errors: [`FolderError::NotTrusted`]; credentials of somebody else, or such
+    /// as peers would refuse; a file that can not be written.
     pub fn renew(&mut self, issued: &Issued) -> Result<Credentials, FolderError> {
         self.install(
             issued.key_pem().as_bytes(),
@@ -132,8 +142,7 @@ impl Folder {
         chain: &[u8],
         roots: &[u8],
     ) -> Result<Credentials, FolderError> {
-        let lists = lists_in(roots, ROOTS_FILE)?;
-        let (roots, lists) = self.with(certificates(roots, ROOTS_FILE, ROOTS_MAX)?, lists)?;
+        let (roots, lists) = self.with_offered(roots)?;
         let bundle = bundle(&roots, &lists);
         let credentials = Credentials::from_pem(key, chain, bundle.as_bytes(), UnixTime::now())?;
         if *credentials.identity() != self.identity {
@@ -170,23 +179,13 @@ impl Folder {
             other => other?,
         };
         for certificate in &added {
-            let facts = Facts::read(certificate).map_err(|detail| TrustError::MalformedRoot {
-                position: 0,
-                detail,
-            });
-            let name = facts.map_err(CredentialsError::from)?.subject_cn;
-            let named = name.as_deref().and_then(parse_authority_name);
-            if named.is_some_and(|(cluster, _)| cluster != self.identity.cluster) {
-                return Err(FolderError::OtherCluster {
-                    authority: name.unwrap_or_default(),
-                    holder: self.identity.clone(),
-                });
-            }
+            self.name_in_cluster(certificate)?;
         }
         let (roots, lists) = self.with(added, offered.clone())?;
         check_taken(&offered, &roots, &lists)?;
         let is_news = roots != self.roots || lists != self.lists;
         if is_news {
+            self.check_trusting(&roots, &lists)?;
             self.set_roots(roots, lists)?;
         }
         Ok(is_news)
@@ -206,17 +205,80 @@ impl Folder {
         }
         let mut lists = self.lists.clone();
         lists.retain(|list| roots.iter().any(|root| list.is_of(root)));
-        self.set_roots(roots, lists).map_err(|error| match error {
-            FolderError::Credentials(
-                CredentialsError::Trust(TrustError::NoRoots)
-                | CredentialsError::NotPem { .. }
-                | CredentialsError::Refused(_),
-            ) => FolderError::StillNeeded {
+        let left = bundle(&roots, &lists);
+        Credentials::load_trusting(&self.path, left.as_bytes()).map_err(|error| match error {
+            CredentialsError::Trust(TrustError::NoRoots)
+            | CredentialsError::NotPem { .. }
+            | CredentialsError::Refused(_) => FolderError::StillNeeded {
                 path: self.path.clone(),
             },
-            other => other,
+            other => other.into(),
         })?;
+        self.set_roots(roots, lists)?;
         Ok(true)
+    }
+
+    /// What the folder would trust with the roots and lists in `pem`, which come with a certificate.
+    fn with_offered(&self, pem: &[u8]) -> Result<Trusted, FolderError> {
+        let lists = lists_in(pem, ROOTS_FILE)?;
+        let roots = certificates(pem, ROOTS_FILE, ROOTS_MAX)?;
+        let now = system_time(UnixTime::now());
+        let is_valid =
+            |root: &CertificateDer<'_>| Facts::read(root).is_ok_and(|facts| now <= facts.not_after);
+        let trusts_somebody = self.roots.iter().any(is_valid);
+        for root in &roots {
+            let authority = self.name_in_cluster(root)?;
+            if trusts_somebody && !self.roots.contains(root) {
+                return Err(FolderError::NotTrusted {
+                    path: self.path.clone(),
+                    authority,
+                });
+            }
+        }
+        self.with(roots, lists)
+    }
+
+    /// The name of the CA with `certificate`, which is not one of another cluster.
+    fn name_in_cluster(&self, certificate: &CertificateDer<'_>) -> Result<String, FolderError> {
+        let facts = Facts::read(certificate).map_err(|detail| TrustError::MalformedRoot {
+            position: 0,
+            detail,
+        });
+        let name = facts.map_err(CredentialsError::from)?.subject_cn;
+        let name = name.unwrap_or_default();
+        match parse_authority_name(&name) {
+            Some((cluster, _)) if cluster != self.identity.cluster => {
+                Err(FolderError::OtherCluster {
+                    authority: name,
+                    holder: self.identity.clone(),
+                })
+            }
+            _ => Ok(name),
+        }
+    }
+
+    /// That the folder's own certificate, if it is good, stays so with these roots and lists.
+    fn check_trusting(
+        &self,
+        roots: &[CertificateDer<'static>],
+        lists: &[RevocationList],
+    ) -> Result<(), FolderError> {
+        let bundle = bundle(roots, lists);
+        match Credentials::load_trusting(&self.path, bundle.as_bytes()) {
+            // One that is expired, revoked, or without its key is renewed by a CA that is trusted before.
+            Err(
+                CredentialsError::Refused(_)
+                | CredentialsError::KeyMismatch
+                | CredentialsError::File(FileError::Missing { .. }),
+            ) if Credentials::load(&self.path).is_err() => {
+                let cluster = self.identity.cluster.clone();
+                let lists = lists.iter().map(|list| list.der().clone());
+                Trust::new(cluster, roots.iter().cloned(), lists)
+                    .map_err(CredentialsError::from)?;
+                Ok(())
+            }
+            loaded => Ok(loaded.map(drop)?),
+        }
     }
 
     /// The roots, and those of `more` that are not among them; the newest lists of all of them.
@@ -242,7 +304,6 @@ impl Folder {
         lists: Vec<RevocationList>,
     ) -> Result<(), FolderError> {
         let bundle = bundle(&roots, &lists);
-        Credentials::load_trusting(&self.path, bundle.as_bytes())?;
         files::replace(&self.path, ROOTS_FILE, bundle.as_bytes(), Kind::Bundle)?;
         (self.roots, self.lists) = (roots, lists);
         Ok(())
@@ -348,6 +409,18 @@ pub enum FolderError {
         authority: String,
         /// Whose folder it is.
         holder: Identity,
+    },
+    /// A CA that may have been distrusted, or that peers may not know yet.
+    #[error(
+        "{} does not trust {authority:?}, and peers may not either: take a certificate of a CA that it trusts; or, if that \
+         one is to be trusted, first run `quorate certs trust` for every folder",
+        .path.display()
+    )]
+    NotTrusted {
+        /// The folder.
+        path: PathBuf,
+        /// The name of that CA.
+        authority: String,
     },
     /// A list that is not the newest, and revokes what the newest does not.
     #[error(

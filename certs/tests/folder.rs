@@ -169,10 +169,9 @@ fn j21_a_folder_keeps_its_identity() {
     assert!(matches!(error, FolderError::Credentials(_)), "{error}");
     let other = TestCa::new("c2");
     let error = folder.renew(&other.node(1)).unwrap_err();
-    assert!(
-        matches!(error, FolderError::OtherIdentity { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, FolderError::OtherCluster { .. }), "{error}");
+    let error = folder.check_issuer(&other.ca).unwrap_err();
+    assert!(matches!(error, FolderError::OtherCluster { .. }), "{error}");
     assert!(holds(&path, &old));
     // What came in a folder of its own is taken as well.
     let brought = path.with_file_name("brought");
@@ -229,20 +228,111 @@ fn a_ca_is_followed_by_the_next() {
     assert!(matches!(error, FolderError::StillNeeded { .. }), "{error}");
 }
 
-/// Renewed by a CA that the folder did not know, it trusts both: its peers may not have been renewed.
+/// A CA that the folder does not trust puts nothing into it, whatever it brings: one whose turn has not come, whose
+/// certificates peers would refuse, and one that is distrusted, whose key others may have.
 #[test]
-fn whoever_is_renewed_trusts_both() {
+fn a_ca_that_is_not_trusted_renews_nothing() {
     let ca = TestCa::new("c1");
-    let (_temporary, path, _) = written(&ca);
-    let (next, _) = after(&ca, "next");
-    let credentials = Folder::open(&path)
-        .unwrap()
-        .renew(&issue(&next, 1))
-        .unwrap();
+    let (_temporary, path, old) = written(&ca);
+    let brought = path.with_file_name("brought");
+    let refused = |by: &Ca| {
+        let mut folder = Folder::open(&path).unwrap();
+        let offered = issue(by, 1);
+        let _ = fs::remove_dir_all(&brought);
+        offered.write(&brought).unwrap();
+        let name = format!("quorate ca c1 g{}", by.generation());
+        for error in [
+            folder.check_issuer(by).unwrap_err(),
+            folder.renew(&offered).unwrap_err(),
+            folder.renew_from(&brought).unwrap_err(),
+        ] {
+            assert!(matches!(error, FolderError::NotTrusted { .. }), "{error}");
+            let words = error.to_string();
+            assert!(
+                words.contains(&name) && words.contains("certs trust"),
+                "{words}"
+            );
+        }
+    };
+    let (next, next_file) = after(&ca, "next");
+    refused(&next);
+    assert!(holds(&path, &old));
+
+    let mut folder = Folder::open(&path).unwrap();
+    folder.trust(&next_file).unwrap();
+    folder.check_issuer(&next).unwrap();
+    let renewed = issue(&next, 1);
+    let credentials = folder.renew(&renewed).unwrap();
     for peer in [ca.node(2), issue(&next, 2)] {
         assert!(credentials.trust().verify(&chain(&peer), now()).is_ok());
     }
-    assert_eq!(credentials.trust().roots().len(), 2);
+    folder.distrust(&ca.directory).unwrap();
+    refused(&ca.ca);
+    // Nor does it come along with a certificate that is good.
+    let _ = fs::remove_dir_all(&brought);
+    issue(&next, 1).write(&brought).unwrap();
+    Folder::open(&brought)
+        .unwrap()
+        .trust(&ca.directory)
+        .unwrap();
+    let error = folder.renew_from(&brought).unwrap_err();
+    assert!(matches!(error, FolderError::NotTrusted { .. }), "{error}");
+    assert!(holds(&path, &renewed));
+    let roots = Credentials::load(&path).unwrap();
+    assert!(roots.trust().roots().eq([next.certificate()]));
+}
+
+/// Where all that is trusted has expired, whoever comes is welcome: nobody is left to ask.
+#[test]
+fn after_the_end_of_its_ca_a_folder_takes_the_next() {
+    let ca = TestCa::expired("c1");
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("n1");
+    let long_ago = IssueOptions {
+        life: Some(HOUR),
+        now: SystemTime::now() - 2 * HOUR,
+    };
+    let expired = ca.ca.issue(&Subject::node(1).unwrap(), &long_ago).unwrap();
+    expired.write(&path).unwrap();
+    let (next, _) = after(&ca, "next");
+    let mut folder = Folder::open(&path).unwrap();
+    folder.check_issuer(&next).unwrap();
+    let renewed = issue(&next, 1);
+    folder.renew(&renewed).unwrap();
+    assert!(holds(&path, &renewed));
+    // From now on somebody is.
+    let (third, _) = after(&ca, "third");
+    let error = folder.renew(&issue(&third, 1)).unwrap_err();
+    assert!(matches!(error, FolderError::NotTrusted { .. }), "{error}");
+}
+
+/// A folder that is of no use as it is can still be told of the next CA, which is to renew it.
+#[test]
+fn what_is_of_no_use_any_more_trusts_the_next_ca() {
+    let ca = TestCa::new("c1");
+    let (next, next_file) = after(&ca, "next");
+    let long_ago = IssueOptions {
+        life: Some(HOUR),
+        now: SystemTime::now() - 2 * HOUR,
+    };
+    let expired = ca.ca.issue(&Subject::node(1).unwrap(), &long_ago).unwrap();
+    for is_lost in [false, true] {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("n1");
+        match is_lost {
+            true => {
+                ca.node(1).write(&path).unwrap();
+                fs::remove_file(path.join(KEY_FILE)).unwrap();
+            }
+            false => expired.write(&path).unwrap(),
+        }
+        let mut folder = Folder::open(&path).unwrap();
+        folder.trust(&path.join(CERTIFICATE_FILE)).unwrap_err();
+        assert!(folder.trust(&next_file).unwrap());
+        let renewed = issue(&next, 1);
+        Folder::open(&path).unwrap().renew(&renewed).unwrap();
+        assert!(holds(&path, &renewed));
+    }
 }
 
 /// The CA of another cluster is no CA of this one, and a node's certificate is none at all.

@@ -358,8 +358,9 @@ fn j15_a_folder_takes_lists() {
     assert!(credentials.trust().verify(&chain(&first), now()).is_err());
 
     let next = ca.directory.with_file_name("next");
-    let next = Ca::create_after(&ca.directory, &next, &CaOptions::default()).unwrap();
-    let issued = next.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+    let next_ca = Ca::create_after(&ca.directory, &next, &CaOptions::default()).unwrap();
+    assert!(folder.trust(&next).unwrap());
+    let issued = next_ca.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
     folder.renew(&issued.unwrap()).unwrap();
     assert!(refuses(&first));
     assert!(folder.distrust(&ca.directory).unwrap());

@@ -96,6 +96,7 @@ fn renew(
 ) -> Result<(), CertsError> {
     let mut folder = Folder::open(directory)?;
     let ca = Ca::open(ca)?;
+    folder.check_issuer(&ca)?;
     let issued = ca.issue(&folder.identity().subject, &lasting(life))?;
     let before: Vec<Serial> = folder.revoked().collect();
     let renewed = folder.renew(&issued)?;
@@ -223,6 +224,45 @@ mod tests {
         assert!(absent.to_string().contains("certs sign"), "{absent}");
         let no_ca = run(ChangeCommand::Trust(roots(&n1.join("cert.pem"))), sink).unwrap_err();
         assert_eq!(no_ca.exit_code(), exit::DATA);
+    }
+
+    /// Who is not trusted yet, or not any more, renews nothing, and keeps no account of what it did not issue.
+    #[test]
+    fn an_authority_that_is_not_trusted_renews_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (ca, next, n1) = (path("ca"), path("ca2"), path("n1"));
+        let sink = &mut io::sink();
+        let node = Subject::node(1).unwrap();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, sink).unwrap();
+        follow(&ca, &next, None, sink).unwrap();
+        let mut refused = |by: &Path, name: &str| {
+            let issued = || Ca::open(by).unwrap().issued().unwrap().len();
+            let (trusted, count) = (fs::read(n1.join("ca.pem")).unwrap(), issued());
+            let renewed = renew(by, &n1, None, &mut io::sink()).unwrap_err();
+            assert_eq!(issued(), count);
+            let brought = path(name);
+            issue(by, &node, &brought, None, sink).unwrap();
+            let install = ChangeCommand::Install {
+                from: brought,
+                dir: n1.clone(),
+            };
+            let installed = run(install, sink).unwrap_err();
+            for error in [renewed, installed] {
+                assert_eq!(error.exit_code(), exit::DATA);
+                let words = error.to_string();
+                assert!(words.contains(name), "{words}");
+            }
+            assert_eq!(fs::read(n1.join("ca.pem")).unwrap(), trusted);
+        };
+        refused(&next, "quorate ca orders g2");
+        let sink = &mut io::sink();
+        let mut folder = Folder::open(&n1).unwrap();
+        folder.trust(&next).unwrap();
+        renew(&next, &n1, None, sink).unwrap();
+        Folder::open(&n1).unwrap().distrust(&ca).unwrap();
+        refused(&ca, "quorate ca orders g1");
     }
 
     /// A list that was begun anew makes good again what the one before held, and whoever takes it hears of that. One that
