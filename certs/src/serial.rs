@@ -26,14 +26,17 @@ impl Serial {
 
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        match self.0.is_empty() {
+            true => f.write_str("00"),
+            false => f.write_str(&hex(&self.0)),
+        }
     }
 }
 
 /// Why a text is no serial number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no serial number: give 2 to 40 hex digits, as `quorate certs inspect` shows them"
+    "{text:?} is no serial number: give 2 to 40 hex digits that are not all zero, as `quorate certs inspect` shows them"
 )]
 pub struct SerialError {
     text: String,
@@ -54,7 +57,11 @@ impl FromStr for Serial {
             .step_by(2)
             .map(byte)
             .collect::<Result<_, _>>()?;
-        Ok(Self::new(&bytes))
+        // Numbers are positive (RFC 5280 section 4.1.2.2): nobody has that one.
+        match bytes.iter().all(|byte| *byte == 0) {
+            true => Err(wrong()),
+            false => Ok(Self::new(&bytes)),
+        }
     }
 }
 
@@ -70,8 +77,21 @@ mod tests {
             assert_eq!(serial, same.parse().unwrap());
             assert_eq!(serial.to_string().parse(), Ok(serial));
         }
-        for wrong in ["", "4", "4g", "+4", "0x4a", "é", &"ab".repeat(21)] {
+        let zeros = "00".repeat(20);
+        for wrong in [
+            "",
+            "4",
+            "4g",
+            "+4",
+            "0x4a",
+            "é",
+            &"ab".repeat(21),
+            "00",
+            &zeros,
+        ] {
             assert!(wrong.parse::<Serial>().is_err(), "{wrong}");
         }
+        // Somebody else's list may have it.
+        assert_eq!(Serial::new(&[0]).to_string(), "00");
     }
 }

@@ -69,6 +69,7 @@ fn revoke(directory: &Path, whose: Whose, out: &mut dyn Write) -> Result<(), Cer
         } => Some(Subject::Admin(name)),
         _ => None,
     };
+    let number = whose.serial.clone();
     let serials = match &subject {
         None => whose.serial.into_iter().collect(),
         Some(subject) => good_of(&ca, subject, now)?,
@@ -87,11 +88,37 @@ fn revoke(directory: &Path, whose: Whose, out: &mut dyn Write) -> Result<(), Cer
     for serial in &serials {
         writeln!(out, "Revoked {serial}.")?;
     }
+    if let Some(number) = number {
+        tell_unknown(&ca, &number, directory, out)?;
+    }
     writeln!(
         out,
         "Nobody knows yet. Next, for every folder of a node, client or admin:"
     )?;
     writeln!(out, "  quorate certs trust --dir DIR --ca {at}/ca.crl")?;
+    Ok(())
+}
+
+/// That the authority has no account of a certificate with this number, which was given by hand.
+fn tell_unknown(
+    ca: &Ca,
+    number: &Serial,
+    directory: &Path,
+    out: &mut dyn Write,
+) -> Result<(), CertsError> {
+    let at = directory.display();
+    match ca.issued() {
+        Ok(records) if records.iter().any(|record| record.serial == *number) => {}
+        Ok(_) => writeln!(
+            out,
+            "Warning: {at}/ca.issued has no certificate of that number. Unless it is older than that file, compare the \
+             number with `quorate certs inspect`."
+        )?,
+        Err(error) => writeln!(
+            out,
+            "Warning: whether there is a certificate of that number is not known: {error}."
+        )?,
+    }
     Ok(())
 }
 
@@ -213,6 +240,39 @@ mod tests {
         let now = rustls_now();
         let found = judge.trust().verify(&eve.certified_key().cert, now);
         assert!(found.is_err(), "{found:?}");
+    }
+
+    /// A number of which there is no account is revoked too, since the account may be younger; but it may be a slip of
+    /// the pen.
+    #[test]
+    fn an_unknown_number_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("ca");
+        let sink = &mut io::sink();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        let n1 = directory.path().join("n1");
+        issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        let of_number = |serial: Serial| {
+            let whose = Whose {
+                node: None,
+                client: None,
+                admin: None,
+                serial: Some(serial),
+            };
+            let mut said = Vec::new();
+            revoke(&ca, whose, &mut said).unwrap();
+            String::from_utf8(said).unwrap()
+        };
+        let known = Ca::open(&ca).unwrap().issued().unwrap().remove(0).serial;
+        let text = of_number(known);
+        assert!(!text.contains("Warning"), "{text}");
+        let text = of_number("4a01".parse().unwrap());
+        assert!(text.contains("Revoked 4a01.\nWarning: "), "{text}");
+        assert!(text.contains("ca.issued"), "{text}");
+        std::fs::write(ca.join("ca.issued"), "damaged\n").unwrap();
+        let text = of_number("4a02".parse().unwrap());
+        assert!(text.contains("Revoked 4a02.\nWarning: "), "{text}");
+        assert_eq!(Ca::open(&ca).unwrap().revoked().count(), 3);
     }
 
     fn rustls_now() -> quorate_quic_transport::rustls::pki_types::UnixTime {
