@@ -149,13 +149,7 @@ fn check_size(path: &Path, contents: &[u8], kind: Kind) -> Result<(), FileError>
 /// A missing directory is created for its owner only. An existing file is never touched. Modes are
 /// given at creation: a key that is world-readable until a later chmod has been published.
 pub(crate) fn write_new(directory: &Path, files: &[(&str, &[u8], Kind)]) -> Result<(), FileError> {
-    for (name, ..) in files {
-        let path = directory.join(name);
-        // Also a dangling link counts: something is there.
-        if fs::symlink_metadata(&path).is_ok() {
-            return Err(FileError::Exists { path });
-        }
-    }
+    check_new(directory, files.iter().map(|(name, ..)| *name))?;
     create_directory(directory)?;
     let mut created = Vec::new();
     for (name, contents, kind) in files {
@@ -169,6 +163,29 @@ pub(crate) fn write_new(directory: &Path, files: &[(&str, &[u8], Kind)]) -> Resu
         }
     }
     sync_directory(directory)
+}
+
+/// That files of these names can be new in `directory`, which may be missing.
+pub(crate) fn check_new<'a>(
+    directory: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<(), FileError> {
+    for name in names {
+        let path = directory.join(name);
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Also a dangling link counts: something is there.
+            Ok(_) => return Err(FileError::Exists { path }),
+            Err(source) => {
+                return Err(FileError::Io {
+                    path,
+                    action: "created",
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Puts `contents` in the place of the file `name` in `directory`, durably and as one step: whoever reads

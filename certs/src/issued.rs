@@ -68,6 +68,14 @@ impl Signed {
         files::write_new(directory, &self.files())
     }
 
+    /// That [`write`](Self::write) finds none of its files in `directory`, for whoever asks before anything is signed, and
+    /// noted by the CA.
+    ///
+    /// Errors: [`FileError::Exists`], or a directory that is none.
+    pub fn check_new(directory: &Path) -> Result<(), FileError> {
+        files::check_new(directory, [CERTIFICATE_FILE, ROOTS_FILE])
+    }
+
     fn files(&self) -> [(&'static str, &[u8], Kind); 2] {
         let certificate = self.certificate.as_bytes();
         let roots = self.roots.as_bytes();
@@ -129,6 +137,14 @@ impl Issued {
         let [certificate, roots] = self.signed.files();
         let key = (KEY_FILE, self.key.as_bytes(), Kind::Secret);
         files::write_new(directory, &[key, certificate, roots])
+    }
+
+    /// That [`write`](Self::write) finds none of its files in `directory`, for whoever asks before anything is issued, and
+    /// noted by the CA.
+    ///
+    /// Errors: [`FileError::Exists`], or a directory that is none.
+    pub fn check_new(directory: &Path) -> Result<(), FileError> {
+        files::check_new(directory, [KEY_FILE, CERTIFICATE_FILE, ROOTS_FILE])
     }
 
     /// The same as [`Credentials`] in memory, judged at the time of issue

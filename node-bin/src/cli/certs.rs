@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 use quorate_certs::{
     CERTIFICATE_FILE, Ca, CaError, CaOptions, CertificateInfo, ClusterName, Credentials,
-    CredentialsError, FileError, Folder, FolderError, Identity, InspectError, IssueOptions, Name,
-    ROOTS_FILE, RequestError, Signed, Subject, VerifyError, inspect_file,
+    CredentialsError, FileError, Folder, FolderError, Identity, InspectError, IssueOptions, Issued,
+    Name, ROOTS_FILE, RequestError, Signed, Subject, VerifyError, inspect_file,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -234,7 +234,10 @@ fn issue(
     life: Option<Duration>,
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
-    let issued = Ca::open(ca)?.issue(subject, &lasting(life))?;
+    let ca = Ca::open(ca)?;
+    // What is issued is noted first, and what is noted counts as issued.
+    Issued::check_new(directory)?;
+    let issued = ca.issue(subject, &lasting(life))?;
     issued.write(directory)?;
     let at = directory.display();
     tell_made("Issued", issued.signed(), directory, out)?;
@@ -513,6 +516,8 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use quorate_certs::{REQUEST_FILE, Request};
+
     use super::*;
 
     /// Durations are a number and a unit, and nothing else.
@@ -579,6 +584,35 @@ mod tests {
             not_after: SystemTime::UNIX_EPOCH,
         });
         assert_eq!(expired.exit_code(), exit::EXPIRED);
+    }
+
+    /// What is refused has not been issued: there is no account of it.
+    #[test]
+    fn of_what_is_refused_there_is_no_account() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (ca, n1, asked) = (path("ca"), path("n1"), path("asked"));
+        let sink = &mut io::sink();
+        let cluster = ClusterName::new("orders").unwrap();
+        let node = Subject::node(1).unwrap();
+        init(&cluster, &ca, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, sink).unwrap();
+        Request::make(&asked, &Identity::new(cluster, node.clone())).unwrap();
+        let request = asked.join(REQUEST_FILE);
+        for taken in [n1.clone(), n1.join("cert.pem")] {
+            let again = issue(&ca, &node, &taken, None, sink).unwrap_err();
+            assert_eq!(again.exit_code(), exit::CANNOT_CREATE, "{again}");
+            let again = request::sign(&ca, &request, &node, &taken, None, sink).unwrap_err();
+            assert_eq!(again.exit_code(), exit::CANNOT_CREATE, "{again}");
+        }
+        assert_eq!(Ca::open(&ca).unwrap().issued().unwrap().len(), 1);
+        // Where only a key is in the way, there is room for what has none.
+        let keys = path("keys");
+        std::fs::create_dir(&keys).unwrap();
+        std::fs::write(keys.join("key.pem"), "precious").unwrap();
+        issue(&ca, &node, &keys, None, sink).unwrap_err();
+        request::sign(&ca, &request, &node, &keys, None, sink).unwrap();
+        assert_eq!(Ca::open(&ca).unwrap().issued().unwrap().len(), 2);
     }
 
     /// A folder stands for the certificates in it, as it does for every other flag; one without any names

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use quorate_certs::{
-    CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, Name, REQUEST_FILE, Request, Subject,
+    CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, Name, REQUEST_FILE, Request, Signed,
+    Subject,
 };
 
 use super::{CertsError, Who, lasting, node_number, one, parse_life, tell_made};
@@ -121,7 +122,7 @@ fn request(
     Ok(())
 }
 
-fn sign(
+pub(super) fn sign(
     ca: &Path,
     request: &Path,
     subject: &Subject,
@@ -134,7 +135,9 @@ fn sign(
         file: file.to_owned(),
         source,
     })?;
-    let signed = Ca::open(ca)?.sign(&request, subject, &lasting(life))?;
+    let ca = Ca::open(ca)?;
+    Signed::check_new(directory)?;
+    let signed = ca.sign(&request, subject, &lasting(life))?;
     signed.write(directory)?;
     tell_made("Signed", &signed, directory, out)?;
     let at = directory.display();
