@@ -125,7 +125,10 @@ impl Reads {
         let Some(at) = self
             .rounds
             .iter()
-            .position(|round| round.contexts.contains(&context))
+            .position(|round| match planted::is("late-answer-forgotten") {
+                true => round.contexts.last() == Some(&context),
+                false => round.contexts.contains(&context),
+            })
         else {
             return Vec::new();
         };

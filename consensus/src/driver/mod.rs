@@ -42,6 +42,7 @@ use crate::error::{Fatal, MembershipError, ProposeError, ReadError, TransferErro
 use crate::membership::Membership;
 use crate::message::Body;
 use crate::node::RaftNode;
+use crate::planted;
 use crate::proposals::ProposalToken;
 use crate::reads::ReadToken;
 use crate::ready::{Event, LeaderChange, Ready};
@@ -379,6 +380,9 @@ impl Driver {
                 done,
             } => match self.node.change_membership(&change, expected) {
                 // There is at most one at a time. From now on others may complete it, whatever happens here.
+                Ok(()) if planted::is("change-told-as-not-begun") => {
+                    self.waiting.change = Some(done);
+                }
                 Ok(()) => self.waiting.change = Some(done.or(MembershipError::OutcomeUnknown)),
                 Err(error) => done.call(Err(error)),
             },

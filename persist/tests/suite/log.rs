@@ -63,7 +63,8 @@ fn k10_a_log_that_is_founded_anew() {
     assert_eq!((opened.store_id, opened.boot), (store_id, boot + 1));
     let recovered = opened.recovered;
     assert!(recovered.membership().is_single_voter(node(2)));
-    assert_eq!(recovered.hard_state, hard_state(3, Some(2), 7));
+    let term = Term::new(2).founded_anew(0).value();
+    assert_eq!(recovered.hard_state, hard_state(term, Some(2), 7));
     assert_eq!(recovered.last, index(7));
 }
 

@@ -418,6 +418,15 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     bug(
+        "newcomer-not-remembered",
+        "a node that was met before it was a member may come back with another store",
+        test(
+            "tests",
+            "simulation",
+            "members::e1_a_wiped_node_that_joined_is_kept_out",
+        ),
+    ),
+    bug(
         "older-boot-admitted",
         "a member may come back with an older copy of its store",
         test(
@@ -537,6 +546,42 @@ pub const BUGS: &[Bug] = &[
         "restored-revisions-repeated",
         "a restored cluster gives revisions again that clients of the old one have seen",
         test("node-bin", "backup", "a_backup_has_what_was_acknowledged"),
+    ),
+    bug(
+        "first-round-counted",
+        "everybody counts as caught up in the first round of a new leader",
+        test(
+            "consensus",
+            "cluster",
+            "membership::f7_a_learner_that_lags_is_not_promoted_by_the_next_leader",
+        ),
+    ),
+    bug(
+        "change-told-as-not-begun",
+        "a change of the members that was begun is told as one that was not when the node stops",
+        test(
+            "consensus",
+            "driver",
+            "a_change_that_was_begun_is_unknown_after_a_stop",
+        ),
+    ),
+    bug(
+        "late-answer-forgotten",
+        "a follower that has asked again takes no answer to its first question",
+        test(
+            "consensus",
+            "cluster",
+            "reads::h8_a_follower_far_from_its_leader_reads",
+        ),
+    ),
+    bug(
+        "large-frame-may-stall",
+        "a client may take as long as it likes with a large frame",
+        test(
+            "quic-transport",
+            "floods",
+            "i11_a_large_frame_that_stalls_gives_its_room_to_others",
+        ),
     ),
     bug(
         "recovered-numbers-repeated",

@@ -395,7 +395,7 @@ impl Reading {
             .map(|(_, mistake)| format!("\n  {mistake}"))
             .collect();
         Failure::new(code, format!("{count} in the configuration:{list}"))
-            .help("correct them and start again; `quorate start --help` lists every setting")
+            .help("correct them and start again; docs/configuration.md and `quorate start --help` list the settings")
     }
 }
 
