@@ -2,6 +2,7 @@
 
 mod chance;
 mod ledger;
+mod life;
 mod open;
 mod revoke;
 mod template;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 
 use self::chance::Chance;
 pub use self::ledger::Record;
+use self::life::LIFE_MIN;
 pub(crate) use self::revoke::LIST_FILE;
 pub(crate) use self::template::parse_authority_name;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
@@ -32,13 +34,14 @@ use crate::trust::TrustError;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Longest life of any certificate: ten years. Longer ones outlive the people who know where the key is.
+/// Longest life of any certificate: ten years, leap days included. Longer ones outlive the people who know where the
+/// key is.
 pub const LIFE_MAX: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 
 /// How far `not_before` lies in the past, for peers whose clocks are behind ours.
 const SKEW: Duration = Duration::from_secs(10 * 60);
 
-const CA_KEY_FILE: &str = "ca.key";
+pub(crate) const CA_KEY_FILE: &str = "ca.key";
 pub(crate) const CA_CERTIFICATE_FILE: &str = "ca.crt";
 
 /// How a CA is made.
@@ -360,7 +363,7 @@ impl std::fmt::Debug for Ca {
 
 /// `now` and `now + life` in whole seconds, which is what a certificate can say.
 fn validity(now: SystemTime, life: Duration) -> Result<(SystemTime, SystemTime), CaError> {
-    if life < Duration::from_secs(1) || life > LIFE_MAX {
+    if life < LIFE_MIN || life > LIFE_MAX {
         return Err(CaError::BadLife { life });
     }
     let now = system_time(crate::facts::unix_time(now));
@@ -473,7 +476,7 @@ pub enum CaError {
         not_before: SystemTime,
     },
     /// A life out of bounds.
-    #[error("a life of {}s is out of bounds: choose from 1s to {}s", .life.as_secs(), LIFE_MAX.as_secs())]
+    #[error("a life of {}", life::complaint(*.life))]
     BadLife {
         /// What was asked for.
         life: Duration,

@@ -1,5 +1,6 @@
 //! Reading and writing key material: bounded, private from the first instant, never over something.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::ca::{CA_CERTIFICATE_FILE, CA_KEY_FILE};
+use crate::issued::{CERTIFICATE_FILE, KEY_FILE, REQUEST_FILE, ROOTS_FILE};
 use crate::trust::ROOTS_MAX;
 
 /// Largest file of a key, of certificates, or of one list of what is revoked, in bytes. A chain of 4 certificates has
@@ -27,7 +30,7 @@ const MODE_GROUP_AND_OTHERS: u32 = 0o077;
 #[non_exhaustive]
 pub enum FileError {
     /// Not there.
-    #[error("{} does not exist: create it with `quorate certs init` (CA) or `quorate certs issue`", .path.display())]
+    #[error("{} does not exist{}", .path.display(), made_with(.path))]
     Missing {
         /// Which file.
         path: PathBuf,
@@ -70,6 +73,19 @@ pub enum FileError {
         /// Its reason.
         source: io::Error,
     },
+}
+
+/// How to make the file at `path`, where its name says what it is.
+fn made_with(path: &Path) -> &'static str {
+    match path.file_name().and_then(OsStr::to_str) {
+        Some(CA_KEY_FILE | CA_CERTIFICATE_FILE) => ": create it with `quorate certs init`",
+        Some(KEY_FILE) => ": create it with `quorate certs issue`",
+        Some(CERTIFICATE_FILE | ROOTS_FILE) => {
+            ": create it with `quorate certs issue`, or with `quorate certs sign` for a request"
+        }
+        Some(REQUEST_FILE) => ": create it with `quorate certs request`",
+        Some(_) | None => "",
+    }
 }
 
 /// What a file is: whether it must be for its owner only, and how large it may be.

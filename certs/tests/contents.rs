@@ -177,6 +177,21 @@ fn lives_are_bounded() {
         let error = Ca::generate(&cluster("c1"), &options).unwrap_err();
         assert!(matches!(error, CaError::BadLife { .. }), "{error}");
     }
+    for (seconds, words) in [
+        (0, "0s is too short: choose at least 1s"),
+        (
+            20 * 365 * 24 * 3600,
+            "20y is too long: choose at most 3653d",
+        ),
+        (4000 * 24 * 3600, "4000d is too long"),
+        (100_001 * 3600, "100001h is too long"),
+        (400_000_020, "6666667m is too long"),
+        (400_000_001, "400000001s is too long"),
+    ] {
+        let life = Duration::from_secs(seconds);
+        let error = CaError::BadLife { life }.to_string();
+        assert!(error.contains(words), "{error}");
+    }
     let after_the_ca = IssueOptions {
         life: None,
         now: SystemTime::now() + LIFE_MAX + HOUR,

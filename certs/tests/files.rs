@@ -144,9 +144,27 @@ fn j23_exposed_keys_are_refused() {
     );
 }
 
-/// Missing files are named.
+/// Missing files are named, with the command that makes one of that name, if there is one.
 #[test]
 fn missing_files_are_named() {
+    let words = |name: &str| {
+        let path = Path::new("there").join(name);
+        FileError::Missing { path }.to_string()
+    };
+    let none = words("other");
+    assert!(none.ends_with("there/other does not exist"), "{none}");
+    for (name, maker) in [
+        ("ca.key", "certs init"),
+        ("ca.crt", "certs init"),
+        ("key.pem", "certs issue"),
+        ("cert.pem", "certs sign"),
+        ("ca.pem", "certs issue"),
+        ("request.pem", "certs request"),
+    ] {
+        let words = words(name);
+        assert!(words.contains(maker), "{words}");
+        assert_eq!(words.contains("init"), maker.contains("init"), "{words}");
+    }
     for name in ["key.pem", "cert.pem", "ca.pem"] {
         let (directory, ..) = written();
         fs::remove_file(directory.path().join(name)).unwrap();

@@ -301,9 +301,12 @@ fn certificate_files(path: &Path) -> Vec<PathBuf> {
 fn inspect(paths: &[PathBuf], json: bool, out: &mut dyn Write) -> Result<(), CertsError> {
     let mut found = Vec::new();
     for file in paths.iter().flat_map(|path| certificate_files(path)) {
-        let certificates = inspect_file(&file).map_err(|source| CertsError::Inspect {
-            file: file.clone(),
-            source,
+        let certificates = inspect_file(&file).map_err(|source| match source {
+            InspectError::File(error) => error.into(),
+            source => CertsError::Inspect {
+                file: file.clone(),
+                source,
+            },
         })?;
         let of_file = certificates.into_iter().map(|info| (file.clone(), info));
         found.extend(of_file);
@@ -332,9 +335,12 @@ fn verify(
     expected: Option<Identity>,
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
-    let credentials = Credentials::load(directory).map_err(|source| CertsError::Credentials {
-        directory: directory.to_owned(),
-        source,
+    let credentials = Credentials::load(directory).map_err(|source| match source {
+        CredentialsError::File(error) => error.into(),
+        source => CertsError::Credentials {
+            directory: directory.to_owned(),
+            source,
+        },
     })?;
     let identity = credentials.identity();
     if let Some(expected) = expected.filter(|expected| expected != identity) {
@@ -355,11 +361,14 @@ pub(crate) enum CertsError {
     #[error("name exactly one of --node, --client and --admin")]
     WhoIsNotOne,
     #[error(
-        "{} has no account of such a certificate that is good: find its number with `quorate certs inspect`, and \
-         give --serial",
+        "no valid certificate of {subject} is recorded in {}: what there was may be revoked or expired already (`quorate \
+         certs list`); one that is not recorded is revoked with --serial, by the number that `quorate certs inspect` shows",
         .directory.display()
     )]
-    NothingToRevoke { directory: PathBuf },
+    NothingToRevoke {
+        directory: PathBuf,
+        subject: Subject,
+    },
     #[error("name either --cluster or --after")]
     OfIsNotOne,
     #[error("say whose it is: --cluster, and one of --node, --client and --admin")]
@@ -434,23 +443,11 @@ impl CertsError {
             Self::NothingBrought { .. } => exit::NO_INPUT,
             Self::File(error)
             | Self::Request(RequestError::File(error))
-            | Self::RequestFile {
-                source: RequestError::File(error),
-                ..
-            }
             | Self::Folder(FolderError::Request(RequestError::File(error)))
             | Self::Folder(
                 FolderError::File(error) | FolderError::Credentials(CredentialsError::File(error)),
             )
-            | Self::Ca(CaError::File(error))
-            | Self::Inspect {
-                source: InspectError::File(error),
-                ..
-            }
-            | Self::Credentials {
-                source: CredentialsError::File(error),
-                ..
-            } => file_code(error),
+            | Self::Ca(CaError::File(error)) => file_code(error),
             Self::Ca(CaError::Expired { .. })
             | Self::Folder(FolderError::Credentials(CredentialsError::Refused(
                 VerifyError::Expired { .. } | VerifyError::AuthorityExpired { .. },
@@ -516,6 +513,8 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use quorate_certs::{REQUEST_FILE, Request};
 
     use super::*;
@@ -645,5 +644,24 @@ mod tests {
         assert!(none.to_string().contains("cert.pem"), "{none}");
         let absent = inspect(&[path("absent")], false, sink).unwrap_err();
         assert_eq!(absent.to_string().matches("absent").count(), 1, "{absent}");
+    }
+
+    /// A file that is not there is named once, whoever wants it.
+    #[test]
+    fn a_missing_file_is_named_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let sink = &mut io::sink();
+        let node = Subject::node(1).unwrap();
+        let absent = path("absent");
+        for error in [
+            inspect(slice::from_ref(&absent), false, sink).unwrap_err(),
+            verify(&absent, None, sink).unwrap_err(),
+            request::sign(&absent, &absent, &node, &path("out"), None, sink).unwrap_err(),
+        ] {
+            assert_eq!(error.exit_code(), exit::NO_INPUT);
+            let words = error.to_string();
+            assert_eq!(words.matches("absent").count(), 1, "{words}");
+        }
     }
 }

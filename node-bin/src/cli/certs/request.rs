@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use quorate_certs::{
-    CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, Name, REQUEST_FILE, Request, Signed,
-    Subject,
+    CERTIFICATE_FILE, Ca, ClusterName, Folder, Identity, Name, REQUEST_FILE, Request, RequestError,
+    Signed, Subject,
 };
 
 use super::{CertsError, Who, lasting, node_number, one, parse_life, tell_made};
@@ -131,9 +131,12 @@ pub(super) fn sign(
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
     let file = request;
-    let request = Request::read(file).map_err(|source| CertsError::RequestFile {
-        file: file.to_owned(),
-        source,
+    let request = Request::read(file).map_err(|source| match source {
+        RequestError::File(error) => error.into(),
+        source => CertsError::RequestFile {
+            file: file.to_owned(),
+            source,
+        },
     })?;
     let ca = Ca::open(ca)?;
     Signed::check_new(directory)?;

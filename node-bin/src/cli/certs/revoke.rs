@@ -70,15 +70,18 @@ fn revoke(directory: &Path, whose: Whose, out: &mut dyn Write) -> Result<(), Cer
         _ => None,
     };
     let number = whose.serial.clone();
-    let serials = match &subject {
+    let serials = match subject {
         None => whose.serial.into_iter().collect(),
-        Some(subject) => good_of(&ca, subject, now)?,
+        Some(subject) => match good_of(&ca, &subject, now)? {
+            none if none.is_empty() => {
+                return Err(CertsError::NothingToRevoke {
+                    directory: directory.to_owned(),
+                    subject,
+                });
+            }
+            serials => serials,
+        },
     };
-    if serials.is_empty() {
-        return Err(CertsError::NothingToRevoke {
-            directory: directory.to_owned(),
-        });
-    }
     let news = ca.revoke(&serials, now)?;
     let at = directory.display();
     if news == 0 {
@@ -215,6 +218,8 @@ mod tests {
         for nobody in ["eve", "adam"] {
             let nothing = revoke(&ca, whose(nobody), sink).unwrap_err();
             assert_eq!(nothing.exit_code(), exit::DATA);
+            let words = nothing.to_string();
+            assert!(words.contains(&format!("client/{nobody}")), "{words}");
         }
         said.clear();
         list(&ca, false, &mut said).unwrap();
