@@ -122,13 +122,13 @@ impl Reads {
         context: ReadContext,
         index: LogIndex,
     ) -> Vec<(NodeId, ReadContext)> {
-        let Some(at) = self
-            .rounds
-            .iter()
-            .position(|round| match planted::is("late-answer-forgotten") {
-                true => round.contexts.last() == Some(&context),
-                false => round.contexts.contains(&context),
-            })
+        let Some(at) =
+            self.rounds
+                .iter()
+                .position(|round| match planted::is("late-answer-forgotten") {
+                    true => round.contexts.last() == Some(&context),
+                    false => round.contexts.contains(&context),
+                })
         else {
             return Vec::new();
         };
