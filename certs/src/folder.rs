@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
+use zeroize::Zeroizing;
 
 use crate::ca::{CA_CERTIFICATE_FILE, Ca, LIST_FILE, parse_authority_name};
 use crate::credentials::{Credentials, CredentialsError, certificates, key_in};
@@ -63,11 +64,14 @@ impl Folder {
     /// As [`open`](Self::open); and where nothing was installed yet, the folder in which a certificate was
     /// [requested](crate::Request::make), whose owner trusts nobody so far.
     ///
-    /// Errors: those of [`open`](Self::open), and those of reading the request.
+    /// Errors: those of [`open`](Self::open), and those of reading the request; [`FolderError::NothingRequested`].
     pub fn open_or_requested(path: &Path) -> Result<Self, FolderError> {
         let request = path.join(REQUEST_FILE);
-        if path.join(CERTIFICATE_FILE).exists() || !request.exists() {
+        if path.join(CERTIFICATE_FILE).exists() {
             return Self::open(path);
+        }
+        if !request.exists() {
+            return Err(FolderError::NothingRequested { path: path.into() });
         }
         let request = Request::read(&request)?;
         let identity = request.identity().ok_or(RequestError::NoIdentity)?;
@@ -114,26 +118,38 @@ impl Folder {
     }
 
     /// As [`renew`](Self::renew), with the content of another folder, which was brought here from where
-    /// the CA is. What was [signed](crate::Signed::write) there for a [`Request`] has no key in it: that is here.
+    /// the CA is. What was [signed](crate::Signed::write) there for a [`Request`] has no key in it: that is here, in
+    /// [`NEXT_KEY_FILE`], or in [`KEY_FILE`] where another tool has made it.
     ///
     /// Errors: those of [`renew`](Self::renew), and those of reading the other folder.
     pub fn renew_from(&mut self, other: &Path) -> Result<Credentials, FolderError> {
         let chain = files::read(&other.join(CERTIFICATE_FILE), Kind::Public)?;
         let key = match files::read(&other.join(KEY_FILE), Kind::Secret) {
             Err(FileError::Missing { .. }) => {
-                files::read(&self.path.join(NEXT_KEY_FILE), Kind::Secret)
+                self.own_key(&chain)?.ok_or_else(|| FolderError::NoKey {
+                    brought: other.to_owned(),
+                    path: self.path.clone(),
+                })?
             }
-            read => read,
+            read => read?,
         };
-        let key = key.map_err(|error| match error {
-            FileError::Missing { .. } => FolderError::NoKey {
-                brought: other.to_owned(),
-                path: self.path.clone(),
-            },
-            other => other.into(),
-        })?;
         let roots = files::read(&other.join(ROOTS_FILE), Kind::Bundle)?;
         self.install(&key, &chain, &roots)
+    }
+
+    /// The key in the folder that may be that of the first certificate in `chain`, if there is one.
+    fn own_key(&self, chain: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, FolderError> {
+        let next = match files::read(&self.path.join(NEXT_KEY_FILE), Kind::Secret) {
+            Err(FileError::Missing { .. }) => None,
+            read => Some(read?),
+        };
+        match (key_in(&self.path, chain), next) {
+            (Ok((key, _)), _) => Ok(Some(key)),
+            (Err(_), Some(next)) => Ok(Some(next)),
+            (Err(CredentialsError::KeyMismatch), None)
+            | (Err(CredentialsError::File(FileError::Missing { .. })), None) => Ok(None),
+            (Err(error), None) => Err(error.into()),
+        }
     }
 
     fn install(
@@ -381,6 +397,16 @@ pub enum FolderError {
     /// What was requested can not be read.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// No certificate, and nothing that says whose the first one is to be.
+    #[error(
+        "{} has neither {CERTIFICATE_FILE} nor {REQUEST_FILE}: ask for its first certificate with `quorate certs request`, or \
+         put the request there that another tool has made for its {KEY_FILE}",
+        .path.display()
+    )]
+    NothingRequested {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A certificate without a key.
     #[error(
         "{} has no key in it, and none waits in {} for its certificate: bring what was issued or signed for that folder",

@@ -221,6 +221,62 @@ fn wrong_requests_are_refused() {
     }
 }
 
+/// Another tool's key has its name before it has a certificate, and no public half beside it (RFC 8410 section 7). Its
+/// request says whose folder it is.
+#[test]
+fn a_request_of_another_tool_is_as_good() {
+    let ca = TestCa::new("c1");
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("n1");
+    fs::create_dir(&path).unwrap();
+    let refused = || Folder::open_or_requested(&path).unwrap_err();
+    let error = refused();
+    assert!(
+        matches!(error, FolderError::NothingRequested { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("certs request"), "{error}");
+
+    let head = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+    let key = pem::Pem::new("PRIVATE KEY", [&head[..], &[7; 32]].concat());
+    let key = pem::encode(&key);
+    let write_key = |mode| {
+        fs::write(path.join(KEY_FILE), &key).unwrap();
+        fs::set_permissions(path.join(KEY_FILE), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let requested = |uris: &[&str]| {
+        let mut params = CertificateParams::default();
+        let uri = |uri: &&str| SanType::URI((*uri).try_into().unwrap());
+        params.subject_alt_names = uris.iter().map(uri).collect();
+        let request = params.serialize_request(&KeyPair::from_pem(&key).unwrap());
+        fs::write(path.join(REQUEST_FILE), request.unwrap().pem().unwrap()).unwrap();
+        Request::read(&path.join(REQUEST_FILE)).unwrap()
+    };
+    write_key(0o600);
+    requested(&[]);
+    let error = refused();
+    let nobody = FolderError::Request(RequestError::NoIdentity);
+    assert_eq!(error.to_string(), nobody.to_string());
+
+    let request = requested(&["spiffe://c1/node/1"]);
+    let install = |brought: &str| {
+        let brought = temporary.path().join(brought);
+        sign(&ca, &request, 1).write(&brought).unwrap();
+        Folder::open_or_requested(&path)?.renew_from(&brought)
+    };
+    write_key(0o644);
+    let error = install("exposed").unwrap_err();
+    assert!(error.to_string().contains("chmod 600"), "{error}");
+    write_key(0o600);
+    // The first, and the next one of the same key.
+    for round in ["first", "second"] {
+        assert_eq!(install(round).unwrap().identity(), &node(1));
+        assert_eq!(fs::read_to_string(path.join(KEY_FILE)).unwrap(), key);
+        assert_eq!(names(&path), [ROOTS_FILE, CERTIFICATE_FILE, KEY_FILE]);
+        Credentials::load(&path).unwrap();
+    }
+}
+
 /// A certificate finds its own key only, and nobody else's folder.
 #[test]
 fn a_certificate_without_its_key_is_refused() {

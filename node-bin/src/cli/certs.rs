@@ -448,6 +448,7 @@ impl CertsError {
                 FolderError::File(error) | FolderError::Credentials(CredentialsError::File(error)),
             )
             | Self::Ca(CaError::File(error)) => file_code(error),
+            Self::Folder(FolderError::NothingRequested { .. }) => exit::NO_INPUT,
             Self::Ca(CaError::Expired { .. })
             | Self::Folder(FolderError::Credentials(CredentialsError::Refused(
                 VerifyError::Expired { .. } | VerifyError::AuthorityExpired { .. },

@@ -211,6 +211,13 @@ mod tests {
             assert!(Credentials::load(&n1).is_ok() && !file.exists());
             ask(nobody()).unwrap();
         }
+        let nothing = ChangeCommand::Install {
+            from: path("first"),
+            dir: path("nothing"),
+        };
+        let nothing = change::run(nothing, sink).unwrap_err();
+        assert_eq!(nothing.exit_code(), exit::NO_INPUT);
+        assert!(nothing.to_string().contains("certs request"), "{nothing}");
         let other = ask(whole(2)).unwrap_err();
         assert_eq!(other.exit_code(), exit::DATA);
         assert!(other.to_string().contains("node/1"), "{other}");
