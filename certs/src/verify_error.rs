@@ -156,8 +156,9 @@ pub enum VerifyError {
 }
 
 /// Chooses the error whose TLS alert tells the peer's operator most (RFC 8446 section 6.2):
-/// certificate_expired 45, unknown_ca 48, unsupported_certificate 43, bad_certificate 42, and
-/// access_denied 49 for a certificate that is good but is not welcome here.
+/// certificate_expired 45, certificate_revoked 44, unknown_ca 48 (also where the CA's list has ended),
+/// unsupported_certificate 43, bad_certificate 42, certificate_required 116, and access_denied 49 for a
+/// certificate that is good but is not welcome here.
 impl From<VerifyError> for rustls::Error {
     fn from(error: VerifyError) -> Self {
         let certificate_error = match error {

@@ -26,6 +26,17 @@ fn alert(error: VerifyError) -> u8 {
     }
 }
 
+/// Revoked has an alert of its own (certificate_revoked). Where nobody can tell because the list has ended, the CA is as
+/// good as unknown (unknown_ca).
+#[test]
+fn revocation_has_alerts() {
+    assert_eq!(alert(VerifyError::Revoked), 44);
+    let (next_update, now) = (SystemTime::UNIX_EPOCH, SystemTime::now());
+    assert_eq!(alert(VerifyError::ListExpired { next_update, now }), 48);
+    let none = rustls::Error::from(VerifyError::Empty);
+    assert_eq!(none, rustls::Error::NoCertificatesPresented);
+}
+
 /// What a CA issues verifies, for every role and every kind of CA key, as the subject asked for.
 #[test]
 fn issued_certificates_are_accepted() {

@@ -336,7 +336,10 @@ fn alert_words(alert: u8) -> String {
              clocks of both machines"
         }
         46 => "it does not accept our certificate (alert 46): see the peer's log for the reason",
-        48 => "unknown CA (alert 48): check that both sides use the same ca.pem",
+        48 => {
+            "unknown CA (alert 48), or its revocation list has ended: the peer's log says which; check \
+             that both sides use the same ca.pem, or give the peer a newer list with `quorate certs trust`"
+        }
         49 => {
             "our identity is not acceptable (alert 49): another cluster, or not an identity; check \
              the certificate with `quorate certs inspect`"
@@ -369,6 +372,11 @@ mod tests {
         let words = error.to_string();
         assert!(
             words.contains("unknown CA") && words.contains("ca.pem"),
+            "{words}"
+        );
+        // The same alert says that a list has ended; then roots that are the same change nothing.
+        assert!(
+            words.contains("revocation list") && words.contains("certs trust"),
             "{words}"
         );
         assert_eq!(alert_of(0x130), Some(48));
