@@ -381,13 +381,13 @@ pub(crate) enum CertsError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("{}", request_file(file, source))]
+    #[error("{}: {source}", .file.display())]
     RequestFile { file: PathBuf, source: RequestError },
-    #[error("{}", inspected(file, source))]
+    #[error("{}: {source}", .file.display())]
     Inspect { file: PathBuf, source: InspectError },
     #[error("{} has no {CERTIFICATE_FILE} in it: bring a folder that `quorate certs sign` or `issue` made", .from.display())]
     NothingBrought { from: PathBuf },
-    #[error("{}", credentials(directory, source))]
+    #[error("{}: {source}", .directory.display())]
     Credentials {
         directory: PathBuf,
         source: CredentialsError,
@@ -400,37 +400,6 @@ pub(crate) enum CertsError {
     },
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
-}
-
-// What is wrong with a file names it already.
-
-fn request_file(file: &Path, error: &RequestError) -> String {
-    let file = file.display();
-    match error {
-        RequestError::File(FileError::Missing { .. }) => format!(
-            "{file} does not exist: `quorate certs request` makes one, where the key is to be"
-        ),
-        RequestError::File(error) => error.to_string(),
-        error => format!("{file}: {error}"),
-    }
-}
-
-fn inspected(file: &Path, error: &InspectError) -> String {
-    let file = file.display();
-    match error {
-        InspectError::File(FileError::Missing { .. }) => format!(
-            "{file} does not exist: name a file with certificates, or a folder made by `quorate certs issue` or `init`"
-        ),
-        InspectError::File(error) => error.to_string(),
-        error => format!("{file}: {error}"),
-    }
-}
-
-fn credentials(directory: &Path, error: &CredentialsError) -> String {
-    match error {
-        CredentialsError::File(error) => error.to_string(),
-        error => format!("{}: {error}", directory.display()),
-    }
 }
 
 impl CertsError {
