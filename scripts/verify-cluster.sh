@@ -201,7 +201,7 @@ section 'A node alone'
 issue "$work/ca9" node 9 "$work/n9"
 issue "$work/ca9" client outside "$work/client9"
 connect "$work/client9" 9
-start 9
+start 9 --alone
 eventually 'elects itself' has_leader
 check 'commits and applies a write' put alone 1
 rm "$work/acknowledged"
