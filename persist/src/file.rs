@@ -453,15 +453,8 @@ fn prefix(path: &Path) -> io::Result<OsString> {
 /// loses its file by this and fails, which is what the later of two must do anyway.
 fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
     let prefix = prefix(path)?;
-    for name in files.names(directory(path))? {
-        if name
-            .as_encoded_bytes()
-            .starts_with(prefix.as_encoded_bytes())
-        {
-            files.remove(&directory(path).join(name))?;
-        }
-    }
-    Ok(())
+    let prefix = prefix.as_encoded_bytes();
+    remove_names(files, directory(path), |name| name.starts_with(prefix))
 }
 
 /// Removes every file in `directory` that was being made when a crash came. Nobody else may be making one: whoever has
@@ -471,8 +464,19 @@ fn remove_stale(files: &dyn Files, path: &Path) -> io::Result<()> {
 ///
 /// When one stays.
 pub fn remove_drafts(files: &dyn Files, directory: &Path) -> io::Result<()> {
+    let creating = CREATING.as_bytes();
+    remove_names(files, directory, |name| {
+        name.windows(creating.len()).any(|part| part == creating)
+    })
+}
+
+fn remove_names(
+    files: &dyn Files,
+    directory: &Path,
+    is_one: impl Fn(&[u8]) -> bool,
+) -> io::Result<()> {
     for name in files.names(directory)? {
-        if name.to_string_lossy().contains(CREATING) {
+        if is_one(name.as_encoded_bytes()) {
             files.remove(&directory.join(name))?;
         }
     }

@@ -9,11 +9,15 @@ use super::{Failure, exit};
 /// Reads `key.pem`, `cert.pem` and `ca.pem` from `folder` and checks them as a peer would.
 pub(crate) fn load(folder: &Path) -> Result<Credentials, Failure> {
     Credentials::load(folder).map_err(|error| {
-        let folder = folder.display();
-        Failure::new(
-            code(&error),
-            format!("cannot use the certificate in {folder}: {error}"),
-        )
+        let message = match &error {
+            // It names its file.
+            CredentialsError::File(error) => error.to_string(),
+            error => format!(
+                "cannot use the certificate in {}: {error}",
+                folder.display()
+            ),
+        };
+        Failure::new(code(&error), message)
     })
 }
 
@@ -61,7 +65,7 @@ mod tests {
 
         let missing = load(&path.join("nowhere")).unwrap_err();
         assert_eq!(missing.code, exit::NO_INPUT);
-        assert!(missing.message.contains("nowhere"), "{missing}");
+        assert_eq!(missing.message.matches("nowhere").count(), 1, "{missing}");
 
         let key = path.join("key.pem");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();

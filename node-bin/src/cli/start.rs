@@ -50,7 +50,7 @@ pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let credentials = super::credentials(&settings.cert)?;
     agree(&credentials, &settings)?;
     if !args.alone {
-        refuse_to_found_alone(&settings)?;
+        refuse_to_found_alone(&credentials, &settings)?;
     }
     // Before anything is opened, so that a signal during a long recovery is not lost.
     let (stop, reloads) = Stop::listen_with_reloads(args.until_stdin_closes)?;
@@ -93,9 +93,17 @@ fn agree(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> 
 
 /// A node that finds no data where it looks for them, and knows of no peers, would found another cluster of the same
 /// name: clients that reach it would write to that.
-fn refuse_to_found_alone(settings: &Settings) -> Result<(), Failure> {
-    let own = |peer: &NodeId| Some(*peer) == settings.node;
-    if !settings.peers.keys().all(own) || settings.data_dir.join(LOG_FILE).exists() {
+fn refuse_to_found_alone(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> {
+    let own = credentials.identity().node_id().map(NodeId::from);
+    let alone = settings.peers.keys().all(|peer| Some(*peer) == own);
+    // What cannot be looked at is told of when it is opened.
+    if !alone
+        || settings
+            .data_dir
+            .join(LOG_FILE)
+            .try_exists()
+            .unwrap_or(true)
+    {
         return Ok(());
     }
     let data_dir = settings.data_dir.display();

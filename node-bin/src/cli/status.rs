@@ -1,11 +1,12 @@
 //! `quorate status`: what each node says about itself, side by side.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Args;
 use quorate::kv::{Client, ClientError, NodeStatus, PeerStatus};
 use quorate_consensus::{NodeId, Term};
+use quorate_persist::seconds_now;
 use serde_json::{Value as Json, json};
 
 use super::connect::{ConnectArgs, FOR_GOOD, Network};
@@ -68,10 +69,7 @@ fn show(args: &StatusArgs, reports: &[Report], out: &mut dyn Write) -> io::Resul
     if args.json {
         return writeln!(out, "{}", in_json(reports));
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    for_people(reports, now.as_secs(), out)?;
+    for_people(reports, seconds_now(), out)?;
     if args.peers {
         writeln!(out)?;
         peers_for_people(reports, out)?;

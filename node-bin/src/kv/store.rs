@@ -40,8 +40,8 @@ use self::picture::Picture;
 pub(crate) use self::piece::Progress;
 use self::record::{APPLIED, KV_TABLE, KvTable, applied_row, open_table, write_overlay};
 use self::scan::KvScan;
+use self::snapshot::KvSource;
 pub(crate) use self::snapshot::sink_to;
-use self::snapshot::{KvSource, received_path};
 use self::timed::Timed;
 pub use self::timed::{LEASES_MAX, SESSION_TTL, SESSIONS_MAX};
 use self::view::Below;
@@ -49,6 +49,7 @@ use super::board::Board;
 use super::history::WATCH_HISTORY_BYTES_DEFAULT;
 use super::invalid::Invalid;
 use super::query::{Answer, BackupPiece, Pair, Query, RANGE_BYTES_MAX};
+use crate::node::received_path;
 use crate::planted;
 
 /// What redb keeps of the state in memory unless told otherwise: enough for the hot part of a small

@@ -211,11 +211,16 @@ mod tests {
             checked
         };
         let told = Membership::joining(id(4), [id(1), id(2)]).unwrap();
+        let meet = |joining: &Admission| {
+            for (node, origin) in [(2, 8), (9, 9), (1, 7), (3, 0)] {
+                up(joining, node, origin).unwrap();
+            }
+            assert_eq!(joining.memory.origin(), 0);
+        };
+        meet(&admission(&told));
+        // Started again, it meets whom it knows already.
         let joining = admission(&told);
-        for (node, origin) in [(2, 8), (9, 9), (1, 7), (3, 0)] {
-            up(&joining, node, origin).unwrap();
-        }
-        assert_eq!(joining.memory.origin(), 0);
+        meet(&joining);
         // It was the cluster of node 1 that took it in.
         let joined = Membership::new([id(1), id(3), id(4)], []).unwrap();
         joining.memory.learn_origin(&joined);

@@ -46,6 +46,13 @@ pub use service::Service;
 /// hand-over takes a round trip and an fsync; twice an election timeout means that nobody is there.
 const HANDOVER_MAX: Duration = Duration::from_secs(1);
 
+/// Where a snapshot that was received for the state at `path` waits to take its place.
+pub(crate) fn received_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".received");
+    path.with_file_name(name)
+}
+
 /// Talks to a running node: cheap to clone, usable from any thread and any async runtime.
 #[derive(Clone)]
 pub struct NodeHandle {

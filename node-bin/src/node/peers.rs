@@ -107,11 +107,13 @@ impl Known {
             Some(before) if before.boot > seen.boot => return Met::OlderBoot(before.boot),
             Some(before) if before.boot == seen.boot => {
                 // Since then it has told itself how far it is.
-                let process = self.processes.entry(node).or_insert(start.process);
-                return match *process == start.process {
-                    true => Met::Known,
-                    false => Met::Twin,
-                };
+                let process = *self.processes.entry(node).or_insert(start.process);
+                if process != start.process {
+                    return Met::Twin;
+                }
+                // This may be another start of this node, which has not heard it yet.
+                self.origins.insert(node, start.origin);
+                return Met::Known;
             }
             None if self.peers.stores.len() >= most => return Met::OneTooMany,
             Some(_) | None => {}

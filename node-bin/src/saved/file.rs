@@ -11,6 +11,7 @@ use quorate_persist::{
 
 use super::State;
 use super::error::{Damage, SavedError};
+use crate::node::received_path;
 
 const MAGIC: [u8; 8] = *b"QRMSTATE";
 const FORMAT: u32 = 1;
@@ -22,9 +23,6 @@ const HEADER_BYTES_MAX: u64 = (FIXED_BYTES + CLUSTER_BYTES_MAX + CHECKSUM_BYTES)
 
 /// How much is encoded before it is written, and read at once to be checked: enough that the calls do not count.
 const BUFFER_BYTES: usize = 256 << 10;
-
-/// Behind the name of the state's file, that of a received one which is still to take its place.
-const RECEIVED: &str = ".received";
 
 /// Where a state is, and whose it is.
 #[derive(Clone)]
@@ -48,10 +46,8 @@ pub(super) struct Whole {
 impl Place {
     /// The place of a received state that is still to come here.
     pub(super) fn received(&self) -> Self {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(RECEIVED);
         Self {
-            path: self.path.with_file_name(name),
+            path: received_path(&self.path),
             ..self.clone()
         }
     }

@@ -25,19 +25,9 @@ use crate::planted;
 /// only the right edge of the tree is touched again.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// Behind the name of the state's file, that of a received one which is still to take its place.
-const RECEIVED: &str = ".received";
-
 /// How many places a source remembers the digest of: each member goes on from the last one or asks again for
 /// it, so two for each of thirty-one. Going on from another place costs a scan up to there.
 const DIGESTS_MAX: usize = 2 * MEMBERS_MAX;
-
-/// Where the file received for the state at `path` is.
-pub(super) fn received_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(RECEIVED);
-    path.with_file_name(name)
-}
 
 /// A picture of the state in pieces.
 pub(super) struct KvSource {
