@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use quorate::kv::{Command, Notice, Query, Refusal, Request, Response};
+use quorate::kv::{AsOf, Command, Directory, Notice, Query, Refusal, Request, Response};
 use quorate::{EntryId, LogIndex, NodeId, Term};
 use quorate_consensus::{Body, Entry, Message};
 use serde::de::DeserializeOwned;
@@ -95,6 +95,14 @@ fn for_each_body(mut with: impl FnMut(&[u8], &dyn Fn(&[u8]) -> bool)) {
         leader: NodeId::new(2),
     };
     with(&postcard::to_stdvec(&notice).unwrap(), &decodes::<Notice>);
+    let members = Notice::Members(Directory {
+        as_of: AsOf {
+            founding: 300,
+            index: LogIndex::new(9),
+        },
+        members: [(NodeId::new(2).unwrap(), Some(([127, 0, 0, 1], 7).into()))].into(),
+    });
+    with(&postcard::to_stdvec(&members).unwrap(), &decodes::<Notice>);
     let append = Message {
         term: Term::new(300),
         body: Body::Append {

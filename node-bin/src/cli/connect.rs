@@ -37,7 +37,7 @@ pub(crate) struct ConnectArgs {
     /// Folder with key.pem, cert.pem and ca.pem [or: QUORATE_CERT]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) cert: Option<PathBuf>,
-    /// A node and its address; repeat for each [or: QUORATE_NODES, separated by commas]
+    /// A node and its address; repeat for more, any of which finds the others [or: QUORATE_NODES, with commas]
     #[arg(long = "node", value_name = "ID=HOST:PORT", global = true)]
     pub(crate) nodes: Vec<String>,
     /// How long an operation may take, such as 500ms [default: 5s; status, metrics: 2s; members: 10s;
@@ -145,7 +145,7 @@ fn given(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Giv
     };
     if written.is_empty() {
         return Err(usage("no node was given".into()).help(format!(
-            "add --node ID=HOST:PORT for each node, or set {NODES_VARIABLE}=1=HOST:PORT,2=HOST:PORT"
+            "add --node ID=HOST:PORT, for some or all nodes, or set {NODES_VARIABLE}=1=HOST:PORT,2=HOST:PORT"
         )));
     }
     let mut nodes: Vec<(NodeId, Place)> = Vec::new();

@@ -4,6 +4,7 @@ mod backup;
 mod board;
 mod client;
 pub(crate) mod command;
+mod directory;
 mod encoding;
 mod history;
 mod invalid;
@@ -26,6 +27,7 @@ pub use client::{
     REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, Transacted, Tried, Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};
+pub use directory::{AsOf, Directory};
 pub use history::{Change, WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX, WATCHERS_MAX, Watched};
 pub use invalid::Invalid;
 pub use logged::{Logged, SLOTS_MAX, Tag};

@@ -12,6 +12,7 @@ use quorate_quic_transport::{Lane, Message};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, KEY_BYTES_MAX, Outcome, VALUE_BYTES_MAX};
+use super::directory::Directory;
 use super::history::{Change, Watched};
 use super::invalid::Invalid;
 use super::logged::Tag;
@@ -289,7 +290,7 @@ fn hint(leader: Option<NodeId>) -> String {
 }
 
 /// What a node tells its connected clients unasked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Notice {
     /// The node learned who leads, or became the leader, or has stopped being it. A killed leader does
     /// not close its connections, so without this a client would wait for an idle timeout. Clients that
@@ -300,6 +301,9 @@ pub enum Notice {
         /// Who leads, if that is known.
         leader: Option<NodeId>,
     },
+    /// These are the members now, and that is where they are. Without this, a client that lives longer than the members
+    /// it was given would be left with nobody to ask.
+    Members(Directory),
 }
 
 impl Notice {

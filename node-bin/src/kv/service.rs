@@ -6,14 +6,15 @@ use bytes::Bytes;
 use futures_lite::future;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    LeaderChange, LogIndex, MembershipChange, NodeId, ORIGIN, ProposeError, Role, StateMachine,
-    TransferError,
+    Event, LeaderChange, LogIndex, MembershipChange, NodeId, ORIGIN, ProposeError, Role,
+    StateMachine, TransferError,
 };
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
 
 use super::board::Board;
 use super::command::{Command, Outcome};
+use super::directory::Directory;
 use super::history::{Seen, WATCH_WAIT_MAX, Watched};
 use super::logged::{Logged, Tag};
 use super::metrics::Metrics;
@@ -143,11 +144,32 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
     board.backups.end();
 }
 
+/// Tells clients of members that come, go or move, until the node ends.
+async fn tell_of_members(node: NodeHandle) {
+    let mut events = node.events();
+    while let Some(event) = events.next().await {
+        if let Event::Members(_) = event
+            && let Ok(status) = node.status().await
+            && let Some(directory) = Directory::of(&describe(&node, &status))
+        {
+            tell_clients(&node, &Notice::Members(directory));
+        }
+    }
+}
+
+/// One that cannot keep up with its answers is left out: it learns the same by asking.
+fn tell_clients(node: &NodeHandle, notice: &Notice) {
+    for client in node.transport().clients() {
+        let _ = client.try_send(Notice::LANE, GROUP, notice.clone());
+    }
+}
+
 impl Service for KvService {
     fn started(&mut self, node: &NodeHandle) {
         self.metrics = Some(Arc::new(Metrics::new(node)));
         let (board, timekeeper) = (Arc::clone(&self.board), Arc::clone(&self.timekeeper));
         node.spawn(keep_time(node.clone(), board, timekeeper));
+        node.spawn(tell_of_members(node.clone()));
     }
 
     fn call(&mut self, node: &NodeHandle, call: IncomingCall) {
@@ -203,10 +225,7 @@ impl Service for KvService {
             term: change.term,
             leader: change.leader,
         };
-        for client in node.transport().clients() {
-            // One that cannot keep up with its answers learns of the leader by asking.
-            let _ = client.try_send(Notice::LANE, GROUP, notice);
-        }
+        tell_clients(node, &notice);
     }
 }
 

@@ -1,8 +1,6 @@
 //! The nodes themselves: how they do, who they are, and all that they hold.
 
-use std::collections::BTreeSet;
-
-use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId, Standing};
+use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId};
 
 use super::Client;
 use super::backup::Backup;
@@ -20,7 +18,10 @@ impl Client {
     /// [`ClientError::StillRefused`] when it would not answer.
     pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
         match self.shared.ask(node, &Request::Status).await? {
-            Response::Status(status) => Ok(*status),
+            Response::Status(status) => {
+                self.shared.hear_of(&status);
+                Ok(*status)
+            }
             _ => Err(ClientError::Nonsense { node }),
         }
     }
@@ -36,7 +37,10 @@ impl Client {
             .request(Operation::Repeatable, &Request::Status)
             .await?
         {
-            (_, Response::Status(status)) => Ok(*status),
+            (_, Response::Status(status)) => {
+                self.shared.hear_of(&status);
+                Ok(*status)
+            }
             (node, _) => Err(ClientError::Nonsense { node }),
         }
     }
@@ -98,32 +102,6 @@ impl Client {
             (_, Response::Members(members)) => Ok(*members),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
-    }
-
-    /// Learns from the leader who belongs to the cluster: who has joined is asked from now on, where the leader reaches it,
-    /// and who was removed is [forgotten](Self::forget). Where a node may be found that is known already stays as it is: see
-    /// [`set_addresses`](Self::set_addresses). For a client that lives longer than the members it was given.
-    ///
-    /// # Errors
-    ///
-    /// Any; nothing happened.
-    pub async fn learn_members(&self) -> Result<Membership, ClientError> {
-        let NodeStatus { members, peers, .. } = self.leader_status().await?;
-        let known: BTreeSet<NodeId> = self.nodes().collect();
-        for node in members.members().filter(|node| !known.contains(node)) {
-            let seen = peers.iter().find(|peer| peer.node == node);
-            let seen = seen.and_then(|peer| peer.address);
-            if let Some(address) = members.address(node).or(seen) {
-                self.set_addresses(node, vec![address])?;
-            }
-        }
-        // One above all that the leader knows of may be about to join.
-        let gone = |node: &NodeId| members.standing(*node) == Standing::Removed;
-        known
-            .into_iter()
-            .filter(gone)
-            .for_each(|node| self.forget(node));
-        Ok(members)
     }
 
     /// Begins to read the whole state as of no earlier than this call, with what the store keeps for itself, such as

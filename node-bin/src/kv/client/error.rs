@@ -64,7 +64,7 @@ pub enum ClientError {
         within: Duration,
         /// What is known of each node, in order.
         tried: Vec<Tried>,
-        /// A leader that was named, but whose address was not given.
+        /// A leader that was named, but of which nobody said where it is.
         unlisted: Option<NodeId>,
     },
     /// Every node is out of reach for a reason that waiting does not remove, such as a certificate from
@@ -219,7 +219,9 @@ fn list(tried: &[Tried], unlisted: Option<NodeId>) -> String {
     let mut text: String = tried.iter().map(|tried| format!("\n  {tried}")).collect();
     if let Some(node) = unlisted {
         let node = node.value();
-        text += &format!("\n  node {node} was named as the leader; give its address too");
+        text += &format!(
+            "\n  node {node} was named as the leader, but nobody said where it is; give its address too"
+        );
     }
     text
 }
@@ -251,7 +253,7 @@ mod tests {
             "no leader found within 5s; nothing was changed\
              \n  node 1: not connected\
              \n  node 2: follower, knows of no leader\
-             \n  node 3 was named as the leader; give its address too"
+             \n  node 3 was named as the leader, but nobody said where it is; give its address too"
         );
     }
 }

@@ -118,6 +118,7 @@ fn hear_notice(shared: &Shared, received: &Received) {
             debug!(peer = %from, %term, leader = ?leader, "leader announced");
             shared.routing().handle_announcement(from, term, leader);
         }
+        Ok(Notice::Members(directory)) => shared.hear(directory),
         Err(err) => debug!(peer = %from, kind = received.kind, %err, "message ignored"),
     }
 }
@@ -162,6 +163,8 @@ async fn probe(shared: Weak<Shared>, node: NodeId) {
     };
     match answer {
         Ok(Response::Status(status)) => {
+            // First, for the leader may be one of whom only this node says where it is.
+            shared.hear_of(&status);
             let mut routing = shared.routing();
             routing.note(node, describe(&status));
             routing.handle_announcement(node, status.term, status.leader);

@@ -1,7 +1,7 @@
 //! A client of the key-value store.
 //!
-//! It keeps a connection to every node it was given, so that a change of leader costs no handshake, and
-//! it learns who leads from what nodes announce. Its rules: everything is repeated within its deadline. A
+//! It keeps a connection to every node it was given, and to every other member that those name, so that a change of
+//! leader costs no handshake, and it learns who leads from what nodes announce. Its rules: everything is repeated within its deadline. A
 //! write carries its name in a session that the client has opened, so that the nodes apply it once however
 //! often it is sent, and answer as they did the first time. What may have happened when the time is up is
 //! reported as [`ClientError::OutcomeUnknown`] and left to the caller.
@@ -9,6 +9,7 @@
 //! Every future here is runtime-neutral: it may be awaited anywhere. The network runs on the
 //! [`quinn::Runtime`] given to [`Client::connect`].
 
+mod address_book;
 mod backup;
 mod cluster;
 mod error;
@@ -58,7 +59,9 @@ pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone)]
 pub struct ClientConfig {
     /// The nodes and where they may be, in the order in which that is tried, of each the first
-    /// [`ADDRESSES_MAX`](crate::ADDRESSES_MAX); it can also be told [later on](Client::set_addresses). At least one node; all of them, so that no leader is out of reach.
+    /// [`ADDRESSES_MAX`](crate::ADDRESSES_MAX); it can also be told [later on](Client::set_addresses). One node that
+    /// answers is enough, for it says who the other members are and where it reaches them. Give all of them where some
+    /// may be down when the client starts, or where they are reached in another way than by each other.
     pub endpoints: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Who this client is and whom it trusts. They also name the cluster.
     pub credentials: Credentials,
@@ -424,7 +427,8 @@ impl Client {
     /// [`ADDRESSES_MAX`](crate::ADDRESSES_MAX) of them; whoever answers has to prove that it is that node. A connection
     /// that is open stays. A client that was given only IPv4 addresses reaches no others.
     ///
-    /// Who the members are, and where, is in the [`status`](Self::status) of every node.
+    /// There is no need to follow the members with this: where the nodes say that they are is tried after what was said
+    /// here.
     ///
     /// # Errors
     /// [`ClientError::TooManyNodes`] when it is one more than a cluster may have.
@@ -436,8 +440,8 @@ impl Client {
         self.shared.set_addresses(node, addresses)
     }
 
-    /// Has nothing to do with `node` any more, for this client and its clones: one that was removed from the cluster.
-    /// What waits for its answer is asked elsewhere, or ends like that of a node that fails.
+    /// Has nothing to do with `node` any more, for this client and its clones: one that it was given and that was
+    /// removed from the cluster. One that is a member is met again with the next news. What waits for its answer is asked elsewhere, or ends like that of a node that fails.
     pub fn forget(&self, node: NodeId) {
         self.shared.forget(node);
     }

@@ -209,6 +209,10 @@ impl Shared {
         request: &Request,
         deadline: Instant,
     ) -> Result<Response, ClientError> {
+        if self.peer(node).is_none() {
+            // Whoever says who leads also says where the others are.
+            self.route(deadline).await;
+        }
         let peer = self.peer(node).ok_or(ClientError::UnknownNode { node })?;
         let begun = self.runtime.now();
         // What it said the last time, if it was reached.

@@ -15,12 +15,15 @@ use quorate_quic_transport::{
     Timings, Transport,
 };
 
+use super::address_book::AddressBook;
 use super::error::{ClientError, ConnectError};
 use super::keeper::{self, Job};
 use super::routing::Routing;
 use super::sessions::Sessions;
 use super::{ClientConfig, REQUEST_TIMEOUT_MAX};
-use crate::node::{ADDRESSES_MAX, SERVICE};
+use crate::kv::directory::Directory;
+use crate::kv::protocol::NodeStatus;
+use crate::node::SERVICE;
 
 /// After how long without a word a connection counts as dead. There may be thousands of clients that have nothing
 /// to say, and who asks something of a dead node learns it from the others, who tell of the next leader.
@@ -32,7 +35,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// What the clones of one client share.
 pub(super) struct Shared {
     /// Locked before `routing`, which has the same nodes, where both are.
-    peers: Mutex<BTreeMap<NodeId, (Identity, Peer)>>,
+    peers: Mutex<Peers>,
     routing: Mutex<Routing>,
     pub(super) transport: Transport,
     pub(super) runtime: Arc<dyn Runtime>,
@@ -43,6 +46,14 @@ pub(super) struct Shared {
     pub(super) sessions: Sessions,
     /// The state of [`Shared::draw`].
     seed: AtomicU64,
+}
+
+/// Whom a client asks.
+#[derive(Default)]
+struct Peers {
+    book: AddressBook,
+    /// Those in the book of whom it is said where they are.
+    known: BTreeMap<NodeId, (Identity, Peer)>,
 }
 
 impl Shared {
@@ -62,9 +73,10 @@ impl Shared {
             return Err(ConnectError::NodeCredentials { node: node.into() });
         }
         let (transport, inbox) = bind(&endpoints, &credentials, &environment, &runtime)?;
-        let mut peers = BTreeMap::new();
+        let mut peers = Peers::default();
         for (node, addresses) in endpoints {
-            peers.insert(node, enter(&transport, node, addresses));
+            peers.book.give(node, addresses);
+            peers.update(node, &transport);
         }
         let mut seed = [0; 8];
         environment
@@ -72,7 +84,9 @@ impl Shared {
             .map_err(ConnectError::NoRandomness)?;
         let (jobs, jobs_of_keeper) = async_channel::bounded(keeper::JOBS_MAX);
         let shared = Arc::new(Self {
-            routing: Mutex::new(Routing::new(peers.keys().copied())),
+            routing: Mutex::new(Routing::new(
+                peers.known.keys().copied().collect::<Vec<_>>(),
+            )),
             peers: Mutex::new(peers),
             transport: transport.clone(),
             runtime,
@@ -97,17 +111,17 @@ impl Shared {
         self.routing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Identity, Peer)>> {
-        // Every change is one line.
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        // The worst that a change leaves behind that panics half way is a node that is not asked.
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeId> {
-        self.peers().keys().copied().collect()
+        self.peers().known.keys().copied().collect()
     }
 
     pub(super) fn peer(&self, node: NodeId) -> Option<Peer> {
-        self.peers().get(&node).map(|(_, peer)| peer.clone())
+        self.peers().known.get(&node).map(|(_, peer)| peer.clone())
     }
 
     pub(super) fn leader(&self) -> Option<NodeId> {
@@ -151,28 +165,48 @@ impl Shared {
         addresses: Vec<SocketAddr>,
     ) -> Result<(), ClientError> {
         let mut peers = self.peers();
-        if peers.len() >= MEMBERS_MAX && !peers.contains_key(&node) {
+        if !peers.book.has_room_for(node) {
             let nodes_max = MEMBERS_MAX;
             return Err(ClientError::TooManyNodes { nodes_max });
         }
-        let before = peers.insert(node, enter(&self.transport, node, addresses));
-        if before.is_none() {
-            self.routing().add(node);
-        }
+        peers.book.give(node, addresses);
+        self.update(&mut peers, node);
         Ok(())
     }
 
     /// As [`Client::forget`](super::Client::forget).
     pub(super) fn forget(&self, node: NodeId) {
         let mut peers = self.peers();
-        if let Some((identity, _)) = peers.remove(&node) {
-            self.routing().remove(node);
-            self.transport.remove_peer(&identity);
+        peers.book.forget(node);
+        self.update(&mut peers, node);
+    }
+
+    /// A node says who the members are.
+    pub(super) fn hear(&self, news: Directory) {
+        let mut peers = self.peers();
+        for node in peers.book.hear(news) {
+            self.update(&mut peers, node);
+        }
+    }
+
+    /// The same, if it does.
+    pub(super) fn hear_of(&self, status: &NodeStatus) {
+        if let Some(news) = Directory::of(status) {
+            self.hear(news);
+        }
+    }
+
+    /// What the book says of `node` may have changed.
+    fn update(&self, peers: &mut Peers, node: NodeId) {
+        match peers.update(node, &self.transport) {
+            Update::Met => self.routing().add(node),
+            Update::Forgotten => self.routing().remove(node),
+            Update::None => {}
         }
     }
 
     fn link(&self, node: NodeId) -> Option<PeerStatus> {
-        let identity = self.peers().get(&node)?.0.clone();
+        let identity = self.peers().known.get(&node)?.0.clone();
         let mut links = self.transport.peers().into_iter();
         links.find(|link| link.identity == identity)
     }
@@ -209,17 +243,34 @@ impl Shared {
     }
 }
 
-/// Enters a node of the client's cluster into the address book, with the first of `addresses`.
-fn enter(transport: &Transport, node: NodeId, mut addresses: Vec<SocketAddr>) -> (Identity, Peer) {
-    addresses.truncate(ADDRESSES_MAX);
-    let cluster = transport.identity().cluster.clone();
-    let identity = Identity::new(cluster, Subject::Node(node.into()));
-    let entered = transport.set_peer(identity.clone(), addresses);
-    entered.expect("a client of the cluster is none of its nodes");
-    let peer = transport
-        .peer(&identity)
-        .expect("a peer in the address book has a handle");
-    (identity, peer)
+enum Update {
+    Met,
+    Forgotten,
+    None,
+}
+
+impl Peers {
+    /// Has the transport know of `node` what the book says.
+    fn update(&mut self, node: NodeId, transport: &Transport) -> Update {
+        let Some(addresses) = self.book.addresses(node) else {
+            let Some((identity, _)) = self.known.remove(&node) else {
+                return Update::None;
+            };
+            transport.remove_peer(&identity);
+            return Update::Forgotten;
+        };
+        let cluster = transport.identity().cluster.clone();
+        let identity = Identity::new(cluster, Subject::Node(node.into()));
+        let entered = transport.set_peer(identity.clone(), addresses);
+        entered.expect("a client of the cluster is none of its nodes");
+        let peer = transport
+            .peer(&identity)
+            .expect("a peer in the address book has a handle");
+        match self.known.insert(node, (identity, peer)) {
+            None => Update::Met,
+            Some(_) => Update::None,
+        }
+    }
 }
 
 fn check(endpoints: &BTreeMap<NodeId, Vec<SocketAddr>>) -> Result<(), ConnectError> {

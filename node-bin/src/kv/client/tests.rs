@@ -13,7 +13,7 @@ use quorate_quic_transport::{Config, Inbound, Inbox, IncomingCall, Reply, Transp
 
 use super::*;
 use crate::kv::logged::Tag;
-use crate::kv::protocol::{Needs, NodeStatus, Notice, Refusal};
+use crate::kv::protocol::{Needs, NodeStatus, Notice, PeerStatus, Refusal};
 use crate::node::SERVICE;
 
 mod late;
@@ -30,6 +30,8 @@ struct Part {
     /// Keep requests unanswered, as a node that was killed does.
     silent: bool,
     held: Vec<Reply>,
+    /// Where it says that other members are.
+    members: Vec<(NodeId, SocketAddr)>,
     /// Answers to give before any other.
     refusals: Vec<Refusal>,
     writes: u64,
@@ -81,13 +83,20 @@ impl ScriptedNode {
     /// Believes it, and tells every client.
     fn announce(&self, term: u64, leader: u64) {
         self.believe(term, leader);
-        let notice = Notice::Leader {
+        self.tell(&Notice::Leader {
             term: Term::new(term),
             leader: NodeId::new(leader),
-        };
+        });
+    }
+
+    fn tell(&self, notice: &Notice) {
         for client in self.transport.clients() {
-            client.try_send(Notice::LANE, 0, notice).unwrap();
+            client.try_send(Notice::LANE, 0, notice.clone()).unwrap();
         }
+    }
+
+    fn address(&self) -> (NodeId, SocketAddr) {
+        (self.id, self.transport.local_addr())
     }
 }
 
@@ -122,6 +131,7 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
     let response = match request {
         Request::Status => Response::Status(Box::new(status(id, part))),
         _ if !part.refusals.is_empty() => Response::Refused(part.refusals.remove(0)),
+        Request::Metrics => Response::Metrics(String::new()),
         _ if !leads => Response::Refused(Refusal::NotLeader {
             leader: part.leader,
         }),
@@ -144,7 +154,6 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         Request::TransferLeader { to } => Response::Transferred {
             leader: to.unwrap_or(id),
         },
-        Request::Metrics => Response::Metrics(String::new()),
         Request::ChangeMembers { .. } => {
             Response::Members(Box::new(Membership::new([id], []).unwrap()))
         }
@@ -167,13 +176,25 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
         last: EntryId::default(),
         commit: LogIndex::ZERO,
         applied: LogIndex::ZERO,
-        members: Membership::new([id], []).unwrap(),
-        peers: Vec::new(),
+        members: Membership::new(part.members.iter().map(|(id, _)| *id).chain([id]), []).unwrap(),
+        peers: part.members.iter().map(peer_status).collect(),
         log_bytes: None,
         state_bytes: None,
         certificate_not_after: 0,
         uptime_ms: 0,
         version: "0.0.0".into(),
+    }
+}
+
+fn peer_status((node, address): &(NodeId, SocketAddr)) -> PeerStatus {
+    PeerStatus {
+        node: *node,
+        address: Some(*address),
+        state: "connected".into(),
+        matched: None,
+        rtt_us: None,
+        lost_packets: 0,
+        queued: 0,
     }
 }
 
@@ -216,10 +237,7 @@ impl Stage {
             .ca
             .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
         let mut config = ClientConfig::new(
-            nodes
-                .iter()
-                .map(|node| (node.id, node.transport.local_addr()))
-                .collect(),
+            nodes.iter().map(ScriptedNode::address).collect(),
             issued.unwrap().credentials().unwrap(),
         );
         config.request_timeout = timeout;

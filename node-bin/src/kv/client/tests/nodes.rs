@@ -3,6 +3,7 @@
 use quorate_consensus::MEMBERS_MAX;
 
 use super::*;
+use crate::kv::directory::{AsOf, Directory};
 
 /// A client lives on while every node that it was given is replaced: it is told where the new ones are, and has nothing
 /// to do with the old ones any more.
@@ -60,15 +61,55 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Whom the leader does not count any more is forgotten; whoever is above all that it knows of may be about to join.
+/// One node is enough to find the leader, and every other member: also one that is asked itself.
 #[test]
-fn members_are_learned_of_the_leader() {
-    let stage = Stage::new();
-    let nodes = [1, 2, 3, 4].map(|id| ScriptedNode::start(id, &stage));
-    nodes.iter().for_each(|part| part.believe(7, 3));
-    let client = stage.client(&nodes, PATIENCE);
-    let members = patiently(client.learn_members()).unwrap();
-    assert_eq!(members.members().collect::<Vec<_>>(), [node(3)]);
-    assert_eq!(client.nodes().collect::<Vec<_>>(), [node(3), node(4)]);
+fn one_node_names_the_others() {
+    let (stage, nodes) = Stage::three();
+    let all: Vec<_> = nodes.iter().map(ScriptedNode::address).collect();
+    for part in &nodes {
+        part.believe(7, 3);
+        let others = all.iter().filter(|(id, _)| *id != part.id);
+        part.part().members = others.copied().collect();
+    }
+    let client = stage.client(&nodes[..1], PATIENCE);
+    assert_eq!(client.nodes().collect::<Vec<_>>(), [node(1)]);
+    patiently(client.metrics(node(2))).unwrap();
     patiently(client.put("k", "v")).unwrap();
+    assert_eq!(nodes[2].part().writes, 1);
+    let ids = [1, 2, 3].map(node);
+    assert_eq!(client.nodes().collect::<Vec<_>>(), ids);
+
+    // Then it is not needed any more.
+    patiently(nodes[0].transport.shutdown(Duration::ZERO));
+    nodes[1].announce(8, 2);
+    patiently(client.put("k", "w")).unwrap();
+    assert_eq!(nodes[1].part().writes, 1);
+}
+
+/// Nodes tell of members that come and go.
+#[test]
+fn nodes_tell_of_the_members() {
+    let (stage, nodes) = Stage::three();
+    let fourth = ScriptedNode::start(4, &stage);
+    fourth.believe(7, 4);
+    let client = stage.client(&nodes, PATIENCE);
+    patiently(client.put("k", "v")).unwrap();
+    let tell = |index, members: &[(NodeId, Option<SocketAddr>)]| {
+        let as_of = AsOf {
+            founding: 0,
+            index: LogIndex::new(index),
+        };
+        let members = members.iter().copied().collect();
+        nodes[0].tell(&Notice::Members(Directory { as_of, members }));
+    };
+    let (four, address) = fourth.address();
+    tell(9, &[(node(1), None), (four, Some(address))]);
+    patiently(until(|| client.nodes().any(|node| node == four)));
+    nodes[0].announce(7, 4);
+    patiently(client.put("k", "w")).unwrap();
+    assert_eq!(fourth.part().writes, 1);
+    tell(10, &[(node(1), None)]);
+    patiently(until(|| client.nodes().all(|node| node != four)));
+    let given = [1, 2, 3].map(node);
+    assert_eq!(client.nodes().collect::<Vec<_>>(), given, "as it was told");
 }
