@@ -16,10 +16,14 @@ use crate::{
     link::{Established, Installed, Link},
     origins::Running,
     quic,
-    shared::{Counted, Shared},
+    shared::{Count, Counted, Shared},
     signal::within,
     tls::{self, Finding},
 };
+
+/// How many handshakes and connections there are places for, beyond those for everybody, of those who come from where
+/// a node of the address book is: as many as any cluster has members, or strangers could keep them from each other.
+const PLACES_OF_NODES: usize = 32;
 
 /// Never waits for a handshake: one slow peer must not keep others out.
 pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
@@ -49,15 +53,23 @@ fn admit(shared: &Shared, incoming: Incoming, begun: usize) -> Option<Admitted> 
         return None;
     }
     let unproven = !incoming.remote_address_validated() && incoming.may_retry();
-    // By rate as well: one that comes to its end in its first packet has cost a key exchange all the same.
-    let many = shared.handshakes.now() >= limits.retry_above || begun > limits.retry_above;
+    // By rate as well: one that comes to its end in its first packet has cost a key exchange all the same. And the
+    // places of nodes are for those who are where they say.
+    let many = shared.handshakes.now() >= limits.retry_above.min(limits.handshakes_max)
+        || shared.inbound.now() >= limits.connections_max
+        || begun > limits.retry_above;
     if many && unproven {
         let _ = incoming.retry();
         return None;
     }
-    let all = shared.handshakes.enter(limits.handshakes_max);
+    let from = incoming.remote_address().ip().to_canonical();
+    let enter = |count: &Count, max| {
+        let of_nodes = || count.enter(max + PLACES_OF_NODES);
+        let place = count.enter(max);
+        place.or_else(|| shared.has_node_at(from).then(of_nodes).flatten())
+    };
+    let all = enter(&shared.handshakes, limits.handshakes_max);
     let handshake = all.and_then(|counted| {
-        let from = incoming.remote_address().ip();
         let running = shared
             .origins
             .enter(from, limits.handshakes_per_address_max)?;
@@ -68,7 +80,7 @@ fn admit(shared: &Shared, incoming: Incoming, begun: usize) -> Option<Admitted> 
         incoming.ignore();
         return None;
     };
-    let Some(connection) = shared.inbound.enter(limits.connections_max) else {
+    let Some(connection) = enter(&shared.inbound, limits.connections_max) else {
         // Not a warning: strangers could fill the log with it.
         debug!(addr = %incoming.remote_address(), "connection limit reached; a newcomer is refused");
         incoming.refuse();

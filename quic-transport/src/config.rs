@@ -54,7 +54,8 @@ pub struct Limits {
     /// Calls without an answer, per connection and direction. Our own calls beyond it are
     /// rejected; a peer that exceeds it is no longer read. Default 4096.
     pub calls_in_flight_max: usize,
-    /// Inbound connections, handshakes included. Default 12,000.
+    /// Inbound connections, handshakes included. Default 12,000. For those who come from where a node of the address
+    /// book is, there are 32 more places, as there are for handshakes.
     pub connections_max: usize,
     /// Inbound connections of one client or admin identity. Default 64: one credential may be
     /// used by several processes, but not by one runaway loop.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -220,6 +220,14 @@ impl Shared {
         let mut links: Vec<_> = lock(&self.nodes).values().map(Arc::clone).collect();
         links.extend(lock(&self.clients).values().flatten().map(Arc::clone));
         links
+    }
+
+    /// Whether the address book has a node at `ip`, on whatever port.
+    pub(crate) fn has_node_at(&self, ip: IpAddr) -> bool {
+        let is_there = |addr: &SocketAddr| addr.ip().to_canonical() == ip;
+        let nodes = lock(&self.nodes);
+        let mut links = nodes.values();
+        links.any(|link| link.with(|state| state.addrs.iter().any(is_there)))
     }
 
     /// The version range of our hello, or the one chosen in a welcome.

@@ -15,7 +15,7 @@ use common::*;
 use futures_lite::future;
 use quorate_certs::Credentials;
 use quorate_quic_transport::{
-    Inbound, Lane, NotSent,
+    Inbound, Lane, Limits, NotSent,
     quinn::{self, Runtime},
 };
 
@@ -276,6 +276,50 @@ fn i10_one_address_cannot_take_every_place() {
             program.shutdown();
         }
     });
+}
+
+/// Where all places are taken, by handshakes or by connections, those that are dialled themselves still have some:
+/// strangers cannot keep a cluster apart. A newcomer from elsewhere has none.
+#[test]
+#[cfg(target_os = "linux")] // Elsewhere, 127.0.0.2 is nobody's.
+fn i10_there_are_places_for_nodes() {
+    let full_of_handshakes = |limits: &mut Limits| limits.handshakes_max = 3;
+    let full_of_connections = |limits: &mut Limits| limits.connections_max = 4;
+    for fill in [full_of_handshakes, full_of_connections] {
+        on_io_thread(|runtime| {
+            let mut strict = config();
+            fill(&mut strict.limits);
+            strict.timings.handshake_timeout = Duration::from_secs(60);
+            let (cluster, [mut victim, mut witness]) = scene(strict, runtime);
+            let to = victim.transport.local_addr();
+            let stalled: Vec<Raw> = (0..3)
+                .map(|_| Raw::connect(to, &cluster.node(3), runtime))
+                .collect();
+            let from = |address: &str, id| {
+                let mut elsewhere = config();
+                elsewhere.listen = address.parse().unwrap();
+                Program::start(elsewhere, cluster.node(id), Arc::clone(runtime))
+            };
+            let stranger = from("127.0.0.3:0", 4);
+            stranger.dials(&victim);
+            let mut member = from("127.0.0.2:0", 5);
+            // Nobody is at that port: only the address counts, for a node may dial from any.
+            let nearby = vec!["127.0.0.2:9".parse().unwrap()];
+            victim
+                .transport
+                .set_peer(member.identity(), nearby)
+                .unwrap();
+            member.dials(&victim);
+            member.next_up();
+            victim.next_up();
+            assert!(!stranger.peer(&victim).is_connected(), "without a place");
+            assert_undisturbed(&mut victim, &mut witness);
+            drop(stalled);
+            for program in [stranger, member, witness, victim] {
+                program.shutdown();
+            }
+        });
+    }
 }
 
 /// From the threshold on, whoever comes must prove its address first, and honest peers do.

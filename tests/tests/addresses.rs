@@ -106,6 +106,20 @@ fn a_client_can_be_told_where_nodes_are() {
     });
 }
 
+/// One node is enough for a command, whoever leads.
+#[test]
+fn a_command_finds_the_leader_by_any_node() {
+    let cluster = process::Cluster::started();
+    cluster.takes_writes("key");
+    let cert = format!("--cert={}", cluster.text("client"));
+    for node in 1..=3 {
+        let at = format!("--node={node}={}", cluster.address(node));
+        quorate(["kv", "put", "key", &node.to_string(), &cert, &at].map(str::to_owned)).succeeded();
+        let get = ["kv", "get", "key", &cert, &at].map(str::to_owned);
+        assert_eq!(quorate(get).succeeded().out, format!("{node}\n"));
+    }
+}
+
 /// The name of a peer may stand for nothing yet: the node starts, serves, and is found by that peer. A name that
 /// stands for several addresses is good as soon as one of them is.
 #[test]

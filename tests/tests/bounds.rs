@@ -51,6 +51,7 @@ fn rows() -> Vec<String> {
     let row = |what: &str, bound: String| format!("| {what} | {bound} |");
     let pair = |one: String, two: String| format!("{one}; {two}");
     let quic = |name: &str| constant("quic-transport/src/quic.rs", name);
+    let places_of_nodes = constant("quic-transport/src/accept.rs", "PLACES_OF_NODES");
     let lanes = [
         limits.control_frame_bytes_max,
         limits.append_frame_bytes_max,
@@ -58,23 +59,27 @@ fn rows() -> Vec<String> {
     ];
     vec![
         row(
-            "handshakes at once; proof of address from",
-            pair(number(limits.handshakes_max), number(limits.retry_above)),
-        ),
-        row(
-            "of these from one IPv4 address or one /64 of IPv6",
-            number(limits.handshakes_per_address_max),
-        ),
-        row(
-            "a handshake, hello included",
-            format!("{} s", timings.handshake_timeout.as_secs()),
-        ),
-        row(
             "inbound connections; of one client or admin identity",
             pair(
                 number(limits.connections_max),
                 number(limits.connections_per_client_max),
             ),
+        ),
+        row(
+            "handshakes at once; proof of address from",
+            pair(number(limits.handshakes_max), number(limits.retry_above)),
+        ),
+        row(
+            "more of both for those who come from where the node dials another one",
+            places_of_nodes.to_string(),
+        ),
+        row(
+            "handshakes from one IPv4 address or one /64 of IPv6",
+            number(limits.handshakes_per_address_max),
+        ),
+        row(
+            "a handshake, hello included",
+            format!("{} s", timings.handshake_timeout.as_secs()),
         ),
         row(
             "frame: control, append, call",
