@@ -14,7 +14,7 @@ use super::error::{Damage, SavedError};
 use crate::node::received_path;
 
 const MAGIC: [u8; 8] = *b"QRMSTATE";
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// What comes before the cluster's name, and the checksum behind it.
 const FIXED_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 8 + 4 + 2;

@@ -40,7 +40,7 @@ pub struct Saved<S> {
 impl<S: State> Saved<S> {
     /// Opens the state that is saved at `path`, owned by `identity`; `empty`, where there is none. Nothing is written
     /// before a checkpoint. [`NodeBuilder::start_saved`](crate::NodeBuilder::start_saved) does this in its place;
-    /// this is for programs that put something around the state machine.
+    /// this is for programs that look at it without a node.
     ///
     /// # Errors
     ///

@@ -65,7 +65,7 @@ mod scan;
 mod snapshot;
 
 use bytes::Bytes;
-use quorate_consensus::Command;
+use quorate_consensus::{Command, StateMachine};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -109,12 +109,26 @@ impl NodeBuilder {
     ///
     /// As [`NodeBuilder::start`], and when the state's file cannot be used.
     pub fn start_saved(self, empty: impl State) -> Result<Node, StartError> {
+        self.start_saved_with(empty, |saved| saved)
+    }
+
+    /// As [`start_saved`](Self::start_saved), with what `around` makes of the saved state as the state machine: to watch
+    /// what is applied.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_saved`](Self::start_saved).
+    pub fn start_saved_with<S: State, M: StateMachine>(
+        self,
+        empty: S,
+        around: impl FnOnce(Saved<S>) -> M,
+    ) -> Result<Node, StartError> {
         let owner = self.store_identity()?;
         self.check_port()?;
         let path = self.prepare_data_dir()?.join(STATE_FILE);
         let (files, background) = (self.kept_on(), !self.is_inline());
         let saved = Saved::open_in(files, &path, &owner, empty, background)?;
-        self.start(saved)
+        self.start(around(saved))
     }
 }
 

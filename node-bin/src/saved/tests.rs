@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_consensus::{Batch, Command, EntryId, LogIndex, NodeId, StateMachine, Term};
+use quorate_consensus::{Batch, Command, EntryId, LogIndex, NodeId, Term};
 use quorate_persist::{Files, OsFiles, StoreIdentity};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -13,6 +13,7 @@ use super::file::Place;
 use super::*;
 
 mod failing;
+mod fixtures;
 mod snapshots;
 
 /// What was said, in order.

@@ -1,8 +1,8 @@
 //! Level 2: the whole stack, from the client to the disk, in a world where everything follows from a seed.
 //!
-//! What runs is the product: the key-value store and its client, the node, Raft, QUIC, TLS, redb. What
-//! is simulated is what lies outside of it: time, the schedule, the network, the disk, and chance. One
-//! thread runs it all, so that a seed gives the same bytes on the wire in every process.
+//! What runs is the product: the key-value store and its client, or a state that is saved; the node, Raft,
+//! QUIC, TLS, redb. What is simulated is what lies outside of it: time, the schedule, the network, the disk,
+//! and chance. One thread runs it all, so that a seed gives the same bytes on the wire in every process.
 //!
 //! Modelled away: the kernel's UDP and file system, real threads (each node's tasks take turns, and a
 //! write is one step, whose time passes before it), and several packets in one system call.
@@ -16,6 +16,7 @@ mod disk;
 mod engine;
 mod inject;
 mod network;
+mod notes;
 mod pki;
 mod run;
 mod runtime;

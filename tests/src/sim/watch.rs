@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate::kv::KvStore;
+use quorate::saved::{Saved, State};
 use quorate::{Batch, EntryId, NodeId, StateMachine, StateMachineError};
 use quorate_consensus::{
     Entry, LogIndex, LogStore, LogWrite, Recovered, SnapshotSink, SnapshotSource, StateScan,
@@ -71,15 +72,35 @@ impl LogStore for WatchedLog {
     }
 }
 
+/// A state machine whose states can be compared as a whole.
+pub(super) trait Digested: StateMachine {
+    /// A number that is the same for equal states.
+    fn digest(&mut self) -> Result<u64, StateMachineError>;
+}
+
+impl Digested for KvStore {
+    fn digest(&mut self) -> Result<u64, StateMachineError> {
+        KvStore::digest(self)
+    }
+}
+
+impl<S: State> Digested for Saved<S> {
+    fn digest(&mut self) -> Result<u64, StateMachineError> {
+        let mut scan = self.scan()?.expect("a state that is compared");
+        let digest = scan.read_on(u64::MAX)?;
+        Ok(digest.expect("all of it was read"))
+    }
+}
+
 /// A node's state, with someone who watches what is applied and answered.
-pub(super) struct WatchedState {
-    store: KvStore,
+pub(super) struct WatchedState<S> {
+    store: S,
     book: SharedBook,
     node: NodeId,
 }
 
-impl WatchedState {
-    pub(super) fn new(book: SharedBook, node: NodeId, store: KvStore) -> Self {
+impl<S: Digested> WatchedState<S> {
+    pub(super) fn new(book: SharedBook, node: NodeId, store: S) -> Self {
         book.with(|book| book.state_opened(node, store.applied()));
         Self { store, book, node }
     }
@@ -89,7 +110,7 @@ impl WatchedState {
     }
 }
 
-impl StateMachine for WatchedState {
+impl<S: Digested> StateMachine for WatchedState<S> {
     fn applied(&self) -> EntryId {
         self.store.applied()
     }

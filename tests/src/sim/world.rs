@@ -2,6 +2,7 @@
 
 mod checks;
 mod faults;
+mod noting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use super::chance;
 use super::disk::Disk;
 use super::engine::{Engine, HostId};
 use super::network::{Network, address};
+use super::notes::Notes;
 use super::pki;
 use super::runtime::Process;
 use super::watch::{WatchedState, around};
@@ -79,9 +81,18 @@ pub struct World {
     damaged: BTreeSet<u64>,
     /// Whether anybody was asked to change who votes.
     changes_voters: bool,
+    keeps: Keeps,
     leading: BTreeMap<u64, Term>,
     rng: Rng,
     watched_until: u64,
+}
+
+/// What the nodes replicate.
+enum Keeps {
+    /// The key-value store.
+    Pairs,
+    /// [`Notes`], a state that is saved.
+    Notes,
 }
 
 struct Running {
@@ -127,6 +138,7 @@ impl World {
             lost: BTreeSet::new(),
             damaged: BTreeSet::new(),
             changes_voters: false,
+            keeps: Keeps::Pairs,
             leading: BTreeMap::new(),
             rng: Rng::stream(seed, "world"),
             watched_until: 0,
@@ -170,14 +182,19 @@ impl World {
         let host = node_host(node);
         let id = node_id(node);
         let process = self.process(host);
-        let started = Node::builder(self.config(node), pki::node(node))
+        let builder = Node::builder(self.config(node), pki::node(node))
             .inline(Arc::<Process>::clone(&process))
             .environment(Arc::<Process>::clone(&process))
             .files(self.disks[&node].mount(Some(self.engine.clone())))
-            .around_log(around(&self.book, id))
-            .start_kv_with(self.options(), |store| {
-                WatchedState::new(self.book.clone(), id, store)
-            });
+            .around_log(around(&self.book, id));
+        let book = self.book.clone();
+        let started = match self.keeps {
+            Keeps::Pairs => {
+                builder.start_kv_with(self.options(), |store| WatchedState::new(book, id, store))
+            }
+            Keeps::Notes => builder
+                .start_saved_with(Notes::default(), |saved| WatchedState::new(book, id, saved)),
+        };
         let started = match started {
             Ok(started) => started,
             Err(error) => {

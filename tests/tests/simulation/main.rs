@@ -9,6 +9,7 @@ mod identity;
 mod members;
 mod network;
 mod partitions;
+mod saved;
 mod stage;
 mod time;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use quorate::{NodeId, Role};
-use quorate_persist::{Opened, Options, Store, StoreIdentity};
+use quorate_persist::{OpenError, Opened, Options, Store, StoreIdentity};
 use quorate_quic_transport::Limits;
 
 use super::{Running, Stopping, WATCH_EVERY, World, node_host, node_id};
@@ -94,32 +94,40 @@ impl World {
             if self.lost.contains(&node) || self.damaged.contains(&node) {
                 continue;
             }
-            let files = self.disks[&node].durable_image().mount(None);
-            let identity = StoreIdentity {
-                cluster: "sim".into(),
-                node: node_id(node),
-            };
-            let path = Path::new("/data").join(quorate::LOG_FILE);
-            if !files.exists(&path).unwrap_or(false) {
-                continue;
-            }
-            let opened = Store::open_in(
-                &*files,
-                &path,
-                &identity,
-                Options {
-                    cache_bytes: 1 << 20,
-                    background: false,
-                    ..Options::default()
-                },
-            );
-            match opened {
-                Ok(opened) => self.book.with(|book| compare(book, node_id(node), &opened)),
-                Err(error) => self.book.with(|book| {
+            match self.durable_log(node) {
+                Some(Ok(opened)) => self.book.with(|book| compare(book, node_id(node), &opened)),
+                Some(Err(error)) => self.book.with(|book| {
                     book.fails("durable writes survive", format!("n{node}: {error}"));
                 }),
+                None => {}
             }
         }
+    }
+
+    /// The index before the first entry of the log that the disk of `node` would keep, if it would keep one.
+    #[must_use]
+    pub fn log_base(&self, node: u64) -> Option<u64> {
+        let opened = self.durable_log(node)?.ok()?;
+        Some(opened.recovered.base().index.value())
+    }
+
+    /// The log of `node` as its disk would keep it, if it would keep one.
+    fn durable_log(&self, node: u64) -> Option<Result<Opened, OpenError>> {
+        let files = self.disks[&node].durable_image().mount(None);
+        let identity = StoreIdentity {
+            cluster: "sim".into(),
+            node: node_id(node),
+        };
+        let path = Path::new("/data").join(quorate::LOG_FILE);
+        if !files.exists(&path).unwrap_or(false) {
+            return None;
+        }
+        let options = Options {
+            cache_bytes: 1 << 20,
+            background: false,
+            ..Options::default()
+        };
+        Some(Store::open_in(&*files, &path, &identity, options))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use quorate::MembershipChange;
+use quorate::{MembershipChange, StartError};
 
 use super::{NODE_PORT, Running, SHUTDOWN_WITHIN, STOP_MAX, Stopping, World, node_host, node_id};
 use crate::sim::disk::{Disk, Failure};
@@ -37,6 +37,22 @@ impl World {
         if !written {
             self.disks[&node].lose_power();
         }
+    }
+
+    /// The machine of `node` loses power, whether or not its process has ended before.
+    pub fn lose_power(&mut self, node: u64) {
+        self.kill(node, true);
+        self.disks[&node].lose_power();
+    }
+
+    /// Starts `node` on a disk that breaks after so many operations.
+    ///
+    /// # Errors
+    ///
+    /// As the node's; its process has ended then.
+    pub fn start_failing(&mut self, node: u64, after: u64) -> Result<(), StartError> {
+        self.disks[&node].fail(after, Failure::Broken);
+        self.start(node)
     }
 
     /// Removes what is left of the process of `node`, of which nothing may remain.
