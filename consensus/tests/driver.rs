@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_lite::future::{self, block_on};
 use quorate_consensus::{
-    Batch, Body, Clock, Config, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite, Membership,
-    MembershipChange, MembershipError, Message, NodeId, ORIGIN, Parts, ProposeError,
+    Batch, Body, Clock, Config, DriverControl, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite,
+    Membership, MembershipChange, MembershipError, Message, NodeId, ORIGIN, Parts, ProposeError,
     READS_BYTES_MAX, RaftHandle, RaftNode, ReadError, Recovered, Running, StateMachine,
     StateMachineError, StoreError, Term, Transport, Undelivered, assemble,
 };
@@ -143,6 +143,7 @@ fn assembled(disk: &Arc<Mutex<Disk>>, hang_timeout: Duration) -> Running {
 
 struct Started {
     handle: RaftHandle,
+    control: DriverControl,
     disk: Arc<Mutex<Disk>>,
     driver: thread::JoinHandle<Result<(), Fatal>>,
     workers: [thread::JoinHandle<()>; 3],
@@ -157,6 +158,7 @@ fn start_with(hang_timeout: Duration) -> Started {
     let disk = Arc::new(Mutex::new(Disk::Works));
     let Running {
         handle,
+        control,
         driver,
         writer,
         applier,
@@ -173,6 +175,7 @@ fn start_with(hang_timeout: Duration) -> Started {
     assert_eq!(first, Ok("1".into()));
     Started {
         handle,
+        control,
         disk,
         driver,
         workers,
@@ -196,7 +199,7 @@ fn a_stopped_node_says_that_nothing_happened() {
     assert_eq!(block_on(node.handle.propose("four".into())), Ok("5".into()));
     assert_eq!(block_on(node.handle.query(Bytes::new())), Ok("5".into()));
     let handle = node.handle.clone();
-    handle.stop();
+    node.control.stop();
     node.end().unwrap();
     let refused = block_on(handle.propose("late".into()));
     assert_eq!(refused, Err(ProposeError::Stopped));
@@ -225,7 +228,7 @@ fn a_change_that_was_begun_is_unknown_after_a_stop() {
     *node.disk.lock().unwrap() = Disk::Hangs;
     let mut begun = pin!(change());
     assert_eq!(block_on(future::poll_once(&mut begun)), None);
-    node.handle.stop();
+    node.control.stop();
     assert_eq!(block_on(begun), Err(MembershipError::OutcomeUnknown));
     assert_eq!(block_on(change()), Err(MembershipError::Stopped));
 }
@@ -263,12 +266,12 @@ fn b16_a_disk_that_hangs_stops_the_node() {
 fn a_stop_does_not_wait_for_a_disk_that_hangs() {
     let node = start();
     *node.disk.lock().unwrap() = Disk::Hangs;
-    let (handle, begun) = (node.handle.clone(), Instant::now());
+    let (control, begun) = (node.control.clone(), Instant::now());
     node.handle.propose_then("lost?".into(), |_| {});
     let stop = thread::spawn(move || {
         // Four election timeouts, many times over: nothing outside shows when the driver has noticed.
         thread::sleep(Duration::from_secs(1));
-        handle.stop();
+        control.stop();
     });
     let fatal = node.driver.join().unwrap().expect_err("it says so");
     assert!(matches!(fatal, Fatal::DiskHangs { .. }), "{fatal}");
@@ -324,8 +327,12 @@ fn a_state_machine_that_gives_too_few_answers_stops_the_node() {
 /// What waits for a driver that never takes it is bounded, refused beyond that, and answered at the end.
 #[test]
 fn the_inbox_is_bounded_and_nobody_waits_for_ever() {
-    let Running { handle, driver, .. } =
-        assembled(&Arc::new(Mutex::new(Disk::Works)), DISK_HANG_TIMEOUT);
+    let Running {
+        handle,
+        control,
+        driver,
+        ..
+    } = assembled(&Arc::new(Mutex::new(Disk::Works)), DISK_HANG_TIMEOUT);
     let outcomes = Arc::new(Mutex::new(Vec::new()));
     let count = quorate_consensus::INBOX_REQUESTS_MAX + 1;
     for _ in 0..count {
@@ -340,7 +347,7 @@ fn the_inbox_is_bounded_and_nobody_waits_for_ever() {
         "the last one only"
     );
     // Before the driver runs, so that it stops before it takes anything else.
-    handle.stop();
+    control.stop();
     block_on(driver.run()).unwrap();
     assert_eq!(
         outcomes.lock().unwrap().len(),
@@ -370,6 +377,7 @@ fn nobody_waits_for_a_driver_that_is_dropped() {
 fn reads_that_wait_for_the_state_machine_are_bounded() {
     let Running {
         handle,
+        control,
         driver,
         writer,
         applier,
@@ -389,7 +397,7 @@ fn reads_that_wait_for_the_state_machine_are_bounded() {
         block_on(answer).unwrap();
     }
     block_on(handle.query_stale("one more".into())).unwrap();
-    handle.stop();
+    control.stop();
     driver.join().unwrap().unwrap();
     writer.join().unwrap();
     applier.join().unwrap();
@@ -421,6 +429,7 @@ fn h8_a_pause_makes_a_stale_read_older() {
         let core = RaftNode::new(Config::new(own), &recovered, ORIGIN, Vec::new()).unwrap();
         let Running {
             handle,
+            control,
             driver,
             writer,
             applier,
@@ -459,7 +468,7 @@ fn h8_a_pause_makes_a_stale_read_older() {
         } else {
             let commit = ORIGIN.index;
             let (term, body) = (Term::new(2), Body::Heartbeat { commit, read: None });
-            assert!(handle.deliver(other, Message { term, body }));
+            assert!(control.deliver(other, Message { term, body }));
         }
         // Whatever waits there comes before the question.
         silent_for();

@@ -3,8 +3,8 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -207,28 +207,27 @@ fn k8_a_stop_answers_every_proposal() {
         .start(Count(0))
         .unwrap();
     while block_on(node.propose("first".into())).is_err() {}
-    let outcomes = Arc::new(Mutex::new(Vec::new()));
-    let raft = node.raft().clone();
-    let proposed = 2000;
-    for at in 0..proposed {
-        if at == proposed / 2 {
-            raft.stop();
+    let handle = node.handle();
+    let (answered, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut proposed = 0;
+    let mut propose_until = |enough: &dyn Fn(u64) -> bool| {
+        while !enough(proposed) {
+            proposed += 1;
+            let (answered, refused) = (Arc::clone(&answered), Arc::clone(&refused));
+            handle.raft().propose_then("x".into(), move |outcome| {
+                answered.fetch_add(1, Ordering::Relaxed);
+                let nothing_happened = matches!(outcome, Err(ProposeError::Stopped));
+                refused.fetch_add(u64::from(nothing_happened), Ordering::Relaxed);
+            });
         }
-        let outcomes = Arc::clone(&outcomes);
-        raft.propose_then("x".into(), move |outcome| {
-            outcomes.lock().unwrap().push(outcome);
-        });
-    }
-    block_on(node.shutdown(Duration::from_secs(1))).unwrap();
-    let outcomes = outcomes.lock().unwrap();
-    assert_eq!(outcomes.len(), proposed, "everyone has exactly one answer");
-    let refused =
-        |outcome: &&Result<Bytes, ProposeError>| matches!(outcome, Err(ProposeError::Stopped));
-    let refused = outcomes.iter().filter(refused).count();
-    assert!(
-        refused >= proposed / 2,
-        "what came after the stop was refused, not unknown: {refused}"
-    );
+    };
+    propose_until(&|proposed| proposed == 1000);
+    let stop = thread::spawn(move || block_on(node.shutdown(Duration::from_secs(1))));
+    // They overtake the stop, come with it, and come too late.
+    propose_until(&|_| refused.load(Ordering::Relaxed) >= 1000);
+    stop.join().unwrap().unwrap();
+    let answered = answered.load(Ordering::Relaxed);
+    assert_eq!(answered, proposed, "everyone has exactly one answer");
 }
 
 /// A node that is dropped leaves its port to others, though somebody still has a handle, which says that it has

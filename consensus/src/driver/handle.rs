@@ -15,7 +15,7 @@ use crate::entry::Entry;
 use crate::error::{Fatal, MembershipError, ProposeError, ReadError, TransferError};
 use crate::log_view::Fetch;
 use crate::membership::{Membership, MembershipChange};
-use crate::message::{Body, Message, Transfer};
+use crate::message::Message;
 use crate::ready::LeaderChange;
 use crate::snapshots::ChunkWanted;
 use crate::status::Status;
@@ -103,10 +103,11 @@ pub struct Stale {
 #[error("the node has stopped")]
 pub struct Stopped;
 
-/// A handle on a running node: cheap to clone, usable from any thread and any async runtime.
+/// A handle on a running node: cheap to clone, usable from any thread and any async runtime. It asks, and can
+/// neither speak for another member nor stop the node: that takes a [`DriverControl`](super::DriverControl).
 #[derive(Clone)]
 pub struct RaftHandle {
-    inbox: Sender<Input>,
+    pub(super) inbox: Sender<Input>,
     shared: Arc<Shared>,
 }
 
@@ -177,42 +178,6 @@ impl fmt::Debug for RaftHandle {
 impl RaftHandle {
     pub(super) fn new(inbox: Sender<Input>, shared: Arc<Shared>) -> Self {
         Self { inbox, shared }
-    }
-
-    /// Brings a message from the verified identity `from`. Dropped when the driver cannot keep up, as
-    /// the network might have done; returns whether it was taken.
-    pub fn deliver(&self, from: NodeId, message: Message) -> bool {
-        let bytes = match &message.body {
-            Body::Append { entries, .. } => entries.iter().map(Entry::bytes).sum(),
-            Body::Transfer(Transfer::Chunk { data, .. }) => data.len() as u64,
-            Body::Transfer(_)
-            | Body::Snapshot { .. }
-            | Body::Digest { .. }
-            | Body::ReadIndex { .. }
-            | Body::LeadershipWanted { .. }
-            | Body::ReadIndexAnswer { .. }
-            | Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::RequestVote { .. }
-            | Body::Vote { .. }
-            | Body::Heartbeat { .. }
-            | Body::HeartbeatResponse { .. }
-            | Body::TimeoutNow => 0,
-        };
-        self.push(
-            bytes,
-            Input::Message {
-                from,
-                message,
-                bytes,
-            },
-        )
-        .is_none()
-    }
-
-    /// The connection with `peer` is gone, and with it what was on its way.
-    pub fn report_unreachable(&self, peer: NodeId) {
-        let _ = self.inbox.try_send(Input::Unreachable(peer));
     }
 
     /// Replicates `command` and applies it. Resolves to the state machine's answer once the command is
@@ -334,11 +299,6 @@ impl RaftHandle {
         let _ = self.inbox.try_send(Input::Campaign);
     }
 
-    /// Stops the driver. Everything that waits is answered with what is known.
-    pub fn stop(&self) {
-        let _ = self.inbox.try_send(Input::Stop);
-    }
-
     fn push_proposal(&self, command: Bytes, done: Done<Bytes, ProposeError>) {
         let bytes = command.len() as u64;
         let refused = self.push(bytes, Input::Propose { command, done });
@@ -380,7 +340,7 @@ impl RaftHandle {
     }
 
     /// Gives `input` to the driver, or back.
-    fn push(&self, bytes: u64, input: Input) -> Option<Input> {
+    pub(super) fn push(&self, bytes: u64, input: Input) -> Option<Input> {
         if !self.shared.inbox.admit(bytes) {
             return Some(input);
         }

@@ -2,6 +2,7 @@
 //! machine. No decision is made here.
 
 mod applier;
+mod control;
 mod courier;
 mod done;
 mod handle;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use futures_lite::future;
 
 pub use applier::Applier;
+pub use control::DriverControl;
 pub use courier::Courier;
 pub use handle::{
     INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX, RaftHandle, Stale, Stopped,
@@ -73,8 +75,10 @@ pub struct Parts {
 /// A node to be run: four futures that know no runtime. `driver` must share a thread with nothing that
 /// blocks; the others block and want a thread each.
 pub struct Running {
-    /// Talks to the node.
+    /// Asks the node.
     pub handle: RaftHandle,
+    /// Brings it messages, and stops it.
+    pub control: DriverControl,
     /// Carries messages and decisions.
     pub driver: Driver,
     /// Writes the log.
@@ -104,8 +108,10 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
     });
     let config = node.config();
     let checkpoints = Checkpoints::new(config.checkpoint_bytes, config.checkpoint_interval);
+    let handle = RaftHandle::new(inbox_sender.clone(), Arc::clone(&shared));
     Running {
-        handle: RaftHandle::new(inbox_sender.clone(), Arc::clone(&shared)),
+        control: DriverControl::new(handle.clone()),
+        handle,
         writer: Writer {
             store: parts.store,
             jobs: writer_jobs,

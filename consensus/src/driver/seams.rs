@@ -15,7 +15,7 @@ use crate::message::Message;
 use crate::types::{EntryId, LogIndex, NodeId};
 
 /// Carries messages to other members. Loss, delay, duplication and reordering are all allowed. Where a
-/// loss is told, by [`RaftHandle::report_unreachable`](crate::RaftHandle::report_unreachable), entries are
+/// loss is told, by [`DriverControl::report_unreachable`](crate::DriverControl::report_unreachable), entries are
 /// sent again at once; where it is not, a member that is being probed gets large ones again after four
 /// election timeouts or more.
 pub trait Transport: Send + 'static {

@@ -225,6 +225,7 @@ impl NodeBuilder {
         let counted = Arc::clone(&metrics);
         let Running {
             handle: raft,
+            control,
             driver,
             writer,
             applier,
@@ -247,6 +248,7 @@ impl NodeBuilder {
         );
         let handle = NodeHandle {
             raft,
+            control,
             facts: Arc::new(Facts {
                 node: owner.node,
                 identity: self.credentials.identity().clone(),

@@ -27,8 +27,9 @@ use prometheus_client::registry::Registry;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    Clock, Fatal, LeaderChange, LogIndex, Membership, MembershipChange, MembershipError, NodeId,
-    ProposeError, RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
+    Clock, DriverControl, Fatal, LeaderChange, LogIndex, Membership, MembershipChange,
+    MembershipError, NodeId, ProposeError, RaftHandle, ReadError, Role, Stale, Status, Stopped,
+    TransferError,
 };
 use quorate_quic_transport::{OtherIdentity, Transport};
 use tracing::{info, warn};
@@ -57,6 +58,8 @@ pub(crate) fn received_path(path: &Path) -> PathBuf {
 #[derive(Clone)]
 pub struct NodeHandle {
     raft: RaftHandle,
+    /// Kept from whoever embeds the node: what peers say comes from them, and the node stops in its order.
+    control: DriverControl,
     transport: Transport,
     facts: Arc<Facts>,
 }
@@ -174,7 +177,8 @@ impl NodeHandle {
         now.saturating_duration_since(self.facts.started)
     }
 
-    /// Consensus: propose, query, transfer, with callbacks besides futures.
+    /// Consensus: propose, query, transfer, with callbacks besides futures. It cannot be stopped by that:
+    /// [`Node::shutdown`] does it.
     #[must_use]
     pub fn raft(&self) -> &RaftHandle {
         &self.raft
@@ -367,7 +371,7 @@ impl Node {
     /// [`Fatal`] when the node had stopped by itself, or could not save its state.
     pub async fn shutdown(mut self, within: Duration) -> Result<(), Arc<Fatal>> {
         self.hand_over().await;
-        self.handle.raft.stop();
+        self.handle.control.stop();
         let _ = self.ended.recv().await;
         self.handle.transport.shutdown(within).await;
         self.end_threads();
@@ -421,7 +425,7 @@ impl std::ops::Deref for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.handle.raft.stop();
+        self.handle.control.stop();
         self.end_threads();
         // Handles may live on, and must not keep the port.
         self.handle.transport.abort();

@@ -68,7 +68,7 @@ impl Drop for Alarm {
             && thread::panicking()
         {
             outcome.set(Fatal::WorkerGone { worker: self.task });
-            self.node.raft.stop();
+            self.node.control.stop();
         }
     }
 }
@@ -121,7 +121,7 @@ fn take(node: &NodeHandle, service: &mut dyn Service, memory: &PeerMemory, inbou
                     if let Some(progress) = promised(&message) {
                         memory.acknowledged(from.into(), progress);
                     }
-                    if !node.raft.deliver(from.into(), message) {
+                    if !node.control.deliver(from.into(), message) {
                         debug!(node = %node.id(), peer = from, "message dropped: the driver is behind");
                     }
                 }
@@ -135,7 +135,7 @@ fn take(node: &NodeHandle, service: &mut dyn Service, memory: &PeerMemory, inbou
         Inbound::Up(_) => {}
         Inbound::Down { identity, .. } => {
             if let Some(peer) = identity.node_id() {
-                node.raft.report_unreachable(peer.into());
+                node.control.report_unreachable(peer.into());
             }
         }
         _ => {}

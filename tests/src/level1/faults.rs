@@ -116,7 +116,7 @@ impl World {
             Fault::Stop { node } => {
                 counts.stops += 1;
                 if let Some(process) = &mut self.member_mut(node).process {
-                    process.handle.stop();
+                    process.control.stop();
                     process.stopping = true;
                 }
             }

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use quorate_consensus::{
-    Config, Event, Fatal, Membership, NodeId, Parts, RaftHandle, RaftNode, Running, Status,
-    Stopped, assemble, read_tail,
+    Config, DriverControl, Event, Fatal, Membership, NodeId, Parts, RaftHandle, RaftNode, Running,
+    Status, Stopped, assemble, read_tail,
 };
 
 use super::clock::NodeClock;
@@ -48,6 +48,7 @@ pub(super) struct Member {
 /// A running node.
 pub(super) struct Process {
     pub(super) handle: RaftHandle,
+    pub(super) control: DriverControl,
     driver: Task,
     writer: Task,
     applier: Task,
@@ -179,6 +180,7 @@ impl Process {
         let ended = Arc::clone(&end);
         let Running {
             handle,
+            control,
             driver,
             writer,
             applier,
@@ -191,6 +193,7 @@ impl Process {
         let id = |part| TaskId { node, life, part };
         Self {
             handle,
+            control,
             driver: Task::new(id(Part::Driver), woken, driver),
             writer: Task::new(id(Part::Writer), woken, writer.run()),
             applier: Task::new(id(Part::Applier), woken, applier.run()),

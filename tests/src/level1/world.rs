@@ -190,7 +190,7 @@ impl World {
             Event::Deliver { from, to, message } => self.deliver(from, to, *message),
             Event::Disconnected { node, peer } => {
                 if let Some(process) = &self.member(node).process {
-                    process.handle.report_unreachable(id(peer));
+                    process.control.report_unreachable(id(peer));
                 }
             }
             Event::FaultBegins(number) => self.begin_fault(number),
@@ -265,7 +265,7 @@ impl World {
         let now = self.now();
         self.member_mut(to).heard.insert(from, now);
         if let Some(process) = &self.member(to).process {
-            process.handle.deliver(id(from), message);
+            process.control.deliver(id(from), message);
         }
     }
 
