@@ -50,7 +50,7 @@ impl Paced {
 
 impl StorageBackend for Paced {
     fn len(&self) -> io::Result<u64> {
-        self.storage.len()
+        self.storage.length()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -58,7 +58,7 @@ impl StorageBackend for Paced {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.unless_failed(|| self.storage.set_len(len))
+        self.unless_failed(|| self.storage.set_length(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -79,32 +79,14 @@ impl StorageBackend for Paced {
         self.storage.close()
     }
 
+    /// The whole file or nothing: redb then asks for no more.
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.storage.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.storage.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.query_lock_range(start, end)
+        match (start, end) {
+            (Bound::Unbounded | Bound::Included(0), Bound::Unbounded) => {
+                self.storage.try_lock().map_err(BackendError::Io)
+            }
+            _ => Err(BackendError::Unsupported),
+        }
     }
 }
 
@@ -126,10 +108,8 @@ mod tests {
     #[derive(Debug)]
     struct OnDisk(Arc<Mutex<Disk>>);
 
-    impl Storage for OnDisk {}
-
-    impl StorageBackend for OnDisk {
-        fn len(&self) -> io::Result<u64> {
+    impl Storage for OnDisk {
+        fn length(&self) -> io::Result<u64> {
             Ok(1 << 30)
         }
 
@@ -137,7 +117,7 @@ mod tests {
             Ok(())
         }
 
-        fn set_len(&self, _: u64) -> io::Result<()> {
+        fn set_length(&self, _: u64) -> io::Result<()> {
             Ok(())
         }
 

@@ -135,7 +135,7 @@ impl FileDraft {
     /// When it cannot be made.
     pub fn begin(files: Arc<dyn Files>, path: &Path, bytes: u64) -> io::Result<Self> {
         let temporary = file::fresh_name(&*files, path)?;
-        let storage = files.create(&temporary).map_err(file::system_error)?;
+        let storage = files.create(&temporary)?;
         let draft = Self {
             files,
             temporary,

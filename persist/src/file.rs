@@ -4,10 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageBackend, StorageError,
-    WriteTransaction,
-};
+use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use crate::backend::Paced;
 use crate::error::{Corruption, CreateError, OpenError, StoreFault};
@@ -135,7 +132,7 @@ pub(crate) fn write_whole(
     content: &[u8],
 ) -> Result<(), CreateError> {
     let write = || {
-        file.set_len(content.len() as u64)?;
+        file.set_length(content.len() as u64)?;
         file.write(0, content)?;
         file.sync_data()?;
         file.close()
@@ -152,29 +149,12 @@ pub(crate) fn write_whole(
 ///
 /// [`io::ErrorKind::NotFound`] when there is none.
 pub fn read_file(files: &dyn Files, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let backend = open_file(files, path)?;
-    let bytes = backend.len()?.min(bytes_max);
+    let file = files.open(path)?;
+    let bytes = file.length()?.min(bytes_max);
     let mut content = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-    backend.read(0, &mut content)?;
-    backend.close()?;
+    file.read(0, &mut content)?;
+    file.close()?;
     Ok(content)
-}
-
-/// Opens the file at `path`, whatever is in it.
-///
-/// # Errors
-///
-/// [`io::ErrorKind::NotFound`] when there is none.
-pub fn open_file(files: &dyn Files, path: &Path) -> io::Result<Box<dyn Storage>> {
-    files.open(path).map_err(system_error)
-}
-
-/// What the operating system said.
-pub(crate) fn system_error(error: DatabaseError) -> io::Error {
-    match error {
-        DatabaseError::Storage(StorageError::Io(error)) => error,
-        error => io::Error::other(error),
-    }
 }
 
 /// As [`create_database`], on any storage and with a given store id, which must be random wherever
@@ -184,7 +164,7 @@ pub(crate) fn system_error(error: DatabaseError) -> io::Error {
 /// # Errors
 ///
 /// As [`create_database`].
-pub fn create_database_on(
+pub(crate) fn create_database_on(
     backend: impl StorageBackend,
     name: &Path,
     kind: FileKind,
@@ -226,9 +206,8 @@ pub fn open_database(
 
 /// Opens the file at `path`, whose name is durable when this returns.
 pub(crate) fn open_storage(files: &dyn Files, path: &Path) -> Result<Box<dyn Storage>, OpenError> {
-    let storage = files
-        .open(path)
-        .map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
+    let opened = files.open(path);
+    let storage = opened.map_err(|error| OpenError::from_redb(path.to_owned(), error.into()))?;
     // A create that was interrupted just before this may have left a name that is not durable yet.
     files
         .sync_directory(directory(path))
@@ -244,7 +223,7 @@ pub(crate) fn open_storage(files: &dyn Files, path: &Path) -> Result<Box<dyn Sto
 /// # Errors
 ///
 /// As [`open_database`].
-pub fn open_database_on(
+pub(crate) fn open_database_on(
     backend: impl StorageBackend,
     name: &Path,
     kind: FileKind,
@@ -378,21 +357,12 @@ pub(crate) fn make_under<T>(
     path: &Path,
     make: impl FnOnce(Box<dyn Storage>) -> Result<T, CreateError>,
 ) -> Result<T, CreateError> {
-    let backend = files.create(temporary).map_err(|error| match error {
-        DatabaseError::Storage(StorageError::Io(source)) => CreateError::Io {
-            path: path.to_owned(),
-            source,
-        },
-        error => CreateError::Database {
-            path: path.to_owned(),
-            source: Box::new(error.into()),
-        },
-    })?;
-    let made = make(backend)?;
-    files.sync(temporary).map_err(|source| CreateError::Io {
+    let io = |source| CreateError::Io {
         path: path.to_owned(),
         source,
-    })?;
+    };
+    let made = make(files.create(temporary).map_err(io)?)?;
+    files.sync(temporary).map_err(io)?;
     Ok(made)
 }
 

@@ -7,8 +7,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use redb::DatabaseError;
-
 use crate::storage::{OsFile, Storage};
 
 /// A file system, as far as a node needs one, with the promises of POSIX and no more: what was
@@ -50,14 +48,14 @@ pub trait Files: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// Also when there is one already.
-    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError>;
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>>;
 
     /// Opens a file to read and write.
     ///
     /// # Errors
     ///
     /// Also when there is none.
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError>;
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>>;
 
     /// Makes content and length of the file at `path` survive a power loss, but not its name.
     ///
@@ -126,7 +124,7 @@ impl Files for OsFiles {
             .collect()
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -136,7 +134,7 @@ impl Files for OsFiles {
         Ok(Box::new(OsFile::new(file, path)?))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(Box::new(OsFile::new(file, path)?))
     }

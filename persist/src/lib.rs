@@ -52,9 +52,8 @@ pub use check::{CheckedLog, check_log};
 pub use draft::{DatabaseDraft, FileDraft, replace_file};
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
-    OpenedDatabase, begin_durable, create_database, create_database_on, create_file, directory,
-    make_directory, open_database, open_database_on, open_file, read_file, remove_drafts,
-    write_format,
+    OpenedDatabase, begin_durable, create_database, create_file, directory, make_directory,
+    open_database, read_file, remove_drafts, write_format,
 };
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};

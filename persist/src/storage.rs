@@ -1,17 +1,55 @@
 //! What one file is kept on, and the operating system's.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
 
 use redb::backends::FileBackend;
-use redb::{BackendError, DatabaseError, StorageBackend};
+use redb::{BackendError, StorageBackend};
 
 use crate::through::Through;
 
-/// A file, as [`StorageBackend`], that can also make a part of itself durable.
-pub trait Storage: StorageBackend {
+/// A file that is open. What was written to it survives a power loss once it was synced.
+///
+/// It is ours, and not what the database asks for, so that whoever keeps files elsewhere does not change with that.
+pub trait Storage: fmt::Debug + Send + Sync + 'static {
+    /// How many bytes the file has.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be told.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Fills `out` with what is at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// Also when the file ends before `out` is full.
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Makes the file longer, by zeros, or shorter.
+    ///
+    /// # Errors
+    ///
+    /// When it stays as it was.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+
+    /// Writes `data` at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// When nobody knows how much of it was written.
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Makes content and length survive a power loss.
+    ///
+    /// # Errors
+    ///
+    /// When nobody knows whether they do.
+    fn sync_data(&self) -> io::Result<()>;
+
     /// Writes `data`, which lies within the file, and returns once it survives a power loss. Nothing
     /// is said about what was written before.
     ///
@@ -22,12 +60,34 @@ pub trait Storage: StorageBackend {
         self.write(offset, data)?;
         self.sync_data()
     }
+
+    /// Keeps everybody else who asks for it out until the file is closed; returns false when somebody else has done
+    /// so. Where nobody else can open the file, there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be told.
+    fn try_lock(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Gives up what the file holds, the lock among it. Nothing is asked of it after that.
+    ///
+    /// # Errors
+    ///
+    /// When the system says so.
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
+
+/// What a lock is taken on.
+const WHOLE: (Bound<u64>, Bound<u64>) = (Bound::Unbounded, Bound::Unbounded);
 
 /// A file of the operating system.
 #[derive(Debug)]
 pub(crate) struct OsFile {
-    /// Carries out what redb asks for, with its locks.
+    /// redb's own, with its locks: other programs that open the file know these.
     backend: FileBackend,
     /// The same file.
     through: Through,
@@ -35,22 +95,17 @@ pub(crate) struct OsFile {
 
 impl OsFile {
     /// `file`, which was opened at `path`.
-    pub(crate) fn new(file: File, path: &Path) -> Result<Self, DatabaseError> {
+    pub(crate) fn new(file: File, path: &Path) -> io::Result<Self> {
+        let backend = FileBackend::new(file.try_clone()?);
         Ok(Self {
-            backend: FileBackend::new(file.try_clone()?)?,
+            backend: backend.map_err(io::Error::other)?,
             through: Through::new(file, path),
         })
     }
 }
 
 impl Storage for OsFile {
-    fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.through.write(offset, data)
-    }
-}
-
-impl StorageBackend for OsFile {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         self.backend.len()
     }
 
@@ -58,47 +113,31 @@ impl StorageBackend for OsFile {
         self.backend.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.backend.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.backend.sync_data()
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.backend.set_len(length)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.backend.write(offset, data)
     }
 
+    fn sync_data(&self) -> io::Result<()> {
+        self.backend.sync_data()
+    }
+
+    fn write_through(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.through.write(offset, data)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match self.backend.try_lock_range(WHOLE.0, WHOLE.1) {
+            // A system without locks.
+            Err(BackendError::Unsupported) => Ok(true),
+            locked => Ok(locked?),
+        }
+    }
+
     fn close(&self) -> io::Result<()> {
         self.backend.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.backend.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.backend.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.backend.query_lock_range(start, end)
     }
 }

@@ -5,11 +5,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-
-use redb::{BackendError, DatabaseError, StorageBackend};
 
 use crate::files::Files;
 use crate::journal::{Changes, read_layers};
@@ -32,10 +29,8 @@ impl View {
     }
 }
 
-impl Storage for View {}
-
-impl StorageBackend for View {
-    fn len(&self) -> io::Result<u64> {
+impl Storage for View {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.changes(|changes| changes.length()))
     }
 
@@ -47,8 +42,8 @@ impl StorageBackend for View {
         })
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.changes(|changes| changes.set_length(len));
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.changes(|changes| changes.set_length(length));
         Ok(())
     }
 
@@ -66,8 +61,8 @@ impl StorageBackend for View {
     }
 
     /// A file that somebody writes to would change while it is looked at.
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.storage.try_lock_range(start, end)
+    fn try_lock(&self) -> io::Result<bool> {
+        self.storage.try_lock()
     }
 }
 
@@ -92,13 +87,13 @@ impl<F: Files> Files for Unchanged<F> {
         self.0.names(directory)
     }
 
-    fn create(&self, _path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
-        Err(read_only().into())
+    fn create(&self, _path: &Path) -> io::Result<Box<dyn Storage>> {
+        Err(read_only())
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let storage = self.0.open(path)?;
-        let changes = Mutex::new(Changes::none(storage.len()?));
+        let changes = Mutex::new(Changes::none(storage.length()?));
         Ok(Box::new(View { storage, changes }))
     }
 

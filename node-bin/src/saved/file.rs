@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quorate_consensus::{EntryId, LogIndex, NodeId, Term};
 use quorate_persist::{
-    CLUSTER_BYTES_MAX, FileDraft, Files, Storage, StoreIdentity, directory, open_file, replace_file,
+    CLUSTER_BYTES_MAX, FileDraft, Files, Storage, StoreIdentity, directory, replace_file,
 };
 
 use super::State;
@@ -74,9 +74,11 @@ impl Place {
 
     /// Opens the file and reads what it says about itself.
     pub(super) fn open(&self) -> Result<StateFile, SavedError> {
-        let storage = open_file(&*self.files, &self.path);
+        let storage = self.files.open(&self.path);
         let storage = storage.map_err(|source| self.cannot_read(source))?;
-        let length = storage.len().map_err(|source| self.cannot_read(source))?;
+        let length = storage
+            .length()
+            .map_err(|source| self.cannot_read(source))?;
         let mut header = vec![0; length.min(HEADER_BYTES_MAX) as usize];
         let read = storage.read(0, &mut header);
         read.map_err(|source| self.cannot_read(source))?;

@@ -64,12 +64,12 @@ impl Flush {
 /// Writes `changes` to the image, which begins at `image` in the file, and syncs it.
 pub(super) fn write_back(storage: &dyn Storage, image: u64, changes: &Changes) -> io::Result<()> {
     let (kept, length) = (image + changes.kept(), image + changes.length());
-    let before = storage.len()?;
+    let before = storage.length()?;
     if before > kept {
-        storage.set_len(kept)?;
+        storage.set_length(kept)?;
     }
     if before.min(kept) < length {
-        storage.set_len(length)?;
+        storage.set_length(length)?;
     }
     for (offset, data) in changes.writes() {
         storage.write(image + offset, data)?;

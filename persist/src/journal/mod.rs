@@ -17,7 +17,6 @@ mod record;
 mod recover;
 
 use std::io;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{DatabaseError, StorageBackend};
@@ -98,7 +97,7 @@ impl Journal {
             image_head: crc32c::crc32c(&[]),
         };
         let end = header.offset_of_image();
-        storage.set_len(end)?;
+        storage.set_length(end)?;
         // Blocks that were never written would have to be allocated by the commit that comes to them.
         let zeros = vec![0; usize::try_from(FILL_BYTES.min(end)).expect("a piece fits in memory")];
         for at in (0..end).step_by(zeros.len()) {
@@ -293,7 +292,7 @@ fn empty(storage: &dyn Storage, state: &mut State) -> io::Result<()> {
 /// The checksum of the first bytes of the image.
 fn image_head(storage: &dyn Storage, header: &Header) -> io::Result<u32> {
     let at = header.offset_of_image();
-    let bytes = (storage.len()? - at).min(BLOCK_BYTES);
+    let bytes = (storage.length()? - at).min(BLOCK_BYTES);
     let mut head = vec![0; usize::try_from(bytes).expect("a block at most")];
     storage.read(at, &mut head)?;
     Ok(crc32c::crc32c(&head))
@@ -328,10 +327,9 @@ fn publish(storage: &dyn Storage, header: &mut Header) -> io::Result<()> {
 
 /// Keeps every other process out, before a byte is changed.
 fn lock(storage: &dyn Storage) -> Result<(), redb::Error> {
-    match storage.try_lock_range(Bound::Unbounded, Bound::Unbounded) {
-        Ok(true) | Err(redb::BackendError::Unsupported) => Ok(()),
-        Ok(false) => Err(DatabaseError::DatabaseAlreadyOpen.into()),
-        Err(error) => Err(io::Error::other(error).into()),
+    match storage.try_lock()? {
+        true => Ok(()),
+        false => Err(DatabaseError::DatabaseAlreadyOpen.into()),
     }
 }
 

@@ -34,7 +34,7 @@ impl Journal {
 
 /// The header that counts.
 fn read_header(storage: &dyn Storage) -> Result<Header, StoreFault> {
-    if storage.len().map_err(fault)? < COPIES * BLOCK_BYTES {
+    if storage.length().map_err(fault)? < COPIES * BLOCK_BYTES {
         return Err(Corruption::NotALog.into());
     }
     let copies: Result<Vec<Vec<u8>>, StoreFault> = (0..COPIES)
@@ -49,7 +49,7 @@ fn recover(
     background: bool,
 ) -> Result<Journal, StoreFault> {
     let image_bytes = storage
-        .len()
+        .length()
         .map_err(fault)?
         .checked_sub(header.offset_of_image())
         .ok_or(Corruption::NotADatabase)?;

@@ -242,10 +242,8 @@ impl Storage for Disk {
         }
         Ok(())
     }
-}
 
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.lock().content.len() as u64)
     }
 
@@ -267,7 +265,7 @@ impl StorageBackend for Disk {
         Ok(())
     }
 
-    fn set_len(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         let mut inner = self.lock();
         let fails = inner.operation(Operation::SetLength)?;
         let length = usize::try_from(length).map_err(io::Error::other)?;
@@ -306,6 +304,32 @@ impl StorageBackend for Disk {
     }
 }
 
+/// A disk that redb has for itself, without a log.
+#[derive(Debug)]
+pub(crate) struct Bare(pub(crate) Disk);
+
+impl StorageBackend for Bare {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_length(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
 /// The redb database in a log that was closed, past its journal: `docs/disk.md`, "The journal".
 #[derive(Debug)]
 pub(crate) struct Image(pub(crate) Disk);
@@ -315,7 +339,7 @@ pub(crate) const IMAGE_AT: u64 = 2 * 4096 + 2 * (64 << 10);
 
 impl StorageBackend for Image {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.len()? - IMAGE_AT)
+        Ok(self.0.length()? - IMAGE_AT)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -323,7 +347,7 @@ impl StorageBackend for Image {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(IMAGE_AT + length)
+        self.0.set_length(IMAGE_AT + length)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use quorate_consensus::Recovered;
 use quorate_persist::{Files, OpenError, Storage, Store, make_directory};
-use redb::{DatabaseError, StorageBackend};
 
 use crate::disk::{Disk, Failure, Rng, power_failed};
 use crate::{identity, membership, small};
@@ -160,7 +159,7 @@ impl Files for Folders {
 
     fn length(&self, path: &Path) -> io::Result<u64> {
         match self.lock().now.get(path) {
-            Some(Kind::File(disk)) => disk.len(),
+            Some(Kind::File(disk)) => disk.length(),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -177,7 +176,7 @@ impl Files for Folders {
             .collect())
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let mut names = self.lock();
         names.change()?;
         let disk = match names.fail_inside_at {
@@ -189,10 +188,10 @@ impl Files for Folders {
         Ok(Box::new(disk))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         match self.lock().now.get(path) {
             Some(Kind::File(disk)) => Ok(Box::new(disk.clone())),
-            _ => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+            _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 

@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 use crate::State;
 use crate::crash::{new_disk, open, script};
 use crate::damage::closed_file;
-use crate::disk::{Disk, IMAGE_AT, Image, Rng, SECTOR};
+use crate::disk::{Bare, Disk, IMAGE_AT, Image, Rng, SECTOR};
 
 const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
 
@@ -128,7 +128,7 @@ fn b7_a_flipped_bit_after_a_crash_takes_no_commit_back() {
 fn b7_control_one_phase_takes_commits_back() {
     let disk = Disk::default();
     let database = Database::builder()
-        .create_with_backend(disk.clone())
+        .create_with_backend(Bare(disk.clone()))
         .unwrap();
     let commit = |index: u64| {
         let transaction = database.begin_write().unwrap();
@@ -148,7 +148,7 @@ fn b7_control_one_phase_takes_commits_back() {
             damaged[places[rng.below(places.len())]] ^= 1 << rng.below(8);
             let opened = Database::builder()
                 .set_check_integrity_on_open(true)
-                .create_with_backend(Disk::holding(damaged));
+                .create_with_backend(Bare(Disk::holding(damaged)));
             let Ok(database) = opened else { return false };
             let log = database.begin_read().unwrap().open_table(LOG).unwrap();
             log.get(20).unwrap().is_some() && log.get(21).unwrap().is_none()

@@ -3,7 +3,6 @@
 use std::io;
 
 use quorate_persist::Storage;
-use redb::StorageBackend;
 
 use super::is;
 
@@ -27,19 +26,17 @@ impl Storage for Faulty {
         }
         unless_ignored(self.0.write_through(offset, data))
     }
-}
 
-impl StorageBackend for Faulty {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.0.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        unless_ignored(self.0.set_len(len))
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        unless_ignored(self.0.set_length(length))
     }
 
     fn sync_data(&self) -> io::Result<()> {

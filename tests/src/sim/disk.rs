@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_persist::{Files, Storage};
-use redb::{DatabaseError, StorageBackend};
 
 use super::chance;
 use super::engine::Engine;
@@ -495,17 +494,17 @@ impl Files for Mounted {
             .collect())
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let mut state = self.writes()?;
         if state.names.contains_key(path) {
-            return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
         let file = state.create(path);
         drop(state);
         Ok(self.handle(file))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let file = self.reads()?.file(path)?;
         Ok(self.handle(file))
     }
@@ -604,10 +603,8 @@ impl Storage for Handle {
             false => Ok(()),
         }
     }
-}
 
-impl StorageBackend for Handle {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         let mut state = self.mounted.reads()?;
         Ok(state.content(self.file)?.bytes.len() as u64)
     }
@@ -621,14 +618,14 @@ impl StorageBackend for Handle {
         Ok(())
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         let mut state = self.mounted.writes()?;
-        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let length = usize::try_from(length).map_err(io::Error::other)?;
         let content = state.content(self.file)?;
-        if len < content.bytes.len() {
-            content.save(len, content.bytes.len());
+        if length < content.bytes.len() {
+            content.save(length, content.bytes.len());
         }
-        content.bytes.resize(len, 0);
+        content.bytes.resize(length, 0);
         Ok(())
     }
 

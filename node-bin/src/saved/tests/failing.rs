@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_persist::{Files, OsFiles, Storage};
-use redb::{DatabaseError, StorageBackend};
 
 #[derive(Clone, Debug)]
 pub(super) struct Failing(Arc<Mutex<Record>>);
@@ -74,12 +73,12 @@ impl Files for Failing {
         OsFiles.names(directory)
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         self.step("create")?;
         Ok(self.around(OsFiles.create(path)?))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         Ok(self.around(OsFiles.open(path)?))
     }
 
@@ -119,20 +118,18 @@ struct FailingFile {
     files: Failing,
 }
 
-impl Storage for FailingFile {}
-
-impl StorageBackend for FailingFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
+impl Storage for FailingFile {
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         self.files.step("set length")?;
-        self.file.set_len(len)
+        self.file.set_length(length)
     }
 
     fn sync_data(&self) -> io::Result<()> {

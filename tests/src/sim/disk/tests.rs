@@ -9,7 +9,7 @@ fn written(disk: &Disk, writes: &[(u64, u8)]) -> Box<dyn Storage> {
     let files = disk.mount(None);
     quorate_persist::make_directory(&*files, Path::new("/data")).unwrap();
     let file = files.create(path).unwrap();
-    file.set_len(4 * SECTOR_BYTES as u64).unwrap();
+    file.set_length(4 * SECTOR_BYTES as u64).unwrap();
     file.write(0, &[1; 4 * SECTOR_BYTES]).unwrap();
     file.sync_data().unwrap();
     files.sync_directory(Path::new("/data")).unwrap();
@@ -22,7 +22,7 @@ fn written(disk: &Disk, writes: &[(u64, u8)]) -> Box<dyn Storage> {
 
 fn content(disk: &Disk) -> Vec<u8> {
     let file = disk.mount(None).open(Path::new(FILE)).unwrap();
-    let mut bytes = vec![0; file.len().unwrap() as usize];
+    let mut bytes = vec![0; file.length().unwrap() as usize];
     file.read(0, &mut bytes).unwrap();
     bytes
 }
@@ -33,8 +33,8 @@ fn content(disk: &Disk) -> Vec<u8> {
 fn only_what_was_synced_is_durable() {
     let disk = Disk::new(1, 1);
     let file = written(&disk, &[(0, 2), (1, 3), (1, 4)]);
-    file.set_len(SECTOR_BYTES as u64).unwrap();
-    file.set_len(9 * SECTOR_BYTES as u64).unwrap();
+    file.set_length(SECTOR_BYTES as u64).unwrap();
+    file.set_length(9 * SECTOR_BYTES as u64).unwrap();
     file.write(8 * SECTOR_BYTES as u64, &[5; 10]).unwrap();
     assert_eq!(content(&disk.durable_image()), vec![1; 4 * SECTOR_BYTES]);
     file.sync_data().unwrap();
@@ -114,7 +114,7 @@ fn what_is_written_through_is_durable_alone() {
 fn a_failed_sync_takes_its_writes_with_it() {
     let disk = Disk::new(1, 1);
     let file = written(&disk, &[(0, 2), (3, 3)]);
-    file.set_len(SECTOR_BYTES as u64).unwrap();
+    file.set_length(SECTOR_BYTES as u64).unwrap();
     file.write(0, &[4; 2 * SECTOR_BYTES]).unwrap();
     disk.fail(0, Failure::LostSync);
     assert!(file.sync_data().is_err());

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use quorate_consensus::{Chunk, SnapshotSink, SnapshotSource};
 use quorate_persist::Storage;
-use redb::{DatabaseError, StorageBackend};
 
 use super::*;
 
@@ -270,19 +269,17 @@ struct FullFile {
     room: Arc<AtomicI64>,
 }
 
-impl Storage for FullFile {}
-
-impl StorageBackend for FullFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
+impl Storage for FullFile {
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_length(length)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -319,12 +316,12 @@ impl Files for Full {
         OsFiles.names(directory)
     }
 
-    fn create(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let (file, room) = (OsFiles.create(path)?, Arc::clone(&self.room));
         Ok(Box::new(FullFile { file, room }))
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Storage>, DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
         let (file, room) = (OsFiles.open(path)?, Arc::clone(&self.room));
         Ok(Box::new(FullFile { file, room }))
     }
