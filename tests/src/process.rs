@@ -30,43 +30,52 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 pub const CLUSTER: &str = "c1";
 
 /// The executable, built as this test was.
-///
-/// Cargo offers the path of an executable only to tests of the same package, and builds it for them
-/// only; so it is built here, once. Naming a test beside it makes Cargo choose the features of
-/// dependencies as it did for this test: otherwise half of them would be compiled a second time.
 pub fn executable() -> &'static Path {
     static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
-    EXECUTABLE.get_or_init(|| {
-        // target/<profile>/deps/<a test>, or target/<profile>/<a command>
-        let this = std::env::current_exe().expect("a running program has a path");
-        let folder = this.parent().expect("a program lies in a folder");
-        let folder = match folder.parent() {
-            Some(profile) if folder.ends_with("deps") => profile,
-            _ => folder,
-        };
-        // Not the one that built this: without rustup's proxy before it, rustc would obey the toolchain files
-        // of the dependencies.
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build
-            .args(["build", "--quiet", "--locked", "--workspace"])
-            .args(["--bin", "quorate", "--test", "bad_input"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        if folder.ends_with("release") {
-            build.arg("--release");
+    EXECUTABLE.get_or_init(|| built("--bin", "quorate").join("quorate"))
+}
+
+/// The example `name`, built as this test was.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    built("--example", name).join("examples").join(name)
+}
+
+/// Builds the `kind` of target called `name` as this test was; returns the folder for all that was built so.
+///
+/// Cargo offers the path of an executable only to tests of the same package, and builds it for them
+/// only; so it is built here. Naming a test beside it makes Cargo choose the features of
+/// dependencies as it did for this test: otherwise half of them would be compiled a second time.
+fn built(kind: &str, name: &str) -> PathBuf {
+    // target/<profile>/deps/<a test>, or target/<profile>/<a command>
+    let this = std::env::current_exe().expect("a running program has a path");
+    let folder = this.parent().expect("a program lies in a folder");
+    let folder = match folder.parent() {
+        Some(profile) if folder.ends_with("deps") => profile,
+        _ => folder,
+    };
+    // Not the one that built this: without rustup's proxy before it, rustc would obey the toolchain files
+    // of the dependencies.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build
+        .args(["build", "--quiet", "--locked", "--workspace"])
+        .args([kind, name, "--test", "bad_input"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    // Build scripts (ring's) ask to run again when these change, and with them half of the
+    // dependencies would be compiled again: here and, without them, in the next build from outside.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            build.env_remove(&name);
         }
-        // Build scripts (ring's) ask to run again when these change, and with them half of the
-        // dependencies would be compiled again: here and, without them, in the next build from outside.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
-                build.env_remove(&name);
-            }
-        }
-        let built = build.status().expect("cargo runs");
-        assert!(built.success(), "the executable does not build");
-        folder.join("quorate")
-    })
+    }
+    let built = build.status().expect("cargo runs");
+    assert!(built.success(), "{name} does not build");
+    folder.to_owned()
 }
 
 /// How a command ended, and what it said.

@@ -1,5 +1,6 @@
 //! Three nodes in one process, each with a certificate, a socket and a folder of its own, as they would have
-//! on three machines. A service starts one node; everything here but that is the example's.
+//! on three machines. A service starts one node, as the example `replicated-counter` does; everything here but that is
+//! the example's.
 
 use std::collections::BTreeMap;
 use std::error::Error;
