@@ -2,7 +2,6 @@
 //! certificate once, and nobody looks at it again.
 
 use std::{
-    future::poll_fn,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +15,7 @@ use crate::{
     close::{CloseCode, Refused},
     link::Established,
     planted,
+    runtime::sleep_until,
     shared::Shared,
     signal::{Signal, lock},
 };
@@ -162,9 +162,8 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         let seen = shared.own.signal.generation();
         let now = shared.runtime.now();
         let next = look(&shared, now).await;
-        let mut timer = shared.runtime.new_timer(next);
         or(
-            poll_fn(|context| timer.as_mut().poll(context)),
+            sleep_until(&*shared.runtime, next),
             shared.own.signal.changed(seen),
         )
         .await;

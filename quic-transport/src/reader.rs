@@ -1,7 +1,6 @@
 //! The receiving side of a connection: lanes are accepted, cut into frames, and delivered.
 
 use std::{
-    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use futures_lite::future::or;
-use quinn::{AsyncTimer, ReadError, RecvStream};
+use quinn::{ReadError, RecvStream};
 use tracing::{debug, trace};
 
 use crate::{
@@ -23,6 +22,7 @@ use crate::{
     message::{Lane, Received, WireLane},
     pending::Permit,
     planted,
+    runtime::sleep_until,
 };
 
 /// Asked of quinn at once: a compromise between calls and memory.
@@ -56,7 +56,7 @@ async fn read_lane(lanes: Lanes, mut stream: RecvStream, claimed: Arc<AtomicU8>)
 /// What a large frame takes of the memory for such, and until when it may.
 struct Room {
     _share: Share,
-    until: Option<Pin<Box<dyn AsyncTimer>>>,
+    until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 enum ReadEnd {
@@ -132,7 +132,7 @@ impl Lanes {
             return work.await;
         };
         or(work, async {
-            poll_fn(|context| until.as_mut().poll(context)).await;
+            until.as_mut().await;
             let limit = self.shared.config.timings.large_frame_timeout;
             let reason =
                 format!("a frame above {CHUNK_BYTES_MAX} bytes took longer than {limit:?}");
@@ -153,9 +153,8 @@ impl Lanes {
         let runtime = &*self.shared.runtime;
         // Nodes share their room with nobody, and what they send over a bad link takes as long as it does.
         let limited = !self.link.is_node() && !planted::is("large-frame-may-stall");
-        let until = limited.then(|| {
-            runtime.new_timer(runtime.now() + self.shared.config.timings.large_frame_timeout)
-        });
+        let timeout = self.shared.config.timings.large_frame_timeout;
+        let until = limited.then(|| Box::pin(sleep_until(runtime, runtime.now() + timeout)) as _);
         Ok(Room {
             _share: share,
             until,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -10,6 +10,8 @@ use std::{
 };
 
 use quinn::Runtime;
+
+use crate::runtime::sleep_until;
 
 /// Locks a mutex whose data stays valid at every point where its holder could panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,10 +96,9 @@ impl Drop for Changed<'_> {
     }
 }
 
-/// Must be polled inside the runtime (tokio's timers need its context).
+/// Must be polled inside the runtime: see [`sleep_until`].
 pub(crate) async fn sleep(runtime: &dyn Runtime, time: Duration) {
-    let mut timer = runtime.new_timer(runtime.now() + time);
-    poll_fn(|context| timer.as_mut().poll(context)).await;
+    sleep_until(runtime, runtime.now() + time).await;
 }
 
 /// The future's output, or `None` when `time` passed first.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate::kv::{Client, ClientError, REQUEST_TIMEOUT, VALUE_BYTES_MAX};
+use quorate_quic_transport::runtime::sleep_until;
 use serde_json::json;
 
 use super::connect::{ConnectArgs, Network, failure};
@@ -304,8 +305,7 @@ async fn closed_loop(client: Client, run: Arc<Run>, seed: u64) {
             Err(error) => {
                 locked(&run.tally).error(kind(&error), done);
                 if done - begun < PAUSE_AFTER_ERROR {
-                    let mut timer = run.runtime.new_timer(done + PAUSE_AFTER_ERROR);
-                    std::future::poll_fn(|context| timer.as_mut().poll(context)).await;
+                    sleep_until(&*run.runtime, done + PAUSE_AFTER_ERROR).await;
                 }
             }
         }

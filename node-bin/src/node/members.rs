@@ -9,6 +9,7 @@ use std::time::Duration;
 use quinn::Runtime;
 use quorate_certs::{ClusterName, Identity, Subject};
 use quorate_consensus::{Membership, Message, NodeId, Standing, Undelivered};
+use quorate_quic_transport::runtime::sleep_until;
 use quorate_quic_transport::{Peer, Transport};
 use tracing::warn;
 
@@ -143,8 +144,7 @@ impl PeerTransport {
         let (transport, identity) = (self.book.0.transport.clone(), self.book.identity(node));
         let (members, runtime) = (self.members.clone(), Arc::clone(&self.runtime));
         self.runtime.spawn(Box::pin(async move {
-            let mut timer = runtime.new_timer(runtime.now() + PARTING);
-            std::future::poll_fn(|context| timer.as_mut().poll(context)).await;
+            sleep_until(&*runtime, runtime.now() + PARTING).await;
             if !members.now().contains(node) {
                 transport.remove_peer(&identity);
             }

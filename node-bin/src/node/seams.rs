@@ -1,6 +1,6 @@
 //! Consensus' seams over QUIC and the node's runtime.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use quinn::Runtime;
 use quorate_consensus::{Body, Clock, Message};
 use quorate_quic_transport::Lane;
+use quorate_quic_transport::runtime::sleep_until;
 use serde::{Deserialize, Serialize};
 
 /// A Raft message as the transport carries it.
@@ -76,7 +77,6 @@ impl Clock for RuntimeClock {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let mut timer = self.0.new_timer(self.0.now() + duration);
-        Box::pin(async move { poll_fn(|context| timer.as_mut().poll(context)).await })
+        Box::pin(sleep_until(&*self.0, self.0.now() + duration))
     }
 }

@@ -1,6 +1,5 @@
 //! A host's process as quinn and the node see it: a runtime, sockets, the time of day, randomness.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use quorate_quic_transport::Environment;
 use quorate_quic_transport::quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
+use quorate_quic_transport::runtime::sleep_until;
 use quorate_quic_transport::rustls::crypto::CryptoProvider;
 
 use super::chance;
@@ -35,8 +35,7 @@ impl std::fmt::Debug for Process {
 impl Process {
     /// Completes after `duration` by the host's clock.
     pub(super) async fn sleep(&self, duration: Duration) {
-        let mut timer = self.new_timer(Runtime::now(self) + duration);
-        poll_fn(|context| timer.as_mut().poll(context)).await;
+        sleep_until(self, Runtime::now(self) + duration).await;
     }
 }
 

@@ -13,6 +13,7 @@ use futures_lite::future;
 use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::NodeId;
+use quorate_quic_transport::runtime::sleep_until;
 use quorate_quic_transport::{CallError, Inbound, Inbox, NotSent, Received, Transport};
 use tracing::debug;
 
@@ -75,10 +76,10 @@ pub(super) async fn run(
             Input::Inbound(inbound) => hear(&shared, inbound),
             Input::Job(Job::Seek) => runtime.spawn(Box::pin(seek(shared.clone(), runtime.clone()))),
             Input::Job(Job::Wake(at, wake)) => {
-                let runtime_of_timer = Arc::clone(&runtime);
+                let due = sleep_until(&*runtime, at);
                 runtime.spawn(Box::pin(async move {
                     // The waiter may be gone first; then the timer ends with it.
-                    future::or(sleep_until(&*runtime_of_timer, at), wake.closed()).await;
+                    future::or(due, wake.closed()).await;
                 }));
             }
             Input::Job(Job::Close(done)) => break Some(done),
@@ -188,12 +189,6 @@ fn describe(status: &NodeStatus) -> String {
         Some(leader) => format!("{role} in term {term}, follows node {}", leader.value()),
         None => format!("{role} in term {term}, knows of no leader"),
     }
-}
-
-/// Only inside the runtime.
-async fn sleep_until(runtime: &dyn Runtime, at: Instant) {
-    let mut timer = runtime.new_timer(at);
-    std::future::poll_fn(|context| timer.as_mut().poll(context)).await;
 }
 
 #[cfg(test)]
