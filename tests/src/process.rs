@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -124,26 +124,79 @@ pub fn quorate_reading<A: AsRef<OsStr>>(
     args: impl IntoIterator<Item = A>,
     input: Vec<u8>,
 ) -> Ended {
-    let mut child = Command::new(executable())
-        .args(args)
-        .env_remove("QUORATE_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the executable runs");
-    let mut stdin = child.stdin.take().expect("piped");
+    let mut running = Running::begin(args);
+    let mut stdin = running.stdin.take().expect("piped");
     // It ends early with a command that does not read all of it, which is the command's right.
     thread::spawn(move || stdin.write_all(&input));
-    let out = drain(child.stdout.take().expect("piped"));
-    let err = drain(child.stderr.take().expect("piped"));
-    let status = wait(&mut child);
-    let said = |stream: Receiver<String>| stream.recv().expect("read to its end");
-    Ended {
-        code: code(status.unwrap_or_else(|| panic!("still runs after {DEADLINE:?}"))),
-        out: said(out),
-        err: said(err),
+    running.ended()
+}
+
+/// A command that runs.
+pub struct Running {
+    child: Child,
+    /// Held open: who reads it waits.
+    stdin: Option<ChildStdin>,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+impl Running {
+    /// Begins to run `quorate` with `args`.
+    ///
+    /// # Panics
+    ///
+    /// When there is no executable to run.
+    pub fn begin<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
+        let mut child = Command::new(executable())
+            .args(args)
+            .env_remove("QUORATE_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the executable runs");
+        let stdin = child.stdin.take();
+        let out = drain(child.stdout.take().expect("piped"));
+        let err = drain(child.stderr.take().expect("piped"));
+        Self {
+            child,
+            stdin,
+            out,
+            err,
+        }
     }
+
+    /// Sends it a signal (`INT`, `TERM`, ..).
+    pub fn send(&self, signal: &str) {
+        send(&self.child, signal);
+    }
+
+    /// Ends its standard input, and waits for its end.
+    #[track_caller]
+    pub fn ended_of_input(mut self) -> Ended {
+        drop(self.stdin.take());
+        self.ended()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ended(mut self) -> Ended {
+        let status = wait(&mut self.child);
+        let said = |stream: Receiver<String>| stream.recv().expect("read to its end");
+        Ended {
+            code: code(status.unwrap_or_else(|| panic!("still runs after {DEADLINE:?}"))),
+            out: said(self.out),
+            err: said(self.err),
+        }
+    }
+}
+
+fn send(child: &Child, signal: &str) {
+    let sent = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(child.id().to_string())
+        .status();
+    assert!(sent.expect("kill runs").success());
 }
 
 fn drain(mut stream: impl Read + Send + 'static) -> Receiver<String> {
@@ -371,12 +424,7 @@ impl Cluster {
 
     /// Sends `node` a signal and does not wait for its end (`STOP`, `CONT`).
     pub fn send(&self, node: u64, signal: &str) {
-        let child = self.running.get(&node).expect("the node runs");
-        let sent = Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(child.id().to_string())
-            .status();
-        assert!(sent.expect("kill runs").success());
+        send(self.running.get(&node).expect("the node runs"), signal);
     }
 
     /// The most memory that `node` has had at a time, in MiB: what Linux calls the high water mark of its
@@ -397,12 +445,22 @@ impl Cluster {
     }
 
     fn client_args(&self, cert: &str, args: &[&str]) -> Vec<String> {
-        let mut all: Vec<String> = args.iter().map(ToString::to_string).collect();
+        // Before what is not for `quorate`.
+        let own = args.iter().position(|arg| *arg == "--");
+        let (own, rest) = args.split_at(own.unwrap_or(args.len()));
+        let mut all: Vec<String> = own.iter().map(ToString::to_string).collect();
         all.push(format!("--cert={}", self.text(cert)));
         for (node, address) in &self.addresses {
             all.push(format!("--node={node}={address}"));
         }
+        all.extend(rest.iter().map(ToString::to_string));
         all
+    }
+
+    /// Begins to run a client command with the client's certificate.
+    #[must_use]
+    pub fn begin(&self, args: &[&str]) -> Running {
+        Running::begin(self.client_args("client", args))
     }
 
     /// Runs a client command with the client's certificate.

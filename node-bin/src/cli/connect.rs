@@ -176,7 +176,7 @@ fn node(text: &str) -> Result<(NodeId, Place), String> {
 }
 
 /// A time in which something can happen.
-fn patience(text: &str) -> Result<Duration, String> {
+pub(crate) fn patience(text: &str) -> Result<Duration, String> {
     let time = config::time(text)?;
     if time.is_zero() {
         return Err("no operation is done in no time; give at least 1ms".into());
@@ -199,6 +199,7 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         ClientError::OutcomeUnknown { .. }
         | ClientError::TimedOut { .. }
         | ClientError::TooManyLeases
+        | ClientError::LockLost(_)
         | ClientError::BackupGone { .. }
         | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
         ClientError::LeaseUnknown { .. } => exit::NEGATIVE,
@@ -370,6 +371,7 @@ mod tests {
             (refused(Refusal::HistoryGone { since: 7 }), 65),
             (ClientError::LeaseUnknown { lease: 7 }, 1),
             (ClientError::TooManyLeases, 75),
+            (ClientError::LockLost(quorate::kv::Lost::Ended), 75),
             (ClientError::UnknownNode { node }, 64),
             (ClientError::NoUsableNode { tried: Vec::new() }, 77),
             (unreachable(true), 77),

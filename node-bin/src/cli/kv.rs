@@ -1,6 +1,7 @@
 //! `quorate kv`: read and write keys.
 
 mod lease;
+mod lock;
 mod range;
 mod transaction;
 mod watch;
@@ -17,6 +18,7 @@ use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
 use self::lease::{LeaseAction, lease_number, time_to_live};
+use self::lock::LockArgs;
 use self::range::RangeArgs;
 use self::transaction::TransactionArgs;
 use self::watch::WatchArgs;
@@ -75,6 +77,9 @@ enum Action {
     /// Keys that go away by themselves
     #[command(subcommand)]
     Lease(LeaseAction),
+    /// Run COMMAND while holding the lock NAME, in turn with all who want it, and exit as it does
+    #[command(after_help = lock::HELP)]
+    Lock(LockArgs),
 }
 
 /// Where to read.
@@ -169,6 +174,7 @@ pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
             Action::Txn(args) => transaction::run(client, args, json, out).await,
             Action::Watch(args) => watch::run(client, args, json, out).await,
             Action::Lease(action) => lease::run(client, action, json, out).await,
+            Action::Lock(args) => lock::run(client, args).await,
             action => run_one(client, action, json, out).await,
         }
     };
@@ -232,9 +238,11 @@ fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
             cas.expected.expect.map(&value).transpose()?,
             cas.wanted.set.map(&value).transpose()?,
         ),
-        Action::Range(_) | Action::Txn(_) | Action::Watch(_) | Action::Lease(_) => {
-            unreachable!("these have their own modules")
-        }
+        Action::Range(_)
+        | Action::Txn(_)
+        | Action::Watch(_)
+        | Action::Lease(_)
+        | Action::Lock(_) => unreachable!("these have their own modules"),
     })
 }
 
@@ -501,6 +509,11 @@ mod tests {
             &["put", "k", "v", "--lease", "x"],
             &["watch", "k", "--prefix", "a"],
             &["txn", "--then", "incr k"],
+            &["lock", "a"],
+            &["lock", "a", "--"],
+            &["lock", "a", "true"],
+            &["lock", "a", "--ttl", "0s", "--", "true"],
+            &["lock", "a", "--wait", "0s", "--", "true"],
         ] {
             assert!(parse(line).is_err(), "{line:?}");
         }

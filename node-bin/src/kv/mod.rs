@@ -23,7 +23,7 @@ pub use backup::{
     BackupSummary, BackupWriter, RestoreError, Restored, restore,
 };
 pub use client::{
-    Backup, Client, ClientConfig, ClientError, ConnectError, Page, REQUEST_TIMEOUT,
+    Backup, Client, ClientConfig, ClientError, ConnectError, Lock, Lost, Page, REQUEST_TIMEOUT,
     REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, Transacted, Tried, Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};

@@ -9,6 +9,7 @@ use quorate_quic_transport::BindError;
 use super::super::invalid::Invalid;
 use super::super::logged::SLOTS_MAX;
 use super::super::protocol::Refusal;
+use super::lock::Lost;
 
 /// Why a client could not be set up. Nothing was sent anywhere.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +128,9 @@ pub enum ClientError {
         /// Its number.
         lease: u64,
     },
+    /// The lock, or the place among those who wait for it, is not there any more.
+    #[error("the lock is lost: {0}")]
+    LockLost(Lost),
     /// There are as many leases as there can be. Nothing happened; it may be otherwise later.
     #[error("{}; nothing was changed", Invalid::TooManyLeases)]
     TooManyLeases,

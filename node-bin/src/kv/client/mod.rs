@@ -15,6 +15,7 @@ mod cluster;
 mod error;
 mod keeper;
 mod leader;
+mod lock;
 mod requests;
 mod retry;
 mod routing;
@@ -37,6 +38,7 @@ use quorate_quic_transport::{Environment, OtherIdentity, System};
 
 pub use backup::Backup;
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
+pub use lock::{Lock, Lost};
 use retry::Operation;
 use shared::Shared;
 pub use watch::Watch;
