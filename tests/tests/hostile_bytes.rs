@@ -81,6 +81,10 @@ fn for_each_body(mut with: impl FnMut(&[u8], &dyn Fn(&[u8]) -> bool)) {
             end: Some(key()),
             limit: 7,
         }),
+        Request::ReadHere(Query::Leases {
+            from: 1 << 40,
+            limit: 7,
+        }),
         Request::TransferLeader { to: NodeId::new(3) },
     ] {
         with(&bytes(&request), &decodes::<Request>);

@@ -220,6 +220,16 @@ fn commands_wait_and_are_interrupted() {
     assert_eq!(keys(&cluster).len(), 1, "nobody waits any more");
     let (next, last) = (hold(), hold());
     assert!(eventually(|| keys(&cluster).len() == 3));
+    let listed = cluster.run(&["kv", "lease", "list"]).succeeded().out;
+    for key in keys(&cluster) {
+        let (_, lease) = key.split_once('/').unwrap();
+        let line = format!("{}\tends in ", lease.trim_start_matches('0'));
+        assert!(listed.contains(&line), "{lease}: {listed}");
+    }
+    assert_eq!(listed.matches(", of 10s\t1 key\n").count(), 3, "{listed}");
+    let first = ["kv", "lease", "list", "--limit", "1", "--json"];
+    let first = cluster.run(&first).succeeded().out;
+    assert!(first.contains("\"more\":true"), "{first}");
     last.send("INT");
     assert_eq!(last.ended().code, 130);
     holder.send("TERM");

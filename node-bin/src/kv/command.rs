@@ -364,6 +364,8 @@ mod tests {
         assert!(range(KEY_BYTES_MAX + 2, 1).is_err());
         for limit in [0, RANGE_LIMIT_MAX + 1] {
             assert_eq!(range(0, limit), Err(Invalid::LimitOutOfRange { limit }));
+            let leases = Query::Leases { from: 0, limit };
+            assert_eq!(leases.validate(), Err(Invalid::LimitOutOfRange { limit }));
         }
     }
 

@@ -40,9 +40,7 @@ pub enum Invalid {
         bytes: u64,
     },
     /// A page of that size cannot be had.
-    #[error(
-        "a limit of {limit} pairs is impossible; ask for 1 to {RANGE_LIMIT_MAX}, then for more"
-    )]
+    #[error("a limit of {limit} is impossible; ask for 1 to {RANGE_LIMIT_MAX}, then for more")]
     LimitOutOfRange {
         /// The limit asked for.
         limit: u32,

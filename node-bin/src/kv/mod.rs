@@ -23,8 +23,8 @@ pub use backup::{
     BackupSummary, BackupWriter, RestoreError, Restored, restore,
 };
 pub use client::{
-    Backup, Client, ClientConfig, ClientError, ConnectError, Lock, Lost, Page, REQUEST_TIMEOUT,
-    REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, Transacted, Tried, Unanswered, Watch,
+    Backup, Client, ClientConfig, ClientError, ConnectError, LeasePage, Lock, Lost, Page,
+    REQUEST_TIMEOUT, REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, Transacted, Tried, Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};
 pub use directory::{AsOf, Directory};
@@ -34,7 +34,10 @@ pub use logged::{Logged, SLOTS_MAX, Tag};
 pub use protocol::{
     EXPLANATION_BYTES_MAX, Needs, NodeStatus, Notice, PeerStatus, Refusal, Request, Response,
 };
-pub use query::{Answer, BackupPiece, Lease, Pair, Query, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, Value};
+pub use query::{
+    Answer, BackupPiece, LEASE_KEYS_COUNTED_MAX, Lease, ListedLease, Pair, Query, RANGE_BYTES_MAX,
+    RANGE_LIMIT_MAX, Value,
+};
 pub use service::STATE_FILE;
 pub use store::{
     KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore, LEASES_MAX, SESSION_TTL,

@@ -17,6 +17,9 @@ pub const RANGE_LIMIT_MAX: u32 = 1000;
 /// one frame.
 pub const RANGE_BYTES_MAX: usize = 1 << 20;
 
+/// How many keys that are bound to leases are counted for one page of these: looking at them takes some milliseconds.
+pub const LEASE_KEYS_COUNTED_MAX: u32 = 10_000;
+
 /// A question about the state.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
@@ -52,6 +55,13 @@ pub enum Query {
     EndBackup {
         /// Which state.
         of: EntryId,
+    },
+    /// The leases that there are, in the order of their numbers.
+    Leases {
+        /// The first number that is of interest.
+        from: u64,
+        /// The most leases in the answer, 1 to [`RANGE_LIMIT_MAX`].
+        limit: u32,
     },
 }
 
@@ -94,6 +104,15 @@ pub enum Answer {
     BackupPiece(BackupPiece),
     /// To `EndBackup`.
     BackupEnded,
+    /// To `Leases`.
+    Leases {
+        /// The first of them, as many as the limit and [`LEASE_KEYS_COUNTED_MAX`] allow.
+        leases: Vec<ListedLease>,
+        /// Whether there are others after them.
+        more: bool,
+        /// The revision of the state.
+        revision: u64,
+    },
 }
 
 /// A piece of a state.
@@ -112,6 +131,19 @@ pub struct Lease {
     pub ttl_ms: u64,
     /// For how many it will live yet, in the time that has passed with a leader.
     pub remaining_ms: u64,
+}
+
+/// A lease among others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListedLease {
+    /// Its number.
+    pub number: u64,
+    /// How it stands.
+    pub lease: Lease,
+    /// How many keys are bound to it, as far as they were counted.
+    pub keys: u32,
+    /// Whether there are more keys, which were not counted.
+    pub more_keys: bool,
 }
 
 /// A value and where it comes from.
@@ -158,12 +190,17 @@ impl Query {
             Self::BackupPiece { .. } => Ok(()),
             Self::Range { start, end, limit } => {
                 validate_bounds(start, end.as_ref())?;
-                if !(1..=RANGE_LIMIT_MAX).contains(limit) {
-                    return Err(Invalid::LimitOutOfRange { limit: *limit });
-                }
-                Ok(())
+                validate_limit(*limit)
             }
+            Self::Leases { limit, .. } => validate_limit(*limit),
         }
+    }
+}
+
+fn validate_limit(limit: u32) -> Result<(), Invalid> {
+    match (1..=RANGE_LIMIT_MAX).contains(&limit) {
+        true => Ok(()),
+        false => Err(Invalid::LimitOutOfRange { limit }),
     }
 }
 
@@ -203,6 +240,7 @@ impl fmt::Debug for Query {
             Self::BeginBackup => f.write_str("BeginBackup"),
             Self::BackupPiece { of, after } => write!(f, "BackupPiece({of}, {:?})", Size(after)),
             Self::EndBackup { of } => write!(f, "EndBackup({of})"),
+            Self::Leases { from, limit } => write!(f, "Leases({from}, {limit})"),
         }
     }
 }

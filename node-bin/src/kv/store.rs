@@ -4,6 +4,7 @@
 mod apply;
 mod digest;
 mod flusher;
+mod listing;
 mod overlay;
 mod picture;
 mod piece;
@@ -354,6 +355,7 @@ impl KvStore {
                 lease: self.timed.lease(lease),
                 revision: self.revision(),
             }),
+            Ok(Query::Leases { from, limit }) => Ok(self.leases(from, limit)?),
             Ok(Query::BeginBackup) => {
                 let picture = match planted::is("backup-of-what-is-saved") {
                     true => self.saved_picture()?,

@@ -119,7 +119,8 @@ impl Keyspace {
             | kv::Answer::Lease { .. }
             | kv::Answer::BackupBegun { .. }
             | kv::Answer::BackupPiece(_)
-            | kv::Answer::BackupEnded => Kind::Fail,
+            | kv::Answer::BackupEnded
+            | kv::Answer::Leases { .. } => Kind::Fail,
         }
     }
 

@@ -1,12 +1,15 @@
 //! `quorate kv lease`: keys that go away by themselves.
 
+mod list;
+
 use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Subcommand;
-use quorate::kv::{Client, ClientError, LEASE_TTL_MAX, LEASE_TTL_MIN, Lease};
+use quorate::kv::{Client, ClientError, LEASE_TTL_MAX, LEASE_TTL_MIN, Lease, LeasePage};
 use serde_json::{Value as Json, json};
 
+use self::list::ListArgs;
 use crate::cli::connect::failure;
 use crate::cli::{Failure, config, exit};
 
@@ -33,6 +36,8 @@ pub(super) enum LeaseAction {
         #[arg(value_parser = lease_number)]
         lease: u64,
     },
+    /// Print the leases that there are, how long each will live, and how many keys it has
+    List(ListArgs),
 }
 
 /// A time to live, which is longer than the times that operations take: `12h` and `30d` are times as well.
@@ -66,6 +71,7 @@ enum Done {
     Kept(Option<Duration>),
     Revoked(bool),
     Shown(Option<Lease>),
+    Listed(LeasePage),
 }
 
 pub(super) async fn run(
@@ -102,6 +108,7 @@ async fn carry_out(client: &Client, action: LeaseAction) -> Result<Done, ClientE
             Done::Revoked(known(client.revoke_lease(lease).await)?.is_some())
         }
         LeaseAction::Show { lease } => Done::Shown(client.lease(lease).await?),
+        LeaseAction::List(args) => Done::Listed(list::listed(client, &args).await?),
     })
 }
 
@@ -126,6 +133,7 @@ fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
             let [remaining, ttl] = [lease.remaining_ms, lease.ttl_ms].map(Duration::from_millis);
             writeln!(out, "ends in {remaining:?}, of {ttl:?}")
         }
+        Done::Listed(page) => list::for_people(page, out),
         Done::Kept(None) | Done::Revoked(false) | Done::Shown(None) => Ok(()),
     }
 }
@@ -138,6 +146,7 @@ fn in_json(done: &Done) -> Json {
         Done::Shown(Some(lease)) => {
             json!({ "ttl_ms": lease.ttl_ms, "remaining_ms": lease.remaining_ms })
         }
+        Done::Listed(page) => list::in_json(page),
         Done::Kept(None) | Done::Shown(None) => Json::Null,
     }
 }

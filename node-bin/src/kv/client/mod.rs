@@ -47,7 +47,7 @@ use super::command::{Command, Outcome};
 use super::history::Watched;
 use super::invalid::Invalid;
 use super::protocol::{Request, Response};
-use super::query::{Answer, Lease, Pair, Query, Value};
+use super::query::{Answer, Lease, ListedLease, Pair, Query, Value};
 use super::transaction::{Step, StepOutcome, Transaction};
 
 /// How long an operation may take, from the call to its answer, unless [`ClientConfig`] says otherwise:
@@ -323,6 +323,19 @@ impl Client {
         }
     }
 
+    /// One page of the leases that there are, from the number `from` on, in order, at most `limit` of them. A page may hold
+    /// fewer: see [`LeasePage::more`].
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn leases(&self, from: u64, limit: u32) -> Result<LeasePage, ClientError> {
+        match self.read(Query::Leases { from, limit }).await? {
+            (_, Answer::Leases { leases, more, .. }) => Ok(LeasePage { leases, more }),
+            (node, _) => Err(ClientError::Nonsense { node }),
+        }
+    }
+
     /// Sets `key` to `value` until `lease` ends, or until it is written again; returns the revision of the
     /// write.
     ///
@@ -535,5 +548,14 @@ pub struct Page {
     /// Keys and values, in the order of the keys' bytes.
     pub pairs: Vec<Pair>,
     /// Whether the range goes on: ask again from the key after the last one.
+    pub more: bool,
+}
+
+/// Part of the leases that there are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeasePage {
+    /// In the order of their numbers.
+    pub leases: Vec<ListedLease>,
+    /// Whether there are others: ask again from the number after the last one.
     pub more: bool,
 }

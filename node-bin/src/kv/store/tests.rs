@@ -17,7 +17,7 @@ mod snapshots;
 use super::*;
 use crate::kv::command::{Command, KEY_BYTES_MAX, Outcome, VALUE_BYTES_MAX};
 use crate::kv::invalid::Invalid;
-use crate::kv::query::{RANGE_LIMIT_MAX, Value};
+use crate::kv::query::{LEASE_KEYS_COUNTED_MAX, ListedLease, RANGE_LIMIT_MAX, Value};
 
 fn identity() -> StoreIdentity {
     StoreIdentity {
@@ -90,6 +90,13 @@ fn range(store: &mut KvStore, start: &[u8], end: Option<&[u8]>, limit: u32) -> (
     };
     match ask(store, &query) {
         Answer::Page { pairs, more, .. } => (pairs, more),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn leases(store: &mut KvStore, from: u64, limit: u32) -> (Vec<ListedLease>, bool) {
+    match ask(store, &Query::Leases { from, limit }) {
+        Answer::Leases { leases, more, .. } => (leases, more),
         other => panic!("{other:?}"),
     }
 }

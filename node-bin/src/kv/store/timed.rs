@@ -174,11 +174,18 @@ impl Timed {
 
     /// A lease as it stands, if it is there.
     pub(super) fn lease(&self, lease: u64) -> Option<Lease> {
-        let term = self
-            .leases
-            .get(&lease)
-            .filter(|term| term.ends > self.now)?;
-        Some(Lease {
+        self.leases.get(&lease).and_then(|term| self.alive(term))
+    }
+
+    /// The leases that are there, in order, from the number `from` on.
+    pub(super) fn leases_from(&self, from: u64) -> impl Iterator<Item = (u64, Lease)> {
+        let leases = self.leases.range(from..);
+        leases.filter_map(|(number, term)| Some((*number, self.alive(term)?)))
+    }
+
+    /// One whose end has come may have left keys behind, and is not there all the same.
+    fn alive(&self, term: &Term) -> Option<Lease> {
+        (term.ends > self.now).then(|| Lease {
             ttl_ms: term.ttl,
             remaining_ms: term.ends - self.now,
         })

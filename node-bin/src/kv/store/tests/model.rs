@@ -8,6 +8,7 @@ use super::snapshots::{pieces, receive, source};
 use super::*;
 use crate::kv::history::Change;
 use crate::kv::logged::{Logged, Tag};
+use crate::kv::query::Lease;
 use crate::kv::transaction::{Compare, Condition, Step, StepOutcome, Transaction};
 
 /// Numbers from a seed (xorshift64).
@@ -348,6 +349,22 @@ impl Model {
         outcome
     }
 
+    fn leases(&self, from: u64, limit: usize) -> Vec<ListedLease> {
+        let leases = self.leases.range(from..).map(|(number, (ttl, ends))| {
+            let keys = self.bound.values().filter(|lease| *lease == number).count();
+            ListedLease {
+                number: *number,
+                lease: Lease {
+                    ttl_ms: *ttl,
+                    remaining_ms: ends - self.now,
+                },
+                keys: keys as u32,
+                more_keys: false,
+            }
+        });
+        leases.take(limit).collect()
+    }
+
     fn range(&self, start: &[u8], limit: usize) -> Vec<Pair> {
         let bounds = (Bound::Included(start), Bound::Unbounded);
         let pairs = self.map.range::<[u8], _>(bounds).map(|(key, value)| Pair {
@@ -411,7 +428,7 @@ fn seen(store: &KvStore) -> Vec<Change> {
 #[test]
 fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
     let (mut replayed, mut refused, mut during) = (0, 0, 0);
-    let (mut repeated, mut ended) = (0, 0);
+    let (mut repeated, mut ended, mut listed) = (0, 0, 0);
     for seed in 1..=12 {
         let mut rng = Rng(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
         let options = options(seed);
@@ -489,6 +506,15 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
             let start = rng.key();
             let (pairs, _) = range(&mut store, &start, None, 5);
             assert_eq!(pairs, model.range(&start, 5), "seed {seed}");
+            let from = rng.number(&model.granted);
+            let expected = model.leases(from, 3);
+            listed += expected.iter().filter(|lease| lease.keys > 0).count();
+            let all = model.leases(from, 4).len();
+            assert_eq!(
+                leases(&mut store, from, 3),
+                (expected, all > 3),
+                "seed {seed}"
+            );
             assert_eq!(
                 store.digest().unwrap(),
                 steady.digest().unwrap(),
@@ -516,8 +542,8 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
         gate.release();
     }
     assert!(
-        replayed > 100 && refused > 10 && during > 40 && repeated > 20 && ended > 8,
+        replayed > 100 && refused > 10 && during > 40 && repeated > 20 && ended > 8 && listed > 8,
         "{replayed} replayed, {refused} refused, {during} rounds during a flush, {repeated} repeated, \
-         {ended} ended with their lease"
+         {ended} ended with their lease, {listed} leases listed with keys"
     );
 }

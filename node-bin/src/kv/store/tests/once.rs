@@ -400,6 +400,55 @@ fn a_lease_lives_while_it_is_kept() {
     );
 }
 
+/// A page of leases ends before one whose keys are too many to count with the others; alone, it is listed with as
+/// many as are counted.
+#[test]
+fn leases_are_counted_up_to_a_bound() {
+    let (_directory, _path, mut store) = new_store();
+    for (at, keys) in [(2, 1), (20, LEASE_KEYS_COUNTED_MAX as usize), (200, 0)] {
+        apply(&mut store, at, &Command::GrantLease { ttl_ms: 5_000 });
+        let step = |number: usize| Step::Put {
+            key: format!("{at} {number}").into(),
+            value: Bytes::new(),
+            lease: Some(at),
+        };
+        let steps: Vec<Step> = (0..keys).map(step).collect();
+        for (number, then) in steps.chunks(TRANSACTION_STEPS_MAX).enumerate() {
+            let then = then.to_vec();
+            let transaction = Transaction {
+                then,
+                ..Transaction::default()
+            };
+            let at = at + 1 + number as u64;
+            apply(&mut store, at, &Command::Transact(transaction));
+        }
+    }
+    let counted = |(leases, more): (Vec<ListedLease>, bool)| {
+        let numbers = leases.iter().map(|it| (it.number, it.keys, it.more_keys));
+        (numbers.collect::<Vec<_>>(), more)
+    };
+    let most = LEASE_KEYS_COUNTED_MAX;
+    assert_eq!(
+        counted(leases(&mut store, 0, 9)),
+        (vec![(2, 1, false)], true)
+    );
+    let rest = vec![(20, most, false), (200, 0, false)];
+    assert_eq!(counted(leases(&mut store, 3, 9)), (rest, false));
+    let another = Step::Put {
+        key: "another".into(),
+        value: Bytes::new(),
+        lease: Some(20),
+    };
+    let transaction = Transaction {
+        then: vec![another],
+        ..Transaction::default()
+    };
+    apply(&mut store, 300, &Command::Transact(transaction));
+    let many = vec![(20, most, true), (200, 0, false)];
+    assert_eq!(counted(leases(&mut store, 20, 9)), (many, false));
+    assert_eq!(counted(leases(&mut store, 201, 9)), (vec![], false));
+}
+
 /// What a transaction reads has a bound; beyond it, nothing of it is carried out.
 #[test]
 fn a_transaction_does_all_or_nothing() {
