@@ -1,5 +1,6 @@
 //! `quorate kv`: read and write keys.
 
+mod delete;
 mod lease;
 mod lock;
 mod range;
@@ -17,6 +18,7 @@ use quorate::kv::{Answer, Client, Query, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX,
 use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
+use self::delete::DelArgs;
 use self::lease::{LeaseAction, lease_number, time_to_live};
 use self::lock::LockArgs;
 use self::range::RangeArgs;
@@ -64,8 +66,8 @@ enum Action {
         #[arg(long, requires = "at")]
         stale: bool,
     },
-    /// Remove KEY
-    Del { key: OsString },
+    /// Remove KEY, or all keys that begin with PREFIX
+    Del(DelArgs),
     /// Change KEY only if it is as expected
     Cas(CasArgs),
     /// Print the keys from START up to but without END, in the order of their bytes
@@ -171,6 +173,9 @@ pub(crate) fn run(args: KvArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let client = &at.map_or(client.clone(), |node| client.reading_at(node));
         match action {
             Action::Range(args) => range::run(client, args, json, out).await,
+            Action::Del(args @ DelArgs { key: None, .. }) => {
+                delete::run(client, args, json, out).await
+            }
             Action::Txn(args) => transaction::run(client, args, json, out).await,
             Action::Watch(args) => watch::run(client, args, json, out).await,
             Action::Lease(action) => lease::run(client, action, json, out).await,
@@ -232,13 +237,14 @@ fn work(action: Action, stdin: &mut dyn Read) -> Result<Work, Failure> {
             (Some(node), true) => Work::GetStale(bytes(key), node),
             _ => Work::Get(bytes(key)),
         },
-        Action::Del { key } => Work::Delete(bytes(key)),
+        Action::Del(DelArgs { key: Some(key), .. }) => Work::Delete(bytes(key)),
         Action::Cas(cas) => Work::CompareAndSet(
             bytes(cas.key),
             cas.expected.expect.map(&value).transpose()?,
             cas.wanted.set.map(&value).transpose()?,
         ),
-        Action::Range(_)
+        Action::Del(_)
+        | Action::Range(_)
         | Action::Txn(_)
         | Action::Watch(_)
         | Action::Lease(_)
@@ -509,6 +515,9 @@ mod tests {
             &["put", "k", "v", "--lease", "x"],
             &["watch", "k", "--prefix", "a"],
             &["txn", "--then", "incr k"],
+            &["del"],
+            &["del", "k", "--prefix", "a"],
+            &["del", "--all", "--prefix", "a"],
             &["lock", "a"],
             &["lock", "a", "--"],
             &["lock", "a", "true"],

@@ -21,6 +21,7 @@ mod retry;
 mod routing;
 mod sessions;
 mod shared;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod watch;
