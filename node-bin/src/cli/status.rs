@@ -1,5 +1,7 @@
 //! `quorate status`: what each node says about itself, side by side.
 
+mod check;
+
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -30,6 +32,12 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
+    /// Exit with 0 only if every node given answers, all name one leader, and none lags; say why not
+    #[arg(long, conflicts_with_all = ["json", "peers", "watch"])]
+    check: bool,
+    /// How many entries a node may lack for that
+    #[arg(long, value_name = "ENTRIES", requires = "check", default_value_t = check::BEHIND_DEFAULT)]
+    behind: u64,
 }
 
 /// What one node said, or why it said nothing.
@@ -49,10 +57,17 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
     network.with_client(async |client| {
         loop {
             let reports = ask_all(&network, client.clone()).await;
+            if args.check {
+                return checked(&reports, args.behind, out);
+            }
             if args.watch.is_some() && io::stdout().is_terminal() {
                 write!(out, "{CLEAR}").map_err(Failure::output)?;
             }
             show(args, &reports, out).map_err(Failure::output)?;
+            if let Some(warning) = check::two_clusters(&reports) {
+                // Not part of the table, nor of the JSON.
+                let _ = writeln!(io::stderr(), "quorate: {warning}\n  help: {STOP_ONE}");
+            }
             let Some(seconds) = args.watch else {
                 return verdict(&reports);
             };
@@ -60,6 +75,26 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
             async_io::Timer::after(Duration::from_secs(seconds)).await;
         }
     })
+}
+
+const STOP_ONE: &str = "stop the nodes of the older one, and join them to the other under new numbers (docs/recovery.md)";
+
+/// A line for each reason why not all is well, and the gravest one's exit code: that a node cannot be reached at all.
+fn checked(reports: &[Report], behind: u64, out: &mut dyn Write) -> Result<(), Failure> {
+    let reasons = check::reasons(reports, behind);
+    for reason in &reasons {
+        writeln!(out, "{}", reason.line).map_err(Failure::output)?;
+    }
+    let code = reasons.iter().map(|reason| reason.code).min();
+    match (code, leader(reports)) {
+        (Some(code), _) => Err(Failure::new(code, "")),
+        (None, Some((_, leader))) => {
+            let (leader, nodes) = (leader.value(), reports.len());
+            writeln!(out, "ok: node {leader} leads, as all {nodes} nodes say")
+                .map_err(Failure::output)
+        }
+        (None, None) => unreachable!("nobody is there without a reason"),
+    }
 }
 
 /// Moves to the top of the terminal and clears it.
@@ -276,11 +311,11 @@ mod tests {
 
     const NOW: u64 = 1_000_000_000;
 
-    fn node(id: u64) -> NodeId {
+    pub(super) fn node(id: u64) -> NodeId {
         NodeId::new(id).unwrap()
     }
 
-    fn status(id: u64, role: Role, term: u64, leader: u64, applied: u64) -> Report {
+    pub(super) fn status(id: u64, role: Role, term: u64, leader: u64, applied: u64) -> Report {
         let status = NodeStatus {
             node: node(id),
             cluster: "c1".into(),
@@ -305,7 +340,7 @@ mod tests {
         }
     }
 
-    fn silent(for_good: bool) -> Silent {
+    pub(super) fn silent(for_good: bool) -> Silent {
         Silent {
             why: "unreachable: refused".into(),
             for_good,

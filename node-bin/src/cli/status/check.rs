@@ -1,0 +1,186 @@
+//! `quorate status --check`: whether a cluster is as it should be, for who restarts nodes one after the other, or
+//! watches over them.
+
+use std::collections::BTreeMap;
+
+use quorate_consensus::{NodeId, Term};
+
+use super::{Report, answers, leader};
+use crate::cli::exit;
+
+/// How many entries a node may lack unless told otherwise: more than a busy cluster writes between the answers of two
+/// nodes, and less than a second of that.
+pub(super) const BEHIND_DEFAULT: u64 = 10_000;
+
+/// Why a cluster is not as it should be, a line each, with the exit code for a script.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) code: u8,
+    pub(super) line: String,
+}
+
+/// All reasons; none when every node answers, all know the same leader, and nobody lacks more than `behind` entries.
+pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
+    let leads = leader(reports);
+    // What another cluster has committed says nothing of this one.
+    let founding = leads.map(|(term, _)| term.founding());
+    let same = answers(reports).filter(|status| Some(status.term.founding()) == founding);
+    let committed = same.map(|status| status.commit.value()).max();
+    let mut reasons = Vec::new();
+    if let Some(line) = two_clusters(reports) {
+        reasons.push(Reason {
+            code: exit::TEMPORARY,
+            line,
+        });
+    }
+    for report in reports {
+        let number = report.node.value();
+        let (code, what) = match &report.status {
+            Err(silent) => (exit::UNAVAILABLE, silent.why.clone()),
+            Ok(status) => {
+                let lacks = committed
+                    .unwrap_or_default()
+                    .saturating_sub(status.applied.value());
+                match (status.leader, leads) {
+                    (None, None) => (exit::UNAVAILABLE, "knows of no leader".into()),
+                    (None, Some(_)) => (exit::TEMPORARY, "knows of no leader".into()),
+                    (Some(own), Some(leads)) if !agree((status.term, own), leads) => {
+                        (exit::TEMPORARY, other_leader((status.term, own), leads))
+                    }
+                    (Some(_), _) if lacks > behind => (
+                        exit::TEMPORARY,
+                        format!("lacks {lacks} entries; at most {behind} are accepted"),
+                    ),
+                    (Some(_), _) => continue,
+                }
+            }
+        };
+        let line = format!("node {number}: {what}");
+        reasons.push(Reason { code, line });
+    }
+    reasons
+}
+
+/// A leader is the same in later terms as well, but not in those of another founding.
+fn agree((term, own): (Term, NodeId), (highest, leads): (Term, NodeId)) -> bool {
+    own == leads && term.founding() == highest.founding()
+}
+
+fn other_leader((term, own): (Term, NodeId), (highest, leads): (Term, NodeId)) -> String {
+    let (own, leads) = (own.value(), leads.value());
+    format!("says that node {own} leads term {term}, and not node {leads} in term {highest}")
+}
+
+/// That some of the nodes have other leaders in terms of another founding: one of them was recovered or restored, and
+/// the others go on.
+pub(super) fn two_clusters(reports: &[Report]) -> Option<String> {
+    let mut foundings: BTreeMap<u64, (NodeId, Vec<String>)> = BTreeMap::new();
+    for status in answers(reports) {
+        let Some(leader) = status.leader else {
+            continue;
+        };
+        let founding = status.term.founding();
+        let (_, nodes) = foundings.entry(founding).or_insert((leader, Vec::new()));
+        nodes.push(status.node.value().to_string());
+    }
+    let (older, newer) = (
+        foundings.first_key_value()?.1,
+        foundings.last_key_value()?.1,
+    );
+    let told = |(leader, nodes): &(NodeId, Vec<String>)| {
+        format!(
+            "{} with node {} as the leader",
+            nodes.join(", "),
+            leader.value()
+        )
+    };
+    (older.0 != newer.0).then(|| {
+        format!(
+            "these are two clusters of one name: nodes {}, and nodes {}, which was recovered or restored later",
+            told(older),
+            told(newer)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_consensus::Role;
+
+    use super::super::tests::{node, silent, status};
+    use super::*;
+
+    fn lines(reports: &[Report]) -> Vec<(u8, String)> {
+        let reasons = reasons(reports, 10);
+        reasons.into_iter().map(|it| (it.code, it.line)).collect()
+    }
+
+    fn cluster() -> [Report; 3] {
+        [
+            status(1, Role::Leader, 4, 1, 1007),
+            status(2, Role::Follower, 4, 1, 1000),
+            status(3, Role::Follower, 4, 1, 997),
+        ]
+    }
+
+    /// A cluster as it should be gives no reason, also right after an election that not all have heard of the end of;
+    /// one entry more behind is one too many.
+    #[test]
+    fn all_is_well() {
+        assert_eq!(lines(&cluster()), []);
+        let [one, _, three] = cluster();
+        let older = status(2, Role::Follower, 3, 1, 1000);
+        assert_eq!(lines(&[one, older, three]), []);
+        let [one, two, _] = cluster();
+        let behind = status(3, Role::Follower, 4, 1, 996);
+        let why = "node 3: lacks 11 entries; at most 10 are accepted";
+        assert_eq!(lines(&[one, two, behind]), [(75, why.into())]);
+    }
+
+    /// Each node that is not as it should be is a line of its own.
+    #[test]
+    fn every_reason_is_said() {
+        let [one, ..] = cluster();
+        let dead = Report {
+            node: node(2),
+            status: Err(silent(false)),
+        };
+        let alone = status(3, Role::PreCandidate, 4, 0, 1007);
+        let expected = [
+            (69, "node 2: unreachable: refused".to_owned()),
+            (75, "node 3: knows of no leader".to_owned()),
+        ];
+        assert_eq!(lines(&[one, dead, alone]), expected);
+        let none = [
+            status(1, Role::Follower, 4, 0, 9),
+            status(2, Role::Follower, 4, 0, 9),
+        ];
+        assert!(lines(&none).iter().all(|(code, _)| *code == 69));
+        let [one, two, _] = cluster();
+        let deposed = status(3, Role::Leader, 3, 3, 1007);
+        let why = "node 3: says that node 3 leads term 3, and not node 1 in term 4";
+        assert_eq!(lines(&[one, two, deposed]), [(75, why.into())]);
+    }
+
+    /// What was recovered beside a cluster that goes on is told from a mere election.
+    #[test]
+    fn two_clusters_of_one_name() {
+        let anew = Term::new(4).founded_anew(1_800_000_000).value() + 1;
+        let [one, two, _] = cluster();
+        let other = status(3, Role::Leader, anew, 3, 5);
+        let told = two_clusters(&[one, two, other]).unwrap();
+        assert!(told.contains("nodes 1, 2 with node 1"), "{told}");
+        assert!(told.contains("nodes 3 with node 3"), "{told}");
+        let [one, two, _] = cluster();
+        let other = || status(3, Role::Leader, anew, 3, 5);
+        // Of the older one, both name another leader than the newer one has.
+        assert_eq!(lines(&[one, two, other()]).len(), 3);
+        let [one, two, _] = cluster();
+        let deposed = status(3, Role::Leader, 3, 3, 1007);
+        assert_eq!(two_clusters(&[one, two, deposed]), None);
+        assert_eq!(two_clusters(&[other()]), None);
+        assert_eq!(two_clusters(&[]), None);
+        let silent_one = status(1, Role::Follower, 4, 0, 9);
+        assert_eq!(two_clusters(&[silent_one, other()]), None);
+    }
+}
