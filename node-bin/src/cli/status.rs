@@ -2,6 +2,7 @@
 
 mod check;
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::{Failure, exit};
 /// A node that is up answers in milliseconds; nobody wants to wait longer to see that one is not.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Show what each node says about itself.
+/// Show what each node says about itself: those given, and the other members that these name.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
@@ -32,7 +33,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    /// Exit with 0 only if every node given answers, all name one leader, and none lags; say why not
+    /// Exit with 0 only if every node answers, all name one leader, and none lags; say why not
     #[arg(long, conflicts_with_all = ["json", "peers", "watch"])]
     check: bool,
     /// How many entries a node may lack for that
@@ -124,10 +125,27 @@ fn verdict(reports: &[Report]) -> Result<(), Failure> {
     }
 }
 
-/// All at once, so that two dead nodes cost no more time than one.
+/// All nodes that were given, and every other one that these know to be a member.
 async fn ask_all(network: &Network, client: Client) -> Vec<Report> {
-    let (answer, answers) = async_channel::unbounded(); // as many as there are nodes
-    for node in client.nodes() {
+    let mut reports: Vec<Report> = Vec::new();
+    loop {
+        let asked: BTreeSet<NodeId> = reports.iter().map(|report| report.node).collect();
+        let rest: Vec<NodeId> = client
+            .nodes()
+            .filter(|node| !asked.contains(node))
+            .collect();
+        if rest.is_empty() {
+            reports.sort_by_key(|report| report.node);
+            return reports;
+        }
+        reports.extend(ask(network, &client, rest).await);
+    }
+}
+
+/// All at once, so that two dead nodes cost no more time than one.
+async fn ask(network: &Network, client: &Client, nodes: Vec<NodeId>) -> Vec<Report> {
+    let (answer, answers) = async_channel::bounded(nodes.len());
+    for node in nodes {
         let (client, answer) = (client.clone(), answer.clone());
         network.runtime().spawn(Box::pin(async move {
             let status = client.status(node).await.map_err(|error| match error {
@@ -149,7 +167,6 @@ async fn ask_all(network: &Network, client: Client) -> Vec<Report> {
     while let Ok(report) = answers.recv().await {
         reports.push(report);
     }
-    reports.sort_by_key(|report| report.node);
     reports
 }
 
