@@ -87,7 +87,7 @@ pub enum CaAlgorithm {
 #[derive(Clone, Debug)]
 pub struct IssueOptions {
     /// How long it is valid from `now`, at most [`LIFE_MAX`], at least a second. Default (`None`):
-    /// a node's 90 days, a client's 30 days, an admin's 24 hours.
+    /// a node's 90 days, a client's and a reader's 30 days, an admin's 24 hours.
     pub life: Option<Duration>,
     /// The time of issue. Default: now. A test sets the past to get an expired certificate, or the
     /// future to get one that is not yet valid. The certificate begins ten minutes before.
@@ -107,7 +107,7 @@ impl IssueOptions {
     fn life_for(&self, role: Role) -> Duration {
         self.life.unwrap_or(match role {
             Role::Node => 90 * DAY,
-            Role::Client => 30 * DAY,
+            Role::Client | Role::Reader => 30 * DAY,
             Role::Admin => DAY,
         })
     }

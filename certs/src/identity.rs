@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest cluster, client or admin name, in bytes: a DNS label (RFC 1035 section 2.3.4), because
+/// Longest cluster, client, reader or admin name, in bytes: a DNS label (RFC 1035 section 2.3.4), because
 /// the cluster name is one in [`Identity::server_name`].
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -43,7 +43,7 @@ impl ClusterName {
     }
 }
 
-/// Name of a client or an admin.
+/// Name of a client, a reader or an admin.
 ///
 /// Invariant: 1 to [`NAME_BYTES_MAX`] bytes of `[a-z0-9._-]` that start and end alphanumeric: a
 /// SPIFFE path segment (SPIFFE-ID section 2.2) that can be neither `.` nor `..`, without upper case
@@ -71,7 +71,7 @@ impl Name {
 }
 
 /// What a certificate's holder is for. Authorization is by this, never by the TLS key usages, which
-/// only say who may dial and who may answer.
+/// only say who may dial and who may answer. A new role comes last: services send roles by their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -81,15 +81,18 @@ pub enum Role {
     Client,
     /// Someone who may change the cluster itself: dials only.
     Admin,
+    /// A user of the replicated service who may look and change nothing: dials only.
+    Reader,
 }
 
 impl Role {
-    /// The first path segment of the identity URI: `node`, `client` or `admin`.
+    /// The first path segment of the identity URI: `node`, `client`, `admin` or `reader`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Node => "node",
             Self::Client => "client",
             Self::Admin => "admin",
+            Self::Reader => "reader",
         }
     }
 }
@@ -103,6 +106,8 @@ pub enum Subject {
     Client(Name),
     /// The admin with this name.
     Admin(Name),
+    /// The reader with this name.
+    Reader(Name),
 }
 
 impl Subject {
@@ -124,12 +129,18 @@ impl Subject {
         Name::new(name).map(Self::Admin)
     }
 
+    /// The reader called `name`. Errors: [`IdentityError::BadName`].
+    pub fn reader(name: &str) -> Result<Self, IdentityError> {
+        Name::new(name).map(Self::Reader)
+    }
+
     /// What the subject is for.
     pub fn role(&self) -> Role {
         match self {
             Self::Node(_) => Role::Node,
             Self::Client(_) => Role::Client,
             Self::Admin(_) => Role::Admin,
+            Self::Reader(_) => Role::Reader,
         }
     }
 }
@@ -141,6 +152,7 @@ impl fmt::Display for Subject {
             Self::Node(id) => write!(f, "{}/{id}", Role::Node.as_str()),
             Self::Client(name) => write!(f, "{}/{name}", Role::Client.as_str()),
             Self::Admin(name) => write!(f, "{}/{name}", Role::Admin.as_str()),
+            Self::Reader(name) => write!(f, "{}/{name}", Role::Reader.as_str()),
         }
     }
 }
@@ -206,7 +218,7 @@ impl Identity {
     pub fn node_id(&self) -> Option<NonZeroU64> {
         match self.subject {
             Subject::Node(id) => Some(id),
-            Subject::Client(_) | Subject::Admin(_) => None,
+            Subject::Client(_) | Subject::Admin(_) | Subject::Reader(_) => None,
         }
     }
 
@@ -308,7 +320,7 @@ pub enum IdentityError {
         /// The text, shortened.
         name: String,
     },
-    /// Not a client or admin name.
+    /// Not a client, reader or admin name.
     #[error(
         "name {name:?} is not valid: use 1 to {NAME_BYTES_MAX} of a-z, 0-9, '-', '.' and '_', \
          starting and ending with a letter or digit"
@@ -327,7 +339,7 @@ pub enum IdentityError {
         id: String,
     },
     /// The first path segment is no role of ours.
-    #[error("role {role:?} is unknown: use node, client or admin")]
+    #[error("role {role:?} is unknown: use node, client, reader or admin")]
     UnknownRole {
         /// The text, shortened.
         role: String,
@@ -339,7 +351,7 @@ pub enum IdentityError {
         uri: String,
     },
     /// Not three segments.
-    #[error("{uri:?} is not an identity: write {SCHEME}<cluster>/<node|client|admin>/<id>")]
+    #[error("{uri:?} is not an identity: write {SCHEME}<cluster>/<node|client|reader|admin>/<id>")]
     BadPath {
         /// The text, shortened.
         uri: String,
@@ -366,6 +378,7 @@ fn subject_from_path(role: &str, id: &str) -> Result<Subject, IdentityError> {
         "node" => node_id_from(id).map(Subject::Node),
         "client" => Subject::client(id),
         "admin" => Subject::admin(id),
+        "reader" => Subject::reader(id),
         _ => Err(IdentityError::UnknownRole {
             role: excerpt(role),
         }),
@@ -422,6 +435,10 @@ mod tests {
                 Subject::admin("eva").unwrap(),
                 "spiffe://orders-2/admin/eva",
             ),
+            (
+                Subject::reader("grafana").unwrap(),
+                "spiffe://orders-2/reader/grafana",
+            ),
         ];
         for (subject, uri) in subjects {
             let identity = Identity::new(cluster.clone(), subject);
@@ -463,6 +480,13 @@ mod tests {
             "spiffe://c1/node/%31",
             "spiffe://c1/Node/1",
             "spiffe://c1/learner/1",
+            "spiffe://c1/Reader/a",
+            "spiffe://c1/readers/a",
+            "spiffe://c1/read/a",
+            "spiffe://c1/reader",
+            "spiffe://c1/reader/",
+            "spiffe://c1/reader/..",
+            "spiffe://c1/reader/a/b",
             "spiffe://c1/node/0",
             "spiffe://c1/node/01",
             "spiffe://c1/node/+1",
@@ -490,6 +514,16 @@ mod tests {
         assert!(Identity::from_uri("spiffe://c1/node/1").is_ok());
     }
 
+    /// A role that is not known is told so, with those that are.
+    #[test]
+    fn unknown_roles_are_named() {
+        let error = Identity::from_uri("spiffe://c1/writer/a").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "role \"writer\" is unknown: use node, client, reader or admin"
+        );
+    }
+
     /// Only nodes can be dialed, under a name that is a valid DNS name even at its longest.
     #[test]
     fn server_names() {
@@ -498,8 +532,10 @@ mod tests {
         let name = node.server_name().unwrap();
         assert!(name.ends_with(".quorate.invalid"));
         assert!(rustls::pki_types::DnsName::try_from(name).is_ok());
-        let client = Identity::new(cluster, Subject::client("x").unwrap());
-        assert_eq!(client.server_name(), None);
+        for other in [Subject::client, Subject::admin, Subject::reader] {
+            let other = Identity::new(cluster.clone(), other("x").unwrap());
+            assert_eq!(other.server_name(), None);
+        }
     }
 
     /// serde uses the same text and the same strictness.

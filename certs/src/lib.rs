@@ -1,7 +1,7 @@
 //! Who a peer is, and who says so.
 //!
-//! An [`Identity`] is a cluster and a subject (node, client or admin) written as one SPIFFE URI in a
-//! certificate; keys and addresses may change, it does not. A [`Ca`] issues such certificates,
+//! An [`Identity`] is a cluster and a subject (node, client, reader or admin) written as one SPIFFE URI
+//! in a certificate; keys and addresses may change, it does not. A [`Ca`] issues such certificates,
 //! [`Credentials`] are what one process holds (key, chain, roots), and [`Trust::verify`] is the one
 //! function that decides whose certificate is good: the handshake, the command line and
 //! `Credentials` itself all call it, so they can not disagree. A [`Folder`] keeps credentials on disk and

@@ -69,7 +69,7 @@ impl Request {
     }
 
     /// Takes a request in PEM, which may come from another tool: signed by the key that it is for, which must be for
-    /// Ed25519, as all keys of nodes, clients and admins are.
+    /// Ed25519, as all keys of nodes, clients, readers and admins are.
     ///
     /// # Errors
     ///

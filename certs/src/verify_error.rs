@@ -100,7 +100,7 @@ pub enum VerifyError {
         /// The time it was judged by.
         now: SystemTime,
     },
-    /// A CA's own certificate, where the certificate of a node, client or admin was expected.
+    /// A CA's own certificate, where the certificate of a node, client, reader or admin was expected.
     #[error("a CA certificate was presented as an identity: use the one in cert.pem, not ca.pem")]
     CaAsLeaf,
     /// Key usages that do not fit the role.

@@ -74,8 +74,8 @@ fn a_seed_repeats() {
     assert!(make(8).iter().all(|other| !first.contains(other)));
 }
 
-/// A node's certificate works in both directions and names its server; a client's and an admin's do
-/// neither.
+/// A node's certificate works in both directions and names its server; a client's, a
+/// reader's and an admin's do neither.
 #[test]
 fn roles_differ_in_usages_and_names() {
     let ca = TestCa::new("c1");
@@ -92,7 +92,8 @@ fn roles_differ_in_usages_and_names() {
     );
     assert_eq!(node.uris, ["spiffe://c1/node/7"]);
     assert_eq!(node.dns_names, ["n7.c1.quorate.invalid"]);
-    for subject in [Subject::client("a").unwrap(), Subject::admin("a").unwrap()] {
+    for subject in [Subject::client, Subject::reader, Subject::admin] {
+        let subject = subject("a").unwrap();
         let other = info(&subject);
         assert_eq!(other.key_usages, ["digitalSignature", "clientAuth"]);
         assert_eq!(other.uris, [format!("spiffe://c1/{subject}")]);
@@ -138,6 +139,7 @@ fn lives() {
     };
     assert_eq!(life(Subject::node(1).unwrap(), None), (90 * 24, false));
     assert_eq!(life(Subject::client("a").unwrap(), None), (30 * 24, false));
+    assert_eq!(life(Subject::reader("a").unwrap(), None), (30 * 24, false));
     assert_eq!(life(Subject::admin("a").unwrap(), None), (24, false));
     assert_eq!(life(Subject::node(1).unwrap(), Some(HOUR)), (1, false));
 

@@ -168,6 +168,7 @@ fn wrong_requests_are_refused() {
         Subject::node(2).unwrap(),
         Subject::admin("ops").unwrap(),
         Subject::client("1").unwrap(),
+        Subject::reader("1").unwrap(),
     ] {
         let error = ca.ca.sign(&request, &subject, &options).unwrap_err();
         assert!(matches!(error, CaError::OtherIdentity { .. }), "{error}");

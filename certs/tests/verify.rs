@@ -55,6 +55,7 @@ fn issued_certificates_are_accepted() {
         for subject in [
             Subject::node(7).unwrap(),
             Subject::client("alice").unwrap(),
+            Subject::reader("grafana").unwrap(),
             Subject::admin("eva").unwrap(),
         ] {
             let issued = ca.ca.issue(&subject, &IssueOptions::default()).unwrap();
@@ -262,6 +263,18 @@ fn exactly_one_identity() {
         "{odd}"
     );
     assert_eq!(alert(odd), 49);
+    // What a version that does not know a role says to it, as one that did not know readers.
+    let stranger = verify(vec![uri_name("spiffe://c1/auditor/a")]);
+    assert!(
+        matches!(
+            stranger,
+            VerifyError::BadIdentity {
+                source: IdentityError::UnknownRole { .. }
+            }
+        ),
+        "{stranger}"
+    );
+    assert_eq!(alert(stranger), 49);
 }
 
 /// A second name that one parser skips and another reads is refused, not skipped.

@@ -255,7 +255,7 @@ async fn welcome(
 fn link_of(shared: &Shared, verified: &Identity) -> Result<Arc<Link>, Refused> {
     match verified.role() {
         Role::Node => Ok(shared.node(Arc::new(verified.clone()))),
-        Role::Client | Role::Admin => shared.client(verified),
+        Role::Client | Role::Reader | Role::Admin => shared.client(verified),
     }
 }
 

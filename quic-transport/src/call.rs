@@ -86,8 +86,8 @@ pub enum NotSent {
     /// serde could not encode the value.
     #[error("the message's own `Serialize` failed; this is a fault of the message type")]
     Unencodable,
-    /// The lane does not exist with this peer: clients and admins have only `Lane::Call`.
-    #[error("no such lane with a client or admin; use Lane::Call")]
+    /// The lane does not exist with this peer: clients, readers and admins have only `Lane::Call`.
+    #[error("no such lane with a client, reader or admin; use Lane::Call")]
     NoSuchLane,
     /// This transport is closing.
     #[error("this transport is shutting down")]

@@ -41,7 +41,7 @@ pub struct Limits {
     /// refused ([`Refusal::NoRoom`](crate::Refusal::NoRoom)). Of one identity, however many connections it has,
     /// no more than `lane_bytes_max` wait. Default 64 MiB.
     pub replies_bytes_max: usize,
-    /// Bytes of frames larger than 64 KiB that all clients and admins together have begun to send, each for
+    /// Bytes of frames larger than 64 KiB that all clients, readers and admins together have begun to send, each for
     /// [`Timings::large_frame_timeout`] at most; who wants to send more waits. Of one identity, however many connections it has, no more than `lane_bytes_max`. Default
     /// 64 MiB.
     pub frames_bytes_max: usize,
@@ -57,7 +57,7 @@ pub struct Limits {
     /// Inbound connections, handshakes included. Default 12,000. For those who come from where a node of the address
     /// book is, there are 32 more places, as there are for handshakes.
     pub connections_max: usize,
-    /// Inbound connections of one client or admin identity. Default 64: one credential may be
+    /// Inbound connections of one client, reader or admin identity. Default 64: one credential may be
     /// used by several processes, but not by one runaway loop.
     pub connections_per_client_max: usize,
     /// Inbound handshakes running at once; further ones are ignored. Default 256.
@@ -144,7 +144,7 @@ pub struct Timings {
     /// How long a superseded connection may take to deliver what it already took; the session ends with it if it
     /// has not by then. Default 5 s: nearly 600 KiB at 1 Mbit/s.
     pub drain_timeout: Duration,
-    /// How long a client or admin may take to send the rest of a frame larger than 64 KiB, from when it was given
+    /// How long a client, reader or admin may take to send the rest of a frame larger than 64 KiB, from when it was given
     /// room among [`Limits::frames_bytes_max`]: whoever takes longer is disconnected, for others may wait for that
     /// room. Default 60 s: the largest call (4 MiB) at 0.6 Mbit/s.
     pub large_frame_timeout: Duration,
@@ -173,7 +173,7 @@ impl Default for Timings {
 pub struct Config {
     /// Address of the UDP socket; port 0 lets the system choose. `[::]` serves IPv4 as well.
     pub listen: SocketAddr,
-    /// Whether connections are accepted. Only nodes can: for clients and admins it has no effect.
+    /// Whether connections are accepted. Only nodes can: for others it has no effect.
     /// Default true.
     pub accept: bool,
     /// Name of the protocol spoken on top; both ends must say the same, so that one certificate may serve

@@ -22,7 +22,7 @@ pub enum Inbound {
     Message(Received),
     /// A request that waits for [`Reply`](crate::Reply).
     Call(IncomingCall),
-    /// A session with a node began. Clients and admins come and go without notice.
+    /// A session with a node began. Clients, readers and admins come and go without notice.
     Up(PeerUp),
     /// The session ended. What was sent and not acknowledged by the service may be lost.
     Down {

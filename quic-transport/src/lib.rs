@@ -1,8 +1,8 @@
 //! Typed messages between verified identities over QUIC, for any service.
 //!
 //! A [`Transport`] keeps one mutually authenticated connection to every node in its address book,
-//! accepts nodes, clients and admins of the same cluster, and carries messages on [`Lane`]s and
-//! calls with deadlines. A name is an identity proved by a certificate; an address is a hint.
+//! accepts nodes, clients, readers and admins of the same cluster, and carries messages on [`Lane`]s
+//! and calls with deadlines. A name is an identity proved by a certificate; an address is a hint.
 //!
 //! What it never does:
 //! - let anything count before both sides have agreed: certificate, cluster, service, version;

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// A named delivery contract. Each lane is one ordered stream per direction of a connection, so
 /// messages of one lane stay in order and lanes do not wait for each other.
 ///
-/// Between nodes all three exist. When either end is a client or an admin only [`Lane::Call`] does.
+/// Between nodes all three exist. When either end is a client, a reader or an admin only [`Lane::Call`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
     /// Small and urgent: sent before everything else; a newer message may replace a queued older
@@ -53,7 +53,7 @@ impl WireLane {
         WireLane::Call,
         WireLane::Reply,
     ];
-    /// What a connection with a client or an admin carries.
+    /// What a connection with a client, a reader or an admin carries.
     pub(crate) const CALLS_ONLY: [WireLane; 2] = [WireLane::Call, WireLane::Reply];
 
     pub(crate) fn from_byte(byte: u8) -> Option<WireLane> {

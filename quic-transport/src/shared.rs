@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) local_addr: SocketAddr,
     /// Nodes, whoever dialled.
     pub(crate) nodes: Mutex<BTreeMap<Arc<Identity>, Arc<Link>>>,
-    /// Connections of clients and admins: each is its own link.
+    /// Connections of clients, readers and admins: each is its own link.
     clients: Mutex<BTreeMap<Identity, Vec<Arc<Link>>>>,
     /// The room for responses to all callers, and for large frames of all clients.
     budgets: Budgets,
@@ -185,7 +185,7 @@ impl Shared {
         Link::new(&self.config, &self.identity, identity, first_call, budgets)
     }
 
-    /// A link for one more connection of a client or admin.
+    /// A link for one more connection of a client, reader or admin.
     pub(crate) fn client(&self, identity: &Identity) -> Result<Arc<Link>, Refused> {
         let mut clients = lock(&self.clients);
         let links = clients.entry(identity.clone()).or_default();

@@ -63,7 +63,7 @@ pub enum BindError {
     },
 }
 
-/// Who cannot be in the address book of a node, client or admin.
+/// Who cannot be in the address book of a node, client, reader or admin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{identity} is not another node of our cluster; only such can be dialled")]
 pub struct NotAPeer {
@@ -282,7 +282,7 @@ impl Transport {
         links.iter().map(PeerStatus::of).collect()
     }
 
-    /// A handle for every connection of a client or an admin, for what they are told unasked.
+    /// A handle for every connection of a client, a reader or an admin, for what they are told unasked.
     #[must_use]
     pub fn clients(&self) -> Vec<Peer> {
         let links = self.shared().links();
@@ -292,7 +292,7 @@ impl Transport {
             .collect()
     }
 
-    /// Connections of clients and admins.
+    /// Connections of clients, readers and admins.
     #[must_use]
     pub fn client_connections(&self) -> usize {
         self.shared()

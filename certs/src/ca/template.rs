@@ -41,7 +41,7 @@ pub(super) fn authority(
     params
 }
 
-/// The certificate of a node, client or admin.
+/// The certificate of a node, client, reader or admin.
 pub(super) fn leaf(
     identity: &Identity,
     dates: Dates,
@@ -62,7 +62,7 @@ pub(super) fn leaf(
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ],
-        Role::Client | Role::Admin => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        Role::Client | Role::Reader | Role::Admin => vec![ExtendedKeyUsagePurpose::ClientAuth],
     };
     params.use_authority_key_identifier_extension = true;
     Ok(params)
