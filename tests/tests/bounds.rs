@@ -59,7 +59,7 @@ fn rows() -> Vec<String> {
     ];
     vec![
         row(
-            "inbound connections; of one client or admin identity",
+            "inbound connections; of one client, reader or admin identity",
             pair(
                 number(limits.connections_max),
                 number(limits.connections_per_client_max),

@@ -28,46 +28,42 @@ const TOO_LARGE: u64 = 9;
 /// A term no honest cluster of a test comes near.
 const FAR_TERM: Term = Term::new(1_000_000);
 
-/// A client's certificate opens no lane for consensus, and what it says there or on the call lane is
-/// not heard; the same words from a member's certificate are.
+/// A client's or a reader's certificate opens no lane for consensus, and what it says there or on the call
+/// lane is not heard; the same words from a member's certificate are.
 #[test]
 fn h13_j9_a_client_cannot_speak_as_a_node() {
     let scene = Scene::start(&[1, 2]);
     let before = scene.at_rest(&[1, 2]);
-    let client = scene.credentials(&Subject::client("tester").unwrap());
-
-    for number in [CONTROL, APPEND] {
-        for node in [1, 2] {
-            let raw = scene.connect(node, &client);
-            let mut lane = raw.lane(number);
-            for words in disruptive() {
-                lane.write(&message(RAFT, &words));
+    for subject in [Subject::client, Subject::reader] {
+        let subject = subject("tester").unwrap();
+        let caller = scene.credentials(&subject);
+        for number in [CONTROL, APPEND] {
+            for node in [1, 2] {
+                let raw = scene.connect(node, &caller);
+                let mut lane = raw.lane(number);
+                for words in disruptive() {
+                    lane.write(&message(RAFT, &words));
+                }
+                assert_eq!(raw.closed_with(), PROTOCOL, "lane {number} of node {node}");
             }
-            assert_eq!(raw.closed_with(), PROTOCOL, "lane {number} of node {node}");
         }
-    }
-    for node in [1, 2] {
-        let mut raw = scene.connect(node, &client);
-        let mut calls = raw.lane(CALL);
-        for words in disruptive() {
-            calls.write(&message(RAFT, &words));
+        for node in [1, 2] {
+            let mut raw = scene.connect(node, &caller);
+            let mut calls = raw.lane(CALL);
+            for words in disruptive() {
+                calls.write(&message(RAFT, &words));
+            }
+            // Order is kept within a lane: with the answer, the messages have been dealt with.
+            let answer = raw.ask(&mut calls, &Request::Status);
+            assert!(matches!(answer, Response::Status(_)), "{answer:?}");
+            assert!(raw.is_up(), "a message of an unknown kind breaks no rule");
         }
-        // Order is kept within a lane: with the answer, the messages have been dealt with.
-        let answer = raw.ask(&mut calls, &Request::Status);
-        assert!(matches!(answer, Response::Status(_)), "{answer:?}");
-        assert!(raw.is_up(), "a message of an unknown kind breaks no rule");
-    }
-    assert_eq!(scene.at_rest(&[1, 2]), before);
-    for node in [1, 2] {
-        scene.logged(
-            node,
-            &[
-                "WARN",
-                "broke the protocol",
-                "c1/client/tester",
-                "no such lane",
-            ],
-        );
+        assert_eq!(scene.at_rest(&[1, 2]), before);
+        let identity = format!("c1/{subject}");
+        for node in [1, 2] {
+            let words = ["WARN", "broke the protocol", &identity, "no such lane"];
+            scene.logged(node, &words);
+        }
     }
     scene.cluster.takes_writes("client");
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate::kv::{Client, ClientError, REQUEST_TIMEOUT, VALUE_BYTES_MAX};
+use quorate::kv::{Client, ClientError, REQUEST_TIMEOUT, Refusal, VALUE_BYTES_MAX};
 use quorate_quic_transport::runtime::sleep_until;
 use serde_json::json;
 
@@ -187,7 +187,7 @@ fn prepare(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let first = clients[0].put(data.keys[0].clone(), data.value.clone());
-    futures_lite::future::block_on(first).map_err(|error| failure(&error))?;
+    futures_lite::future::block_on(first).map_err(|error| not_written(args.operation, &error))?;
     if args.operation == Operation::Put {
         return Ok(());
     }
@@ -213,6 +213,28 @@ fn prepare(
     bar.finish_and_clear();
     let failed = locked(&filler.failed).take();
     failed.map_or(Ok(()), |error| Err(failure(&error)))
+}
+
+/// Why the first key could not be written. Whoever only wanted to read is told why there was a write.
+fn not_written(operation: Operation, error: &ClientError) -> Failure {
+    let failure = failure(error);
+    let refused = matches!(
+        error,
+        ClientError::Refused {
+            refusal: Refusal::NotAllowed { .. },
+            ..
+        }
+    );
+    match operation {
+        Operation::Get if refused => Failure {
+            message: format!(
+                "`bench get` writes its keys before it reads them, and may not: {}",
+                failure.message
+            ),
+            ..failure
+        },
+        Operation::Get | Operation::Put => failure,
+    }
 }
 
 struct Filler {

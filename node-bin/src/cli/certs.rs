@@ -32,6 +32,12 @@ Exit codes: 0 good | 3 expired | 65 not valid | 66 file missing or unreadable
 /// The certificate in a folder made by `quorate certs init`.
 const AUTHORITY_FILE: &str = "ca.crt";
 
+/// How [`Issue`](CertsCommand::Issue) is used, on two lines: what clap would write is too wide for a screen. So are those of
+/// other commands that take [`Who`].
+const ISSUE_USAGE: &str = "\
+quorate certs issue [OPTIONS] --out <DIR>
+           <--node <ID>|--client <NAME>|--reader <NAME>|--admin <NAME>>";
+
 #[derive(Subcommand, Debug)]
 #[command(after_help = HELP)]
 pub(crate) enum CertsCommand {
@@ -46,7 +52,8 @@ pub(crate) enum CertsCommand {
         #[arg(long, value_parser = parse_life)]
         life: Option<Duration>,
     },
-    /// Issue a key and certificate for one node, client or admin
+    /// Issue a key and certificate for one node, client, reader or admin
+    #[command(override_usage = ISSUE_USAGE)]
     Issue {
         /// Directory of the authority
         #[arg(long, value_name = "DIR", default_value = "ca")]
@@ -56,7 +63,7 @@ pub(crate) enum CertsCommand {
         /// Directory for key.pem, cert.pem and ca.pem, created if missing
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client 30d, admin 24h]
+        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client and reader 30d, admin 24h]
         #[arg(long, value_parser = parse_life)]
         life: Option<Duration>,
         /// Another authority to trust, while one follows the other; may be repeated
@@ -111,6 +118,9 @@ pub(crate) struct Who {
     /// Name of the client
     #[arg(long, value_name = "NAME")]
     client: Option<Name>,
+    /// Name of the reader, who may change nothing
+    #[arg(long, value_name = "NAME")]
+    reader: Option<Name>,
     /// Name of the admin, who may change the cluster itself
     #[arg(long, value_name = "NAME")]
     admin: Option<Name>,
@@ -118,18 +128,25 @@ pub(crate) struct Who {
 
 impl Who {
     fn subject(self) -> Result<Subject, CertsError> {
-        one(self.node, self.client, self.admin).ok_or(CertsError::WhoIsNotOne)
+        one(self.node, self.client, self.reader, self.admin).ok_or(CertsError::WhoIsNotOne)
     }
 }
 
 /// Whoever is named, if that is exactly one.
-fn one(node: Option<NonZeroU64>, client: Option<Name>, admin: Option<Name>) -> Option<Subject> {
-    match (node, client, admin) {
-        (Some(id), None, None) => Some(Subject::Node(id)),
-        (None, Some(name), None) => Some(Subject::Client(name)),
-        (None, None, Some(name)) => Some(Subject::Admin(name)),
-        _ => None,
-    }
+fn one(
+    node: Option<NonZeroU64>,
+    client: Option<Name>,
+    reader: Option<Name>,
+    admin: Option<Name>,
+) -> Option<Subject> {
+    let said = [
+        node.map(Subject::Node),
+        client.map(Subject::Client),
+        reader.map(Subject::Reader),
+        admin.map(Subject::Admin),
+    ];
+    let mut named = said.into_iter().flatten();
+    named.next().filter(|_| named.next().is_none())
 }
 
 /// The number of a node, as a certificate has it.
@@ -210,7 +227,7 @@ fn follow(
     )?;
     writeln!(
         out,
-        "Next, for every folder of a node, client or admin: quorate certs trust --dir DIR --ca {at}/ca.crt"
+        "Next, for every folder of a node, client, reader or admin: quorate certs trust --dir DIR --ca {at}/ca.crt"
     )?;
     writeln!(
         out,
@@ -358,7 +375,7 @@ fn verify(
 /// Why a command of `quorate certs` failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertsError {
-    #[error("name exactly one of --node, --client and --admin")]
+    #[error("name exactly one of --node, --client, --reader and --admin")]
     WhoIsNotOne,
     #[error(
         "no valid certificate of {subject} is recorded in {}: what there was may be revoked or expired already (`quorate \
@@ -371,7 +388,7 @@ pub(crate) enum CertsError {
     },
     #[error("name either --cluster or --after")]
     OfIsNotOne,
-    #[error("say whose it is: --cluster, and one of --node, --client and --admin")]
+    #[error("say whose it is: --cluster, and one of --node, --client, --reader and --admin")]
     WhoseIsNotWhole,
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -488,6 +505,24 @@ mod tests {
     use quorate_certs::{REQUEST_FILE, Request};
 
     use super::*;
+
+    /// Whoever is named is exactly one.
+    #[test]
+    fn one_is_named() {
+        let id = NonZeroU64::new(7);
+        let name = || Some(Name::new("eve").unwrap());
+        let named = [
+            one(id, None, None, None),
+            one(None, name(), None, None),
+            one(None, None, name(), None),
+            one(None, None, None, name()),
+        ]
+        .map(|subject| subject.unwrap().to_string());
+        assert_eq!(named, ["node/7", "client/eve", "reader/eve", "admin/eve"]);
+        assert_eq!(one(None, None, None, None), None);
+        assert_eq!(one(id, None, None, name()), None);
+        assert_eq!(one(None, name(), name(), None), None);
+    }
 
     /// Durations are a number and a unit, and nothing else.
     #[test]

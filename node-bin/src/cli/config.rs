@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     pub(crate) log_tail: Option<u64>,
     /// How much the node is preferred as the leader.
     pub(crate) priority: Option<u8>,
-    /// How many connections the node accepts, and of one client's or admin's certificate.
+    /// How many connections the node accepts, and of one client's, reader's or admin's certificate.
     pub(crate) connections_max: Option<usize>,
     pub(crate) connections_per_client_max: Option<usize>,
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_lite::future::{block_on, or};
-use quorate::kv::{Client, ClientConfig, ClientError, ConnectError, Refusal};
+use quorate::kv::{Client, ClientConfig, ClientError, ConnectError, Needs, Refusal};
 use quorate_consensus::NodeId;
 use quorate_quic_transport::runtime::IoThread;
 
@@ -233,9 +233,12 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
             failure.help(FOR_GOOD)
         }
         ClientError::Refused {
-            refusal: Refusal::NotAllowed { .. },
+            refusal: Refusal::NotAllowed { needs, .. },
             ..
-        } => failure.help("use --cert with a folder made by `quorate certs issue --admin NAME`"),
+        } => failure.help(format!(
+            "use --cert with a folder made by `quorate certs issue --{} NAME`",
+            least(*needs)
+        )),
         ClientError::Refused {
             refusal: Refusal::HistoryGone { .. },
             ..
@@ -246,9 +249,19 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
     }
 }
 
+/// The role with the fewest rights that is enough.
+fn least(needs: Needs) -> &'static str {
+    match needs {
+        Needs::Reader => "reader",
+        Needs::Client => "client",
+        Needs::Admin => "admin",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate::CallerRole;
     use quorate::kv::Unanswered;
 
     fn args(cert: Option<&str>, nodes: &[&str]) -> ConnectArgs {
@@ -330,6 +343,29 @@ mod tests {
         assert_eq!(patience("1ms"), Ok(Duration::from_millis(1)));
         for bad in ["0s", "0ms", "00m", "0"] {
             assert!(patience(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Whoever may not do something is told to use the certificate with the fewest rights that is enough.
+    #[test]
+    fn the_help_names_the_certificate_that_is_needed() {
+        for (needs, flag) in [
+            (Needs::Reader, "--reader"),
+            (Needs::Client, "--client"),
+            (Needs::Admin, "--admin"),
+        ] {
+            let refusal = Refusal::NotAllowed {
+                needs,
+                has: CallerRole::Node,
+            };
+            let node = id(1);
+            let failure = failure(&ClientError::Refused { node, refusal });
+            assert_eq!(failure.code, exit::NOT_ALLOWED);
+            let help = failure.help.unwrap();
+            assert!(
+                help.contains(&format!("`quorate certs issue {flag} NAME`")),
+                "{help}"
+            );
         }
     }
 

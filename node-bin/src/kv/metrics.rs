@@ -24,7 +24,7 @@ impl Metrics {
     pub(super) fn new(node: &NodeHandle) -> Self {
         let mut registry = node.metrics_registry();
         let requests = Family::default();
-        let help = "Requests of clients and admins, refused ones included";
+        let help = "Requests of clients, readers and admins, refused ones included";
         registry.register("kv_requests", help, Family::clone(&requests));
         let state_bytes = Gauge::default();
         let help = "The size of the state's file";

@@ -77,14 +77,14 @@ impl Request {
             {
                 Needs::Admin
             }
-            Self::Write(_)
-            | Self::WriteOnce { .. }
-            | Self::Watch { .. }
-            | Self::Read(_)
+            Self::Read(_)
             | Self::ReadHere(_)
             | Self::ReadStale(_)
+            | Self::Watch { .. }
             | Self::Status
-            | Self::Metrics => Needs::Client,
+            | Self::Metrics => Needs::Reader,
+            // Sessions and leases among them: whatever changes the state or the time that something in it lasts.
+            Self::Write(_) | Self::WriteOnce { .. } => Needs::Client,
             Self::TransferLeader { .. } | Self::ChangeMembers { .. } => Needs::Admin,
         }
     }
@@ -101,6 +101,8 @@ pub enum Needs {
     Client,
     /// An admin's.
     Admin,
+    /// A reader's, a client's or an admin's.
+    Reader,
 }
 
 impl Needs {
@@ -109,6 +111,7 @@ impl Needs {
     #[must_use]
     pub fn allows(self, caller: Caller) -> bool {
         match self {
+            Self::Reader => matches!(caller, Caller::Reader | Caller::Client | Caller::Admin),
             Self::Client => matches!(caller, Caller::Client | Caller::Admin),
             Self::Admin => matches!(caller, Caller::Admin),
         }
@@ -118,6 +121,7 @@ impl Needs {
 impl fmt::Display for Needs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Reader => "a reader's, a client's or an admin's certificate",
             Self::Client => "a client's or an admin's certificate",
             Self::Admin => "an admin's certificate",
         })
@@ -382,32 +386,53 @@ mod tests {
         NodeId::new(id).unwrap()
     }
 
-    /// Clients read and write, admins do everything, nodes nothing.
+    /// Readers read, clients write as well, admins do everything, nodes nothing.
     #[test]
     fn j9_j10_j11_roles_decide_what_may_be_asked() {
         let transfer = Request::TransferLeader { to: None };
         for read in [Request::Read, Request::ReadHere, Request::ReadStale] {
             let key = Bytes::from_static(b"k");
-            assert_eq!(read(Query::Get { key }).needs(), Needs::Client);
+            assert_eq!(read(Query::Get { key }).needs(), Needs::Reader);
+            assert_eq!(read(Query::Lease { lease: 7 }).needs(), Needs::Reader);
             assert_eq!(read(Query::BeginBackup).needs(), Needs::Admin);
             let (of, after) = (EntryId::new(Term::new(1), LogIndex::new(2)), Bytes::new());
             let piece = Query::BackupPiece { of, after };
             assert_eq!(read(piece).needs(), Needs::Admin);
             assert_eq!(read(Query::EndBackup { of }).needs(), Needs::Admin);
         }
-        assert!(Request::Status.needs().allows(Caller::Client));
-        assert!(Request::Status.needs().allows(Caller::Admin));
-        assert!(!Request::Status.needs().allows(Caller::Node));
-        assert!(!transfer.needs().allows(Caller::Client));
-        assert!(transfer.needs().allows(Caller::Admin));
-        assert!(!transfer.needs().allows(Caller::Node));
-        let refusal = Refusal::NotAllowed {
-            needs: transfer.needs(),
-            has: Caller::Client,
+        let tag = Tag {
+            session: 1,
+            slot: 0,
+            sequence: 1,
         };
+        for command in [
+            Command::OpenSession,
+            Command::GrantLease { ttl_ms: 1_000 },
+            Command::KeepLease { lease: 7 },
+        ] {
+            assert_eq!(Request::Write(command.clone()).needs(), Needs::Client);
+            assert_eq!(Request::WriteOnce { tag, command }.needs(), Needs::Client);
+        }
+        assert_eq!(Request::Status.needs(), Needs::Reader);
+        assert_eq!(Request::Metrics.needs(), Needs::Reader);
+        assert_eq!(transfer.needs(), Needs::Admin);
+        for (needs, node, reader, client, admin) in [
+            (Needs::Reader, false, true, true, true),
+            (Needs::Client, false, false, true, true),
+            (Needs::Admin, false, false, false, true),
+        ] {
+            let found = [Caller::Node, Caller::Reader, Caller::Client, Caller::Admin]
+                .map(|caller| needs.allows(caller));
+            assert_eq!(found, [node, reader, client, admin], "{needs}");
+        }
+        let refused = |needs, has| Refusal::NotAllowed { needs, has }.to_string();
         assert_eq!(
-            refusal.to_string(),
+            refused(Needs::Admin, Caller::Client),
             "this needs an admin's certificate, and the role in the one presented is client"
+        );
+        assert_eq!(
+            refused(Needs::Client, Caller::Reader),
+            "this needs a client's or an admin's certificate, and the role in the one presented is reader"
         );
     }
 

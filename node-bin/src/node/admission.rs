@@ -100,7 +100,7 @@ impl Admission {
 
 impl Admit for Admission {
     fn admit(&self, peer: &PeerUp) -> Result<(), Refused> {
-        // Clients and admins have no store; what they may do is decided call by call.
+        // Clients, readers and admins have no store; what they may do is decided call by call.
         let Some(node) = peer.identity.node_id() else {
             return Ok(());
         };

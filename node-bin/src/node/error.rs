@@ -15,7 +15,7 @@ use crate::saved::SavedError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The certificate is a client's or an admin's.
+    /// The certificate is a client's, a reader's or an admin's.
     #[error(
         "the certificate says {identity}, but only a node's certificate can start a node; issue one \
          with `quorate certs issue --node ID`"

@@ -164,7 +164,7 @@ impl Gauges {
             ("learners", "Members that only follow", &self.learners),
             (
                 "client_connections",
-                "Open connections of clients and admins",
+                "Open connections of clients, readers and admins",
                 &self.clients,
             ),
         ] {

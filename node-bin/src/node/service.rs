@@ -15,7 +15,8 @@ pub trait Service: Send + 'static {
     }
 
     /// A verified peer asks something. Its role is in `call.from`; deciding what the role may do is the
-    /// service's duty. A call that is dropped is answered with a refusal.
+    /// service's duty: what changes something is not for a [reader](crate::CallerRole::Reader). A call that is dropped
+    /// is answered with a refusal.
     fn call(&mut self, node: &NodeHandle, call: IncomingCall);
 
     /// The role, term or leader has changed.

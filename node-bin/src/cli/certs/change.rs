@@ -20,7 +20,7 @@ pub(crate) enum ChangeCommand {
         /// Folder made by `certs issue`
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client 30d, admin 24h]
+        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client and reader 30d, admin 24h]
         #[arg(long, value_parser = parse_life)]
         life: Option<Duration>,
     },

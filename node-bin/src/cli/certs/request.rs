@@ -13,6 +13,11 @@ use quorate_certs::{
 
 use super::{CertsError, Who, lasting, node_number, one, parse_life, tell_made};
 
+/// How [`Sign`](RequestCommand::Sign) is used.
+const SIGN_USAGE: &str = "\
+quorate certs sign [OPTIONS] --request <FILE> --out <DIR>
+           <--node <ID>|--client <NAME>|--reader <NAME>|--admin <NAME>>";
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum RequestCommand {
     /// Make a key that stays here, and a request for its certificate, to be signed where the authority is
@@ -24,6 +29,7 @@ pub(crate) enum RequestCommand {
         whose: Whose,
     },
     /// Sign a request: the key stays where it was made; `certs install` takes the certificate there
+    #[command(override_usage = SIGN_USAGE)]
     Sign {
         /// Directory of the authority
         #[arg(long, value_name = "DIR", default_value = "ca")]
@@ -36,7 +42,7 @@ pub(crate) enum RequestCommand {
         /// Directory for cert.pem and ca.pem, created if missing
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client 30d, admin 24h]
+        /// How long it lasts, e.g. 90d or 12h [default: node 90d, client and reader 30d, admin 24h]
         #[arg(long, value_parser = parse_life)]
         life: Option<Duration>,
     },
@@ -49,11 +55,14 @@ pub(crate) struct Whose {
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
     /// Id of the node, in a new folder
-    #[arg(long, value_name = "ID", value_parser = node_number, conflicts_with_all = ["client", "admin"])]
+    #[arg(long, value_name = "ID", value_parser = node_number, conflicts_with_all = ["client", "reader", "admin"])]
     node: Option<NonZeroU64>,
     /// Name of the client, in a new folder
-    #[arg(long, value_name = "NAME", conflicts_with = "admin")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["reader", "admin"])]
     client: Option<Name>,
+    /// Name of the reader, in a new folder
+    #[arg(long, value_name = "NAME", conflicts_with = "admin")]
+    reader: Option<Name>,
     /// Name of the admin, in a new folder
     #[arg(long, value_name = "NAME")]
     admin: Option<Name>,
@@ -62,7 +71,8 @@ pub(crate) struct Whose {
 impl Whose {
     /// What the flags say, if they say anything.
     fn identity(self) -> Result<Option<Identity>, CertsError> {
-        match (self.cluster, one(self.node, self.client, self.admin)) {
+        let subject = one(self.node, self.client, self.reader, self.admin);
+        match (self.cluster, subject) {
             (Some(cluster), Some(subject)) => Ok(Some(Identity::new(cluster, subject))),
             (None, None) => Ok(None),
             _ => Err(CertsError::WhoseIsNotWhole),
@@ -167,6 +177,7 @@ mod tests {
             cluster: None,
             node: None,
             client: None,
+            reader: None,
             admin: None,
         }
     }

@@ -8,11 +8,17 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use quorate_certs::{Ca, Name, Record, Serial, Subject};
 
-use super::{CertsError, node_number, rfc3339};
+use super::{CertsError, node_number, one, rfc3339};
+
+/// How [`Revoke`](RevokeCommand::Revoke) is used.
+const REVOKE_USAGE: &str = "\
+quorate certs revoke [OPTIONS]
+           <--node <ID>|--client <NAME>|--reader <NAME>|--admin <NAME>|--serial <HEX>>";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum RevokeCommand {
     /// Revoke certificates before they expire
+    #[command(override_usage = REVOKE_USAGE)]
     Revoke {
         /// Directory of the authority
         #[arg(long, value_name = "DIR", default_value = "ca")]
@@ -41,6 +47,9 @@ pub(crate) struct Whose {
     /// All of a client
     #[arg(long, value_name = "NAME")]
     client: Option<Name>,
+    /// All of a reader
+    #[arg(long, value_name = "NAME")]
+    reader: Option<Name>,
     /// All of an admin
     #[arg(long, value_name = "NAME")]
     admin: Option<Name>,
@@ -59,17 +68,8 @@ pub(super) fn run(command: RevokeCommand, out: &mut dyn Write) -> Result<(), Cer
 fn revoke(directory: &Path, whose: Whose, out: &mut dyn Write) -> Result<(), CertsError> {
     let now = SystemTime::now();
     let mut ca = Ca::open(directory)?;
-    let subject = match whose {
-        Whose { node: Some(id), .. } => Some(Subject::Node(id)),
-        Whose {
-            client: Some(name), ..
-        } => Some(Subject::Client(name)),
-        Whose {
-            admin: Some(name), ..
-        } => Some(Subject::Admin(name)),
-        _ => None,
-    };
     let number = whose.serial.clone();
+    let subject = one(whose.node, whose.client, whose.reader, whose.admin);
     let serials = match subject {
         None => whose.serial.into_iter().collect(),
         Some(subject) => match good_of(&ca, &subject, now)? {
@@ -96,7 +96,7 @@ fn revoke(directory: &Path, whose: Whose, out: &mut dyn Write) -> Result<(), Cer
     }
     writeln!(
         out,
-        "Nobody knows yet. Next, for every folder of a node, client or admin:"
+        "Nobody knows yet. Next, for every folder of a node, client, reader or admin:"
     )?;
     writeln!(out, "  quorate certs trust --dir DIR --ca {at}/ca.crl")?;
     Ok(())
@@ -208,6 +208,7 @@ mod tests {
         let whose = |client: &str| Whose {
             node: None,
             client: Some(Name::new(client).unwrap()),
+            reader: None,
             admin: None,
             serial: None,
         };
@@ -261,6 +262,7 @@ mod tests {
             let whose = Whose {
                 node: None,
                 client: None,
+                reader: None,
                 admin: None,
                 serial: Some(serial),
             };
