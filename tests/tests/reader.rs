@@ -323,7 +323,7 @@ fn a_readers_client_opens_no_session() {
         let key = "started".into();
         client.query_stale(id(3), Query::Get { key }).await.unwrap();
         client.leader_status().await.unwrap();
-        client.learn_members().await.unwrap();
+        client.leader_status().await.unwrap();
     });
     assert_eq!(asked(&client), before);
 
