@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 /// Longest cluster, client, reader or admin name, in bytes: a DNS label (RFC 1035 section 2.3.4), because
@@ -176,6 +177,14 @@ impl Identity {
     /// The URI a certificate carries, e.g. `spiffe://orders/node/7`.
     pub fn uri(&self) -> String {
         self.to_string()
+    }
+
+    /// A number for this identity: the first eight bytes of the SHA-256 of its [`uri`](Self::uri). Not even who may
+    /// choose names finds two with the same number, or one with that of another, in less than some 2^32 or 2^64 tries.
+    pub fn fingerprint(&self) -> u64 {
+        let digest = digest(&SHA256, self.uri().as_bytes());
+        let first = digest.as_ref().first_chunk();
+        u64::from_le_bytes(*first.expect("SHA-256 has 32 bytes"))
     }
 
     /// Parses an identity URI, strictly: exactly what [`Identity::uri`] writes is accepted, so each
@@ -547,5 +556,15 @@ mod tests {
         assert_eq!(serde_json::from_str::<Identity>(&json).unwrap(), identity);
         assert!(serde_json::from_str::<Identity>("\"spiffe://c1/admin/Eva\"").is_err());
         assert!(serde_json::from_str::<ClusterName>("\"C1\"").is_err());
+    }
+
+    /// Numbers stand in logs and files, so they stay what they are; and each identity has its own, roles told apart.
+    #[test]
+    fn fingerprints_stay() {
+        let of = |uri| Identity::from_uri(uri).unwrap().fingerprint();
+        assert_eq!(of("spiffe://orders/client/app"), 16_514_278_841_505_474_588);
+        let all = ["client/app", "reader/app", "client/apq"]
+            .map(|it| of(&format!("spiffe://orders/{it}")));
+        assert!(all[0] != all[1] && all[0] != all[2], "{all:?}");
     }
 }

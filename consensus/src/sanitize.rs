@@ -197,7 +197,7 @@ fn is_said_by_newer(body: &Body) -> bool {
         | Body::Heartbeat { .. }
         | Body::TimeoutNow
         | Body::Snapshot { .. }
-        | Body::Transfer(_)
+        | Body::Transfer(Transfer::Chunk { .. } | Transfer::Gone { .. })
         | Body::ReadIndexAnswer { .. }
         | Body::RequestVote { .. } => true,
         Body::AppendAccepted { .. }
@@ -206,6 +206,8 @@ fn is_said_by_newer(body: &Body) -> bool {
         | Body::HeartbeatResponse { .. }
         | Body::ReadIndex { .. }
         | Body::LeadershipWanted { .. }
+        // The whole state is for members.
+        | Body::Transfer(Transfer::Request { .. })
         | Body::Digest { .. } => false,
     }
 }

@@ -20,12 +20,14 @@ fn flip(command: &Bytes) -> Bytes {
             command: Some(Command::Put { key, .. }),
             tag,
             elapsed_ms,
+            owner,
         }) if key == KEY => {
             let value = Bytes::from_static(b"another");
             Logged {
                 command: Some(Command::Put { key, value }),
                 tag,
                 elapsed_ms,
+                owner,
             }
             .encode()
         }

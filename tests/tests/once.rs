@@ -6,8 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::{block_on, or, zip};
-use quorate::kv::{Change, Client, Compare, Condition, Step, StepOutcome, Transaction};
+use quorate::kv::{
+    Change, Client, Command, Compare, Condition, Outcome, Request, Response, Step, StepOutcome,
+    Tag, Transaction,
+};
+use quorate_certs::Subject;
+use quorate_quic_transport::runtime::IoThread;
 use quorate_tests::cluster::Cluster;
+use quorate_tests::raw::{CALL, Raw};
 use quorate_tests::wait::until;
 
 /// Longer than all elections of a test.
@@ -211,4 +217,47 @@ fn a_transaction_decides_between_two() {
         };
         assert_eq!(owner.data, name);
     });
+}
+
+/// The number of a session is easily guessed. All the same, nobody speaks in that of somebody else: such a command is not
+/// applied, and the owner's next one is not taken for one that was.
+#[test]
+fn a_session_is_its_owners() {
+    let cluster = Cluster::start(1);
+    let node = block_on(cluster.leader());
+    let io = IoThread::spawn("raw").expect("a thread");
+    let ask_as = |name: &str| {
+        let credentials = cluster.credentials(&Subject::client(name).expect("a name"));
+        let address = cluster.addresses()[&node];
+        let mut raw = Raw::connect(node.value(), address, &credentials, &io.runtime());
+        let mut calls = raw.lane(CALL);
+        move |request: &Request| raw.ask(&mut calls, request)
+    };
+    let (mut alice, mut mallory) = (ask_as("alice"), ask_as("mallory"));
+    let opened = alice(&Request::Write(Command::OpenSession));
+    let Response::Written(Outcome::SessionOpened { session }) = opened else {
+        panic!("{opened:?}");
+    };
+    let put = |sequence, value: &'static str| Request::WriteOnce {
+        tag: Tag {
+            session,
+            slot: 0,
+            sequence,
+        },
+        command: Command::Put {
+            key: "key".into(),
+            value: value.into(),
+        },
+    };
+    for sequence in [1, u64::MAX] {
+        let stolen = mallory(&put(sequence, "stolen"));
+        assert_eq!(stolen, Response::Written(Outcome::SessionExpired));
+    }
+    let own = alice(&put(1, "own"));
+    assert!(
+        matches!(own, Response::Written(Outcome::Written { .. })),
+        "{own:?}"
+    );
+    let found = block_on(cluster.client(PATIENCE).get("key")).expect("a read");
+    assert_eq!(found.expect("it was written").data, "own");
 }

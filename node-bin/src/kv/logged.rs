@@ -14,10 +14,13 @@ pub const SLOTS_MAX: u16 = 4096;
 
 /// The version in front of what is written here; [`VERSION`] is that of a command alone, as logs had it
 /// before there were sessions.
-const LOGGED: u8 = 2;
+const LOGGED: u8 = 3;
+
+/// The same without an owner, as logs had it before sessions belonged to somebody.
+const UNOWNED: u8 = 2;
 
 /// What an entry has besides keys and values, mostly: then memory for it is allocated once.
-const FORM_BYTES: usize = 48;
+const FORM_BYTES: usize = 56;
 
 /// Names one command of one client, so that it is applied once however often it is sent.
 ///
@@ -45,6 +48,10 @@ pub struct Logged {
     pub tag: Option<Tag>,
     /// The command; without one, only time has passed.
     pub command: Option<Command>,
+    /// Who sent it, as the leader saw it: the [fingerprint](quorate_certs::Identity::fingerprint) of the identity in
+    /// the certificate. A session is used by whoever opened it, and nobody else. Zero where nobody asks: without a tag,
+    /// and where no session is opened.
+    pub owner: u64,
 }
 
 impl Logged {
@@ -67,11 +74,20 @@ impl Logged {
     /// [`Invalid::UnknownVersion`], or [`Invalid::Malformed`] for anything else that is wrong, bytes left
     /// over included.
     pub fn decode(bytes: &Bytes) -> Result<Self, Invalid> {
+        let malformed = |_| Invalid::Malformed;
         match bytes.split_first() {
-            Some((&LOGGED, body)) => match postcard::take_from_bytes::<InPlace<'_>>(body) {
-                Ok((logged, [])) => Ok(logged.owned(bytes)),
-                Ok(_) | Err(_) => Err(Invalid::Malformed),
-            },
+            Some((&version @ (LOGGED | UNOWNED), body)) => {
+                let taken = postcard::take_from_bytes::<InPlace<'_>>(body);
+                let (logged, rest) = taken.map_err(malformed)?;
+                let (owner, rest) = match version {
+                    LOGGED => postcard::take_from_bytes(rest).map_err(malformed)?,
+                    _ => (0, rest),
+                };
+                match rest {
+                    [] => Ok(logged.owned(bytes, owner)),
+                    _ => Err(Invalid::Malformed),
+                }
+            }
             Some((&VERSION, _)) => Ok(Command::decode(bytes)?.into()),
             Some((&version, _)) => Err(Invalid::UnknownVersion { version }),
             None => Err(Invalid::Malformed),
@@ -100,7 +116,7 @@ impl Tag {
     }
 }
 
-/// [`Logged`], with what is copied often left where it is: the state, and who watches, keep keys and values for a
+/// [`Logged`] up to the owner, with what is copied often left where it is: the state, and who watches, keep keys and values for a
 /// while, and would allocate memory for each.
 #[derive(Deserialize)]
 struct InPlace<'a> {
@@ -142,7 +158,7 @@ enum CommandInPlace<'a> {
 
 impl InPlace<'_> {
     /// The same as parts of `bytes`, from which this was decoded.
-    fn owned(self, bytes: &Bytes) -> Logged {
+    fn owned(self, bytes: &Bytes, owner: u64) -> Logged {
         use CommandInPlace as In;
         let part = |part| bytes.slice_ref(part);
         let command = self.command.map(|command| match command {
@@ -180,6 +196,7 @@ impl InPlace<'_> {
             elapsed_ms: self.elapsed_ms,
             tag: self.tag,
             command,
+            owner,
         }
     }
 }
@@ -190,6 +207,7 @@ impl From<Command> for Logged {
             elapsed_ms: 0,
             tag: None,
             command: Some(command),
+            owner: 0,
         }
     }
 }
@@ -213,6 +231,7 @@ mod tests {
                 sequence: 9,
             }),
             command: Some(command),
+            owner: u64::MAX - 7,
         }
     }
 
@@ -288,17 +307,24 @@ mod tests {
         }
         let longer = Bytes::from([&encoded[..], &[0]].concat());
         assert_eq!(Logged::decode(&longer), Err(Invalid::Malformed));
-        let other = Bytes::from([&[3], &encoded[1..]].concat());
-        let unknown = Invalid::UnknownVersion { version: 3 };
+        let other = Bytes::from([&[4], &encoded[1..]].concat());
+        let unknown = Invalid::UnknownVersion { version: 4 };
         assert_eq!(Logged::decode(&other), Err(unknown));
     }
 
-    /// A log of before there were sessions means what it meant.
+    /// A log of before there were sessions means what it meant, and so does one of before they belonged to somebody.
     #[test]
-    fn a_command_alone_is_read() {
+    fn what_was_written_before_is_read() {
         let command = logged().command.unwrap();
         let expected = Logged::from(command.clone());
         assert_eq!(Logged::decode(&command.encode()), Ok(expected));
+        let mut unowned = logged();
+        unowned.owner = 0;
+        let encoded = unowned.encode();
+        let (owner, before) = encoded[1..].split_last().unwrap();
+        assert_eq!(*owner, 0);
+        let before = Bytes::from([&[UNOWNED], before].concat());
+        assert_eq!(Logged::decode(&before), Ok(unowned));
     }
 
     /// A slot beyond the last is refused.

@@ -56,11 +56,22 @@ impl KvService {
         });
     }
 
-    fn write(&self, node: &NodeHandle, tag: Option<Tag>, command: Command, reply: Reply) {
+    fn write(
+        &self,
+        node: &NodeHandle,
+        who: &Identity,
+        (tag, command): (Option<Tag>, Command),
+        reply: Reply,
+    ) {
+        let of_a_session = tag.is_some() || command == Command::OpenSession;
         let logged = Logged {
             elapsed_ms: 0,
             tag,
             command: Some(command),
+            owner: match of_a_session {
+                true => who.fingerprint(),
+                false => 0,
+            },
         };
         if let Err(error) = logged.validate() {
             return refuse(reply, error.into());
@@ -131,6 +142,7 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
                     elapsed_ms: 0,
                     tag: None,
                     command: None,
+                    owner: 0,
                 };
                 // If it is refused, what should end lives a little longer.
                 propose(&node, &timekeeper, logged, |_| ());
@@ -186,9 +198,9 @@ impl Service for KvService {
             return refuse(call.reply, Refusal::NotAllowed { needs, has });
         }
         match request {
-            Request::Write(command) => self.write(node, None, command, call.reply),
+            Request::Write(command) => self.write(node, &call.from, (None, command), call.reply),
             Request::WriteOnce { tag, command } => {
-                self.write(node, Some(tag), command, call.reply);
+                self.write(node, &call.from, (Some(tag), command), call.reply);
             }
             Request::Watch { watched, after } => {
                 self.watch(node, &call.from, (watched, after), call.reply);

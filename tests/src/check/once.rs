@@ -52,6 +52,7 @@ mod tests {
                 sequence,
             }),
             command: Some(command),
+            owner: 0,
         };
         let delete = || Command::Delete { key: "k".into() };
         let log = [

@@ -202,6 +202,7 @@ mod tests {
             elapsed_ms,
             tag: None,
             command,
+            owner: 0,
         }
     }
 

@@ -392,6 +392,11 @@ pub const BUGS: &[Bug] = &[
         level2(100),
     ),
     bug(
+        "sessions-are-anybodys",
+        "a client's command is applied in the session of another one, whose next command is taken for it",
+        test("tests", "once", "a_session_is_its_owners"),
+    ),
+    bug(
         "leases-never-end",
         "a lease that was not kept lives on",
         test("tests", "once", "a_lease_outlives_leaders_and_ends"),

@@ -1,6 +1,7 @@
 //! Who may say what (the page, section 3.5): raft believes whoever speaks.
 
-use quorate_consensus::{Body, LogIndex, ReadContext, Refused, Role};
+use bytes::Bytes;
+use quorate_consensus::{Body, LogIndex, ReadContext, Refused, Role, Transfer};
 use raft::StateRole;
 use raft::eraftpb::{Entry as PbEntry, MessageType};
 
@@ -30,7 +31,7 @@ fn strangers_are_not_heard() {
         let refused = refuses(&mut rig, 2, 2, message(term + 9, body));
         assert_eq!(refused, Refused::NotAMember);
     }
-    // Who is not known yet may lead, but has nothing to answer.
+    // Who is not known yet may lead, but has nothing to answer, and nothing to ask for.
     for from in [5, u64::MAX] {
         let refused = refuses(&mut rig, 2, from, message(term + 9, vote.clone()));
         assert_eq!(refused, Refused::NotAVoter);
@@ -49,6 +50,10 @@ fn strangers_are_not_heard() {
                 digest: 7,
             },
             self::vote(true),
+            Body::Transfer(Transfer::Request {
+                last: entry_id(1, 1),
+                after: Bytes::new(),
+            }),
         ] {
             let refused = refuses(&mut rig, 2, from, message(term, body));
             assert_eq!(refused, Refused::NotAMember);

@@ -44,6 +44,7 @@ fn filled() -> (TempDir, KvStore) {
             elapsed_ms: 1,
             tag: None,
             command: Some(command),
+            owner: 0,
         };
         let data = logged.encode();
         let (id, commands) = (

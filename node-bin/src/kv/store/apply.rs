@@ -66,6 +66,7 @@ impl Applying<'_> {
             elapsed_ms,
             tag,
             command,
+            owner,
         } = match logged {
             Ok(logged) => logged,
             Err(invalid) => return Ok(refuse(invalid).encode()),
@@ -76,8 +77,8 @@ impl Applying<'_> {
         }
         match (tag, command) {
             (_, None) => Ok(Outcome::Written { revision }.encode()),
-            (None, Some(command)) => Ok(self.carry_out(command, revision)?.encode()),
-            (Some(tag), Some(command)) => self.apply_once(&tag, command, revision),
+            (None, Some(command)) => Ok(self.carry_out(command, owner, revision)?.encode()),
+            (Some(tag), Some(command)) => self.apply_once(&tag, command, owner, revision),
         }
     }
 
@@ -95,9 +96,11 @@ impl Applying<'_> {
         &mut self,
         tag: &Tag,
         command: Command,
+        owner: u64,
         revision: u64,
     ) -> Result<Bytes, StoreFault> {
-        if !self.timed.has_session(tag.session) {
+        if !self.timed.has_session(tag.session, owner) {
+            // Also where it is somebody else's, who is not told so: numbers of sessions are easily guessed.
             return Ok(Outcome::SessionExpired.encode());
         }
         let row = rows::slot(tag);
@@ -113,11 +116,11 @@ impl Applying<'_> {
                 return Ok(Outcome::Superseded.encode());
             }
         }
-        let outcome = self.carry_out(command, revision)?;
+        let outcome = self.carry_out(command, owner, revision)?;
         let (data, answer) = Kept::encode(tag.sequence, &outcome);
         // Opening a session may have ended this one: nothing would remove what is kept in it now, or, where some of
         // what was kept is gone already, it would live on without that.
-        if self.timed.has_session(tag.session) {
+        if self.timed.has_session(tag.session, owner) {
             self.active.set_own(&row, Some(Value { data, revision }));
             if let Some(row) = self.timed.use_session(tag.session, revision) {
                 self.write(row);
@@ -126,7 +129,12 @@ impl Applying<'_> {
         Ok(answer)
     }
 
-    fn carry_out(&mut self, command: Command, revision: u64) -> Result<Outcome, StoreFault> {
+    fn carry_out(
+        &mut self,
+        command: Command,
+        owner: u64,
+        revision: u64,
+    ) -> Result<Outcome, StoreFault> {
         match command {
             Command::Put { key, value } => {
                 self.set(key, Some(value), revision)?;
@@ -182,7 +190,7 @@ impl Applying<'_> {
                 Ok(Outcome::LeaseRevoked { revision })
             }
             Command::OpenSession => {
-                for row in self.timed.open_session(revision) {
+                for row in self.timed.open_session(revision, owner) {
                     self.write(row);
                 }
                 self.end_what_is_due(revision)?;
@@ -308,8 +316,9 @@ impl Applying<'_> {
         if !fits {
             return Ok(None);
         }
-        let row = self.timed.ended(ending);
-        self.write(row);
+        for row in self.timed.ended(ending) {
+            self.write(row);
+        }
         Ok(Some(removed))
     }
 

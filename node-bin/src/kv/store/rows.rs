@@ -28,6 +28,7 @@ const SLOT_ROW_BYTES: usize = OWN.len() + 1 + 8 + 2;
 
 const CLOCK: u8 = b'c';
 const SESSION: u8 = b's';
+const OWNER: u8 = b'o';
 const SLOT: u8 = b't';
 const LEASE: u8 = b'l';
 const BOUND: u8 = b'b';
@@ -83,6 +84,11 @@ pub(super) fn session(session: u64) -> Bytes {
     own(SESSION, &[&session.to_be_bytes()])
 }
 
+/// Who opened a session.
+pub(super) fn owner(session: u64) -> Bytes {
+    own(OWNER, &[&session.to_be_bytes()])
+}
+
 /// The last command in a slot, and its answer.
 pub(super) fn slot(tag: &Tag) -> [u8; SLOT_ROW_BYTES] {
     let mut row = [0; SLOT_ROW_BYTES];
@@ -118,9 +124,9 @@ pub(super) fn bound_keys(lease: u64) -> Bytes {
     bound_key(lease, &[])
 }
 
-/// In front of all sessions, and of all leases.
-pub(super) fn sessions_and_leases() -> [Bytes; 2] {
-    [own(SESSION, &[]), own(LEASE, &[])]
+/// In front of all sessions, of all owners of some, and of all leases.
+pub(super) fn sessions_owners_and_leases() -> [Bytes; 3] {
+    [SESSION, OWNER, LEASE].map(|kind| own(kind, &[]))
 }
 
 /// The first row that no longer begins with `prefix`, which is one of ours.

@@ -14,6 +14,7 @@ use super::rows;
 use super::view::Below;
 use crate::kv::query::Lease;
 use crate::kv::query::Value;
+use crate::planted;
 
 /// How many sessions there may be; one more ends the one that was not used for the longest time. Some for
 /// each of ten thousand clients.
@@ -40,8 +41,7 @@ pub(super) struct Timed {
     now: u64,
     /// The last entry in which time passed.
     at: u64,
-    /// When each session ends.
-    sessions: BTreeMap<u64, u64>,
+    sessions: BTreeMap<u64, Session>,
     leases: BTreeMap<u64, Term>,
     due: BTreeSet<(u64, Ending)>,
 }
@@ -51,6 +51,13 @@ pub(super) struct Timed {
 pub(super) enum Ending {
     Session(u64),
     Lease(u64),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Session {
+    ends: u64,
+    /// Who may use it; zero for anybody, where it was opened before that was noted.
+    owner: u64,
 }
 
 /// The content of a lease's row.
@@ -71,7 +78,7 @@ impl Timed {
             (timed.now, timed.at) = (decode(&value.data)?, value.revision);
         }
         let mut fault = None;
-        let [sessions, leases] = rows::sessions_and_leases();
+        let [sessions, owners, leases] = rows::sessions_owners_and_leases();
         below.scan(
             nothing,
             &sessions,
@@ -81,6 +88,15 @@ impl Timed {
                 keep(session, &mut fault, |(id, ends)| {
                     timed.set_session(id, ends);
                 })
+            },
+        )?;
+        below.scan(
+            nothing,
+            &owners,
+            Some(&rows::after(&owners)),
+            |row, record| {
+                let owner = number(row).and_then(|id| Ok((id, decode(record.data)?)));
+                keep(owner, &mut fault, |(id, owner)| timed.set_owner(id, owner))
             },
         )?;
         below.scan(
@@ -123,16 +139,17 @@ impl Timed {
         (*at <= self.now).then_some(*ending)
     }
 
-    /// Whether a session is there to be used.
-    pub(super) fn has_session(&self, session: u64) -> bool {
-        self.sessions
-            .get(&session)
-            .is_some_and(|&ends| ends > self.now)
+    /// Whether a session is there to be used by `owner`.
+    pub(super) fn has_session(&self, session: u64, owner: u64) -> bool {
+        self.sessions.get(&session).is_some_and(|known| {
+            let may = [0, owner].contains(&known.owner) || planted::is("sessions-are-anybodys");
+            known.ends > self.now && may
+        })
     }
 
-    /// Opens the session that is named after the entry it is opened in. Returns its row, and that of the
+    /// Opens for `owner` the session that is named after the entry it is opened in. Returns its rows, and that of the
     /// session which has to go for it.
-    pub(super) fn open_session(&mut self, session: u64) -> Vec<Row> {
+    pub(super) fn open_session(&mut self, session: u64, owner: u64) -> Vec<Row> {
         let mut written = Vec::new();
         if self.sessions.len() >= SESSIONS_MAX {
             let sessions = self.due.iter().find_map(|(_, ending)| match ending {
@@ -144,14 +161,18 @@ impl Timed {
         }
         let ends = self.now.saturating_add(SESSION_TTL_MS);
         written.push(self.end_session_at(session, ends, session));
+        if owner != 0 {
+            self.set_owner(session, owner);
+            written.push((rows::owner(session), Some(row(&owner, session))));
+        }
         written
     }
 
     /// A session was used. Returns its row if that changes.
     pub(super) fn use_session(&mut self, session: u64, at: u64) -> Option<Row> {
         let ends = self.now.saturating_add(SESSION_TTL_MS);
-        let known = *self.sessions.get(&session)?;
-        let renew = known.saturating_add(SESSION_TTL_MS / SESSION_RENEWED) <= ends;
+        let known = self.sessions.get(&session)?;
+        let renew = known.ends.saturating_add(SESSION_TTL_MS / SESSION_RENEWED) <= ends;
         renew.then(|| self.end_session_at(session, ends, at))
     }
 
@@ -161,10 +182,17 @@ impl Timed {
     }
 
     fn set_session(&mut self, session: u64, ends: u64) {
-        if let Some(before) = self.sessions.insert(session, ends) {
-            self.due.remove(&(before, Ending::Session(session)));
-        }
+        let known = self.sessions.entry(session).or_default();
+        let before = std::mem::replace(&mut known.ends, ends);
+        self.due.remove(&(before, Ending::Session(session)));
         self.due.insert((ends, Ending::Session(session)));
+    }
+
+    /// Of a session that is there.
+    fn set_owner(&mut self, session: u64, owner: u64) {
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.owner = owner;
+        }
     }
 
     /// Whether any lease is there, or what it has left behind.
@@ -219,16 +247,22 @@ impl Timed {
         self.due.insert((term.ends, Ending::Lease(lease)));
     }
 
-    /// It has ended, and all that belonged to it is gone. Returns its row.
-    pub(super) fn ended(&mut self, ending: Ending) -> Row {
-        let (ends, row) = match ending {
-            Ending::Session(id) => (self.sessions.remove(&id), rows::session(id)),
-            Ending::Lease(id) => (self.leases.remove(&id).map(|it| it.ends), rows::lease(id)),
+    /// It has ended, and all that belonged to it is gone. Returns its rows.
+    pub(super) fn ended(&mut self, ending: Ending) -> Vec<Row> {
+        let (ends, rows) = match ending {
+            Ending::Session(id) => (
+                self.sessions.remove(&id).map(|it| it.ends),
+                vec![rows::session(id), rows::owner(id)],
+            ),
+            Ending::Lease(id) => (
+                self.leases.remove(&id).map(|it| it.ends),
+                vec![rows::lease(id)],
+            ),
         };
         if let Some(ends) = ends {
             self.due.remove(&(ends, ending));
         }
-        (row, None)
+        rows.into_iter().map(|row| (row, None)).collect()
     }
 }
 

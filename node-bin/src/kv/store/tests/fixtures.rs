@@ -49,7 +49,7 @@ fn k4_every_format_there_was_is_read() {
         assert_eq!(get(&mut store, b"key 07"), None);
         let last = get(&mut store, b"key 19").unwrap();
         assert_eq!((&last.data[..], last.revision), (&[7; 50][..], 49));
-        assert_eq!(store.timed.has_session(SESSION), format >= 2);
+        assert_eq!(store.timed.has_session(SESSION, 7), format >= 2);
         assert_eq!(store.timed.lease(LEASE).is_some(), format >= 2);
     }
 }

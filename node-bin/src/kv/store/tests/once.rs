@@ -12,10 +12,25 @@ fn apply_as(
     (elapsed_ms, tag): (u32, Option<Tag>),
     command: Option<Command>,
 ) -> Outcome {
+    apply_of(store, index, OWNER, (elapsed_ms, tag), command)
+}
+
+/// Who opens sessions here unless told otherwise.
+const OWNER: u64 = 71;
+
+/// The same, sent by `owner`.
+fn apply_of(
+    store: &mut KvStore,
+    index: u64,
+    owner: u64,
+    (elapsed_ms, tag): (u32, Option<Tag>),
+    command: Option<Command>,
+) -> Outcome {
     let logged = Logged {
         elapsed_ms,
         tag,
         command,
+        owner,
     };
     let outcomes = store.apply(&batch(index, &[logged.encode()])).unwrap();
     Outcome::decode(&outcomes[0]).unwrap()
@@ -469,4 +484,49 @@ fn a_transaction_does_all_or_nothing() {
     let outcome = apply(&mut store, 3, &Command::Transact(transaction));
     assert_eq!(outcome, Outcome::Refused(Invalid::AnswerTooLong));
     assert_eq!(get(&mut store, b"k"), None);
+}
+
+/// A session is used by whoever opened it, also after the state was opened again: somebody else's command is not
+/// applied in it, leaves no number behind, and does not keep it alive.
+#[test]
+fn a_session_is_its_owners() {
+    let (_directory, path, mut store) = new_store();
+    let put = |value: &'static str| Some(put(b"key", value.as_bytes()));
+    let opened = apply_as(&mut store, 2, (1, None), Some(Command::OpenSession));
+    let Outcome::SessionOpened { session } = opened else {
+        panic!("{opened:?}");
+    };
+    for (index, owner) in [(3, OWNER + 1), (4, 0), (5, u64::MAX)] {
+        let stolen = apply_of(
+            &mut store,
+            index,
+            owner,
+            (1, Some(tag(session, 1))),
+            put("stolen"),
+        );
+        assert_eq!(stolen, Outcome::SessionExpired, "{owner}");
+    }
+    assert_eq!(get(&mut store, b"key"), None);
+    let own = apply_as(&mut store, 6, (1, Some(tag(session, 1))), put("own"));
+    assert!(matches!(own, Outcome::Written { .. }), "{own:?}");
+
+    store.close().unwrap();
+    drop(store);
+    let mut store = open(&path);
+    let late = apply_of(
+        &mut store,
+        7,
+        OWNER + 1,
+        (1, Some(tag(session, 9))),
+        put("late"),
+    );
+    assert_eq!(late, Outcome::SessionExpired);
+    let own = apply_as(&mut store, 8, (1, Some(tag(session, 2))), put("again"));
+    assert!(matches!(own, Outcome::Written { .. }), "{own:?}");
+    // Nothing of it stays behind.
+    apply_as(&mut store, 9, (u32::MAX, None), None);
+    for row in [rows::session(session), rows::owner(session)] {
+        let kept = store.below().find_own(&store.active, &row).unwrap();
+        assert_eq!(kept, None);
+    }
 }
