@@ -561,7 +561,7 @@ mod tests {
     /// Numbers stand in logs and files, so they stay what they are; and each identity has its own, roles told apart.
     #[test]
     fn fingerprints_stay() {
-        let of = |uri| Identity::from_uri(uri).unwrap().fingerprint();
+        let of = |uri: &str| Identity::from_uri(uri).unwrap().fingerprint();
         assert_eq!(of("spiffe://orders/client/app"), 16_514_278_841_505_474_588);
         let all = ["client/app", "reader/app", "client/apq"]
             .map(|it| of(&format!("spiffe://orders/{it}")));
