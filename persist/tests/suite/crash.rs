@@ -14,7 +14,7 @@ use crate::{State, hard_state, identity, membership, small, write};
 const LOSSES: u64 = 24;
 
 /// What is appended, batch by batch.
-type Script = Vec<Vec<LogWrite>>;
+pub(crate) type Script = Vec<Vec<LogWrite>>;
 
 pub(crate) fn open(disk: &Disk) -> Result<Opened, OpenError> {
     Store::open_on(disk.clone(), Path::new("disk"), &identity(), small())
@@ -42,7 +42,7 @@ fn disk_with_journal(journal_bytes: u64) -> Disk {
     disk
 }
 
-fn vote(term: u64, candidate: u64, commit: u64) -> LogWrite {
+pub(crate) fn vote(term: u64, candidate: u64, commit: u64) -> LogWrite {
     LogWrite {
         cut: None,
         entries: vec![],
@@ -355,10 +355,9 @@ fn a10_a_cut_that_would_lose_something_is_refused() {
     }
 }
 
-/// The same through many rounds of the journal: halves that fill up and are brought to the image, and
-/// commits that are larger than one and go around it.
-#[test]
-fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
+/// Some hundred kilobytes through halves of 64: ones that fill up and are brought to the image, and a commit that is
+/// larger than one and goes around it.
+pub(crate) fn rounds_script() -> Script {
     let large = |term, first: u64, count: u64, commit| LogWrite {
         cut: None,
         entries: (first..first + count)
@@ -369,11 +368,10 @@ fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
             .collect(),
         hard_state: hard_state(term, Some(3), commit),
     };
-    let script: Script = vec![
+    vec![
         vec![large(1, 2, 4, 1)],
         vec![large(1, 6, 4, 2)],
         vec![vote(2, 3, 3)],
-        // Some hundred kilobytes in halves of 64.
         vec![large(2, 8, 60, 6)],
         vec![large(3, 20, 4, 19)],
         vec![large(3, 24, 6, 19)],
@@ -382,7 +380,13 @@ fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
         vec![large(4, 43, 3, 40)],
         vec![large(4, 46, 3, 41)],
         vec![large(4, 49, 3, 42)],
-    ];
+    ]
+}
+
+/// The same through many rounds of the journal.
+#[test]
+fn a2_nothing_acknowledged_is_lost_in_any_round_of_the_journal() {
+    let script = rounds_script();
     let (mut rounds, mut losses) = (0, 0);
     fail_everywhere(&script, |fail_at, run, disk| {
         let images = (0..2).map(|loss| {

@@ -44,6 +44,9 @@ struct Inner {
     syncs: u64,
     reads: u64,
     fail_at: Option<(u64, Failure)>,
+    /// How many operations were on the image of a log, and which of them fails, once.
+    image_operations: u64,
+    fail_image_at: Option<u64>,
     failed: Option<Operation>,
     fail_read_at: Option<u64>,
     dead: bool,
@@ -88,6 +91,14 @@ impl Disk {
     pub(crate) fn with_failure(content: &[u8], at: u64, failure: Failure) -> Self {
         let disk = Self::holding(content.to_vec());
         disk.lock().fail_at = Some((at, failure));
+        disk
+    }
+
+    /// The same content on another disk, whose operation `at` on the image of the log fails, once. These have one
+    /// order, whichever threads they come from.
+    pub(crate) fn failing_in_image(content: &[u8], at: u64) -> Self {
+        let disk = Self::holding(content.to_vec());
+        disk.lock().fail_image_at = Some(at);
         disk
     }
 
@@ -194,6 +205,15 @@ impl Inner {
         Ok(true)
     }
 
+    /// The same for one on the image.
+    fn image_operation(&mut self, operation: Operation) -> io::Result<bool> {
+        self.image_operations += 1;
+        if self.fail_image_at == Some(self.image_operations) {
+            self.fail_at = Some((self.operations + 1, Failure::Once(io::ErrorKind::Other)));
+        }
+        self.operation(operation)
+    }
+
     fn sector(&self, sector: usize) -> Vec<u8> {
         let start = (sector * SECTOR).min(self.content.len());
         let end = (start + SECTOR).min(self.content.len());
@@ -267,7 +287,7 @@ impl Storage for Disk {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         let mut inner = self.lock();
-        let fails = inner.operation(Operation::SetLength)?;
+        let fails = inner.image_operation(Operation::SetLength)?;
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let old = inner.content.len();
         if length > 1 << 30 {
@@ -279,7 +299,7 @@ impl Storage for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.lock();
-        if inner.operation(Operation::Sync)? {
+        if inner.image_operation(Operation::Sync)? {
             return Err(power_failed());
         }
         if !inner.sync_lies {
@@ -291,7 +311,10 @@ impl Storage for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut inner = self.lock();
-        let fails = inner.operation(Operation::Write)?;
+        let fails = match offset < IMAGE_AT {
+            true => inner.operation(Operation::Write)?,
+            false => inner.image_operation(Operation::Write)?,
+        };
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start + data.len();
         if end > inner.content.len() {

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 
 use quorate_consensus::{LogIndex, LogStore};
-use quorate_persist::{OpenError, Options, Store};
+use quorate_persist::{OpenError, Opened, Options, Store};
 
-use crate::crash::{Run, check, new_disk, open, script};
+use crate::crash::{Run, Script, check, new_disk, open, rounds_script, script, vote};
 use crate::disk::{Disk, Failure, Operation, Rng};
 use crate::{identity, small, write};
 
@@ -41,16 +41,20 @@ fn fail_once_everywhere(kind: ErrorKind, wanted: fn(Operation) -> bool) -> (u64,
         } else {
             continue;
         }
-        // With the disk in order again: nothing acknowledged is lost, whether the machine went on or
-        // lost what it had not written.
-        let lost = disk.after_power_loss(&mut Rng::new(fail_at));
-        for left in [disk.content(), lost] {
-            if let Err(wrong) = check(&Disk::holding(left), &run, &script) {
-                panic!("operation {fail_at}: {wrong}");
-            }
-        }
+        nothing_is_lost(&disk, &run, &script, fail_at);
     }
     (at_open, at_append)
+}
+
+/// With the disk in order again: nothing acknowledged is lost, whether the machine went on or lost what it had not
+/// written.
+fn nothing_is_lost(disk: &Disk, run: &Run, script: &Script, fail_at: u64) {
+    let lost = disk.after_power_loss(&mut Rng::new(fail_at));
+    for left in [disk.content(), lost] {
+        if let Err(wrong) = check(&Disk::holding(left), run, script) {
+            panic!("operation {fail_at}: {wrong}");
+        }
+    }
 }
 
 /// Nobody knows what a failed write left, so the store answers nothing, and writes and syncs nothing,
@@ -129,4 +133,97 @@ fn b3_what_cannot_be_read_is_not_taken_for_absent() {
         let error = opened.store.read(first, last, u64::MAX).unwrap_err();
         assert!(error.to_string().contains("check its disk"), "{error}");
     }
+}
+
+/// More commits than fit into the journal, each of a block at least.
+const TWO_HALVES: u64 = 2 * (64 << 10) / 4096;
+
+/// As nodes open it: a thread brings what fills half of the journal to the image.
+fn open_as_nodes_do(disk: &Disk) -> Result<Opened, OpenError> {
+    let options = Options {
+        background: true,
+        ..small()
+    };
+    Store::open_on(disk.clone(), "disk".as_ref(), &identity(), options)
+}
+
+/// A write or sync of the image fails in a thread, behind an append that was acknowledged long ago. Before the
+/// journal needs the place of what did not get there, an append says so, and the store stops.
+#[test]
+fn b1_b2_a_failure_in_the_background_is_told_by_a_later_append() {
+    let content = new_disk();
+    let mut script = rounds_script();
+    script.extend((5..5 + 2 * TWO_HALVES).map(|term| vec![vote(term, 3, 43)]));
+    let (mut at_open, mut told) = (0, Vec::new());
+    for fail_at in 1.. {
+        let disk = Disk::failing_in_image(&content, fail_at);
+        let mut run = Run::default();
+        let Ok(mut opened) = open_as_nodes_do(&disk) else {
+            at_open += 1;
+            nothing_is_lost(&disk, &run, &script, fail_at);
+            continue;
+        };
+        let mut since_failure = 0;
+        let failed = script.iter().find_map(|batch| {
+            since_failure += u64::from(disk.failed().is_some());
+            let error = opened.store.append(batch).err();
+            run.acked += usize::from(error.is_none());
+            error
+        });
+        match failed {
+            Some(error) => {
+                assert!(error.to_string().contains("check its disk"), "{error}");
+                told.extend(disk.failed());
+                stays_stopped(&mut opened.store, &disk);
+            }
+            None => assert!(
+                since_failure < TWO_HALVES,
+                "operation {fail_at} on the image failed {since_failure} appends ago, and none said so"
+            ),
+        }
+        drop(opened);
+        if disk.failed().is_none() {
+            break;
+        }
+        nothing_is_lost(&disk, &run, &script, fail_at);
+    }
+    let count = |operation| told.iter().filter(|it| **it == operation).count();
+    let counts = [Operation::Write, Operation::SetLength, Operation::Sync].map(count);
+    println!("{at_open} at the opening, told by an append: {counts:?}");
+    assert!(
+        counts[0] > 100 && counts[1] > 0 && counts[2] > 8,
+        "{counts:?}"
+    );
+}
+
+/// The same where the store is closed before an append could say so: what did not get to the image stays in the
+/// journal.
+#[test]
+fn b1_b2_a_failure_in_the_background_loses_nothing_at_the_end() {
+    let (content, script) = (new_disk(), rounds_script());
+    let mut silent = 0;
+    for steps in 1..=script.len() {
+        for fail_at in 1.. {
+            let disk = Disk::failing_in_image(&content, fail_at);
+            let mut run = Run::default();
+            let Ok(mut opened) = open_as_nodes_do(&disk) else {
+                continue;
+            };
+            let told = script[..steps].iter().any(|batch| {
+                let fails = opened.store.append(batch).is_err();
+                run.acked += usize::from(!fails);
+                fails
+            });
+            drop(opened);
+            if disk.failed().is_none() {
+                break;
+            }
+            if !told {
+                silent += 1;
+                nothing_is_lost(&disk, &run, &script, fail_at);
+            }
+        }
+    }
+    println!("{silent} failures that no append told of");
+    assert!(silent > 100, "{silent}");
 }

@@ -90,6 +90,15 @@ pub const BUGS: &[Bug] = &[
         level2(200),
     ),
     bug(
+        "flush-failure-ignored",
+        "what fails while a thread brings half of the log's journal to its place counts as done",
+        test(
+            "persist",
+            "suite",
+            "faults::b1_b2_a_failure_in_the_background_is_told_by_a_later_append",
+        ),
+    ),
+    bug(
         "acknowledged-before-written",
         "the log says that a batch is durable before it is written",
         level2(40),
