@@ -86,9 +86,9 @@ const WHOLE: (Bound<u64>, Bound<u64>) = (Bound::Unbounded, Bound::Unbounded);
 
 /// A file of the operating system.
 #[derive(Debug)]
-pub(crate) struct OsFile {
+pub(crate) struct OsFile<B = FileBackend> {
     /// redb's own, with its locks: other programs that open the file know these.
-    backend: FileBackend,
+    backend: B,
     /// The same file.
     through: Through,
 }
@@ -104,7 +104,7 @@ impl OsFile {
     }
 }
 
-impl Storage for OsFile {
+impl<B: StorageBackend> Storage for OsFile<B> {
     fn length(&self) -> io::Result<u64> {
         self.backend.len()
     }
@@ -139,5 +139,67 @@ impl Storage for OsFile {
 
     fn close(&self) -> io::Result<()> {
         self.backend.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Counts the syncs of a file, each of which fails from the second one on.
+    #[derive(Debug)]
+    struct Counting(FileBackend, AtomicU64);
+
+    impl StorageBackend for Counting {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.0.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            match self.1.fetch_add(1, Ordering::Relaxed) {
+                0 => self.0.sync_data(),
+                _ => Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    /// No test can make a disk lose what was not synced, so it is counted: one sync is one of the file, which is not
+    /// tried again, and nothing else is one.
+    #[test]
+    fn a_sync_is_one_of_the_file() {
+        let file = tempfile::tempfile().unwrap();
+        let storage = OsFile {
+            backend: Counting(
+                FileBackend::new(file.try_clone().unwrap()).unwrap(),
+                AtomicU64::new(0),
+            ),
+            through: Through::new(file, Path::new("")),
+        };
+        let syncs = || storage.backend.1.load(Ordering::Relaxed);
+        storage.set_length(100).unwrap();
+        storage.write(10, b"data").unwrap();
+        assert_eq!(syncs(), 0);
+        storage.sync_data().unwrap();
+        assert_eq!(syncs(), 1);
+        let error = storage.sync_data().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(syncs(), 2);
+        let mut found = [0; 4];
+        storage.read(10, &mut found).unwrap();
+        assert_eq!(&found, b"data");
     }
 }
