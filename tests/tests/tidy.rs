@@ -210,6 +210,18 @@ fn the_top_level_is_as_commissioned() {
     }
 }
 
+/// What is released ends at a panic, as docs/guarantees.md says: it does not unwind into further writes.
+#[test]
+fn a_panic_ends_what_is_released() {
+    let workspace = manifest(".");
+    assert_eq!(at_a_panic(&workspace, "release"), Some("abort"));
+    // The others unwind, so that a test that fails is not the end of those after it.
+    assert_eq!(at_a_panic(&workspace, "planted"), Some("unwind"));
+    let promise = "In the shipped binary a panic aborts the process.";
+    let guarantees = std::fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
+    assert!(guarantees.contains(promise), "no such promise any more");
+}
+
 /// Every exception in deny.toml says why it is one.
 #[test]
 fn every_exception_has_a_reason() {
@@ -247,6 +259,12 @@ fn package_name(manifest: &Table) -> &str {
     manifest["package"]["name"]
         .as_str()
         .expect("a name is a string")
+}
+
+/// What `profile` of a workspace does at a panic, where it says so itself.
+fn at_a_panic<'a>(workspace: &'a Table, profile: &str) -> Option<&'a str> {
+    let profiles = workspace.get("profile")?;
+    profiles.get(profile)?.get("panic")?.as_str()
 }
 
 /// The dependencies of any kind (also of tests, builds and single targets) that match `never`.
