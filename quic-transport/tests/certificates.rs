@@ -29,6 +29,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// TLS alerts (RFC 8446, section 6).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 const CERTIFICATE_REQUIRED: u8 = 116;
+const DECRYPT_ERROR: u8 = 51;
 
 /// A CA of cluster c1 whose key a test can use behind its back.
 struct Forger {
@@ -286,6 +287,71 @@ fn j2_j3_j4_j5_j8_j12_j13_j14_j20_i14_bad_listeners_are_refused() {
         });
         assert_eq!(&hello, b"QRTE");
         dialer.shutdown();
+    });
+}
+
+/// The good certificate of node 2, which is no secret, with a key of whoever has copied it; and, as the
+/// control, with its own.
+fn copied_and_true(forger: &Forger) -> [CertifiedKey; 2] {
+    let (own, other) = (forger.forge(|_| {}), forger.forge(|_| {}));
+    // rustls does not compare the two.
+    [CertifiedKey::new(own.cert.clone(), other.key), own]
+}
+
+/// Whoever dials with a certificate must have its key: everybody who ever met node 2 has the certificate.
+#[test]
+fn a_dialer_without_the_key_of_its_certificate_is_refused() {
+    on_io_thread(|runtime| {
+        let forger = Forger::new();
+        let (own, node_2) = (forger.credentials(1), forger.credentials(2));
+        let hello = Hello::of(&node_2).bytes();
+        let mut acceptor = Program::start(config(), own.clone(), Arc::clone(runtime));
+        let to = acceptor.transport.local_addr();
+        let [copied, good] = copied_and_true(&forger);
+        // A dialer has finished before it is judged.
+        let raw = Raw::dial(to, presenting(copied, &own), runtime).unwrap();
+        assert!(raw.greet(&hello).is_err(), "welcomed");
+        assert_eq!(raw.alert(), DECRYPT_ERROR);
+        assert!(acceptor.inbox.try_recv().is_none(), "Up");
+
+        let raw = Raw::dial(to, presenting(good, &own), runtime).unwrap();
+        raw.greet(&hello).unwrap();
+        acceptor.next_up();
+        drop(raw);
+        acceptor.shutdown();
+    });
+}
+
+/// Whoever is dialled must have the key of its certificate, too, and is told nothing otherwise.
+#[test]
+fn a_listener_without_the_key_of_its_certificate_is_refused() {
+    on_io_thread(|runtime| {
+        let forger = Forger::new();
+        let wanted = forger.credentials(2).identity().clone();
+        let [copied, good] = copied_and_true(&forger);
+        for (key, is_true) in [(copied, false), (good, true)] {
+            let (listener, addr) = listener(key, runtime);
+            let dialer = Program::start(config(), forger.credentials(1), Arc::clone(runtime));
+            dialer
+                .transport
+                .set_peer(wanted.clone(), vec![addr])
+                .unwrap();
+            let incoming = block_on(listener.accept()).unwrap();
+            let heard = block_on(async {
+                let connection = incoming.accept().unwrap().await?;
+                connection.accept_bi().await.map(drop)
+            });
+            match heard {
+                Ok(()) => assert!(is_true, "a hello"),
+                Err(ended) => {
+                    assert!(!is_true, "{ended}");
+                    assert_eq!(alert(&ended), DECRYPT_ERROR);
+                    let told = dialer.last_error(&wanted);
+                    assert!(told.contains("BadSignature"), "{told}");
+                }
+            }
+            dialer.shutdown();
+        }
     });
 }
 

@@ -531,6 +531,15 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     bug(
+        "signature-not-checked",
+        "whoever has copied a certificate needs no key to be taken for its owner",
+        test(
+            "quic-transport",
+            "certificates",
+            "a_dialer_without_the_key_of_its_certificate_is_refused",
+        ),
+    ),
+    bug(
         "expired-accepted",
         "an expired certificate is good",
         test("certs", "verify", "j4_j5_validity_is_checked"),
