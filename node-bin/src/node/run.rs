@@ -16,6 +16,7 @@ use super::peers::{PeerMemory, Progress};
 use super::seams::RaftMessage;
 use super::service::Service;
 use super::{NodeHandle, Outcome};
+use crate::planted;
 
 /// Runs the driver and keeps how it ended. `end` is dropped after that is known.
 pub(super) async fn drive(
@@ -150,7 +151,7 @@ fn promised(message: &Message) -> Option<Progress> {
             pre: false,
             granted: true,
             ..
-        } => ORIGIN.index,
+        } if !planted::is("vote-not-remembered") => ORIGIN.index,
         _ => return None,
     };
     let term = message.term;
@@ -217,6 +218,47 @@ impl Threads {
         }
         if let Some(io) = self.io.take() {
             io.stop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_consensus::{EntryId, LogIndex, Term};
+
+    use super::*;
+
+    /// What is durable at the sender once it says so, its next start must have: entries that it accepted, and
+    /// the term in which it voted. A rehearsal changes nothing there, and a refusal gives nothing away.
+    #[test]
+    fn e4_what_a_message_promises() {
+        let [last, commit] = [9, 3].map(LogIndex::new);
+        let term = Term::new(4);
+        let vote = |pre, granted| Body::Vote {
+            pre,
+            granted,
+            commit: ORIGIN,
+        };
+        let table = [
+            (Body::AppendAccepted { last, commit }, Some(last)),
+            (vote(false, true), Some(ORIGIN.index)),
+            (vote(false, false), None),
+            (vote(true, true), None),
+            (vote(true, false), None),
+            (
+                Body::AppendRejected {
+                    previous: last,
+                    hint: EntryId { term, index: last },
+                    commit,
+                },
+                None,
+            ),
+            (Body::HeartbeatResponse { commit, read: None }, None),
+        ];
+        for (body, promise) in table {
+            let expected = promise.map(|last| Progress { term, last });
+            let message = Message { term, body };
+            assert_eq!(promised(&message), expected, "{message:?}");
         }
     }
 }

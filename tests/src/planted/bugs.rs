@@ -477,6 +477,15 @@ pub const BUGS: &[Bug] = &[
         ),
     ),
     bug(
+        "vote-not-remembered",
+        "a member may come back with a store from before the vote that it gave",
+        test(
+            "tests",
+            "simulation",
+            "identity::e4_a_store_from_before_its_vote_is_kept_out",
+        ),
+    ),
+    bug(
         "sender-not-checked",
         "a peer may call itself otherwise than its certificate does",
         test(

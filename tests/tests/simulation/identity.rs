@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_tests::sim::World;
 
-use crate::stage::{get, leader, others, put, world};
+use crate::stage::{LONG, get, leader, others, put, world};
 
 /// A node that comes back with an empty disk is kept out by peers that have known it before.
 #[test]
@@ -88,6 +88,49 @@ fn e4_a_log_behind_what_it_acknowledged_is_kept_out() {
         .any(|refusal| refusal.contains("had acknowledged"));
     assert!(told, "{refusals:?}");
     assert!(status.last < led.last, "{status} against {led}");
+}
+
+/// A node that gave its vote is kept out by whoever got it, when its disk went back to before that: it could
+/// vote again. It has acknowledged no entry there.
+#[test]
+fn e4_a_store_from_before_its_vote_is_kept_out() {
+    // The control: with its vote, the same store is welcome.
+    for has_its_vote in [false, true] {
+        let mut world = world(3, 1);
+        put(&mut world, "a");
+        let gone = leader(&world);
+        let before: Vec<_> = others(3, gone)
+            .into_iter()
+            .map(|node| (node, world.image(node)))
+            .collect();
+        world.kill(gone, true);
+        let deadline = world.now() + LONG;
+        assert!(world.run_until(deadline, |world| world.leader().is_some()));
+        let elected = leader(&world);
+        let (voter, old) = before
+            .into_iter()
+            .find(|(node, _)| *node != elected)
+            .expect("one of two");
+        // Before an answer to the new leader's first message.
+        world.partition(&[voter], true);
+        let image = match has_its_vote {
+            true => world.image(voter),
+            false => old,
+        };
+        world.kill(voter, true);
+        world.restore(voter, &image);
+        world.start(voter).unwrap();
+        world.partition(&[voter], false);
+        world.run_for(Duration::from_secs(5));
+        assert_eq!(world.failure(), None);
+        let refusals = world.refusals(voter);
+        // No more than its vote: as if it had accepted a log that is empty.
+        let words = format!("had acknowledged {} in term", quorate::ORIGIN.index);
+        let told = refusals.iter().any(|refusal| refusal.contains(&words));
+        assert_eq!(told, !has_its_vote, "{refusals:?}");
+        // The two that are left are a majority, if they speak to each other.
+        assert_eq!(world.leader().is_some(), has_its_vote);
+    }
 }
 
 /// The leader has the last entry, one follower has it, too, and then the leader's disk is empty: those two
