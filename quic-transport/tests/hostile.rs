@@ -220,12 +220,13 @@ fn nothing_sent_before_the_welcome_is_delivered() {
     on_io_thread(|runtime| {
         let mut scene = scene(runtime);
         let (raw, hello) = scene.attacker(3, runtime);
-        let lane = raw.write_lane(&[&[0][..], &frame(1, &[42])].concat());
+        let lane = raw.write_lane(&[&[0][..], &frame(1, &[7])].concat());
+        // Its own number is another one.
         scene.assert_undisturbed();
         // Only the hello makes it count, and `Up` still comes first.
         raw.greet(&hello.bytes()).unwrap();
         scene.victim.next_up();
-        assert_eq!(scene.victim.next_message::<Number>(), Number(42));
+        assert_eq!(scene.victim.next_message::<Number>(), Number(7));
         drop(lane);
         scene.end();
     });

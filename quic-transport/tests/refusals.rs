@@ -12,7 +12,8 @@ use std::{
 use common::*;
 use quorate_certs::{Credentials, IssueOptions, Subject};
 use quorate_quic_transport::{
-    CloseCode, Config, HandshakeError, Instance, PeerUp, Refused, quinn::Runtime,
+    CloseCode, CloseReason, Config, HandshakeError, Inbound, Instance, PeerUp, Refused,
+    quinn::Runtime,
 };
 
 /// Dials `acceptor` as `credentials`; returns what the dialer is told.
@@ -154,18 +155,62 @@ fn d15_j6_another_node_at_the_address_is_named() {
 }
 
 #[test]
-fn two_processes_with_one_identity_are_told_apart() {
+fn nobody_dials_themselves() {
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
         let one = Program::start(config(), cluster.node(1), Arc::clone(runtime));
         one.transport
             .set_peer(one.identity(), vec![one.transport.local_addr()])
-            .expect_err("nobody dials themselves");
-        assert!(
-            one.transport.peer(&one.identity()).is_none(),
-            "nobody dials themselves"
-        );
+            .unwrap_err();
+        assert!(one.transport.peer(&one.identity()).is_none());
         one.shutdown();
+    });
+}
+
+/// Two processes with one identity have each a number of their own, also on copies of one store; the later one takes
+/// the place of the earlier one, which is told what came.
+#[test]
+fn two_processes_with_one_identity_are_told_apart() {
+    on_io_thread(|runtime| {
+        let cluster = Cluster::new();
+        let process = |store_id| {
+            let instance = Instance { store_id, boot: 1 };
+            let config = Config {
+                instance,
+                ..config()
+            };
+            Program::start(config, cluster.node(2), Arc::clone(runtime))
+        };
+        for (store_of_the_second, words) in [
+            (77, "the peer connected again"),
+            (78, "another incarnation of the peer connected"),
+        ] {
+            let mut acceptor = Program::start(config(), cluster.node(1), Arc::clone(runtime));
+            let up = |acceptor: &mut Program| match acceptor.next() {
+                Inbound::Up(up) => (up.identity, up.process),
+                other => panic!("expected Up, got {other:?}"),
+            };
+            let mut first = process(77);
+            first.dials(&acceptor);
+            first.next_up();
+            let (who, one) = up(&mut acceptor);
+            let second = process(store_of_the_second);
+            second.dials(&acceptor);
+            let Inbound::Down { reason, .. } = first.next() else {
+                panic!("the place is taken");
+            };
+            let CloseReason::ByPeer { code, reason } = reason else {
+                panic!("{reason:?}");
+            };
+            assert_eq!((code, &*reason), (CloseCode::DUPLICATE, words));
+            assert!(matches!(acceptor.next(), Inbound::Down { .. }));
+            let (same, other) = up(&mut acceptor);
+            assert_eq!(same, who);
+            assert_ne!(other, one);
+            for program in [first, second, acceptor] {
+                program.shutdown();
+            }
+        }
     });
 }
 
@@ -233,10 +278,7 @@ fn b11_e4_an_older_copy_of_a_store_is_refused() {
             assert_eq!(acceptor.next_up().boot, boot);
             dialer.shutdown();
             let down = acceptor.next();
-            assert!(
-                matches!(down, quorate_quic_transport::Inbound::Down { .. }),
-                "{down:?}"
-            );
+            assert!(matches!(down, Inbound::Down { .. }), "{down:?}");
         }
         let (dialer, told) = dial(&acceptor, at_boot(4), cluster.node(2), runtime);
         assert_words(
@@ -324,24 +366,45 @@ fn one_client_identity_has_a_bounded_number_of_connections() {
     });
 }
 
+/// Silence and a port where nobody is look alike from afar; a node that takes nobody in says so.
 #[test]
 fn silence_and_closed_doors_are_told_apart() {
     on_io_thread(|runtime| {
         let cluster = Cluster::new();
-        let mut hasty = config();
-        hasty.timings.handshake_timeout = Duration::from_millis(100);
-        let dialer = Program::start(hasty, cluster.node(1), Arc::clone(runtime));
+        let mut full = config();
+        full.limits.connections_max = 1;
+        let acceptor = Program::start(full, cluster.node(2), Arc::clone(runtime));
+        let mut inside = Program::start(config(), cluster.node(3), Arc::clone(runtime));
+        inside.dials(&acceptor);
+        inside.next_up();
+
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let wanted = cluster.node(2).identity().clone();
-        dialer
-            .transport
-            .set_peer(wanted.clone(), vec![silent.local_addr().unwrap()])
-            .unwrap();
-        assert_words(
-            &dialer.last_error(&wanted),
-            &["no answer", "firewall (UDP)"],
-        );
-        dialer.shutdown();
+        // A port that nobody is given who does not ask for it; who has it, discards (RFC 863).
+        let closed = "127.0.0.1:9".parse().unwrap();
+        let no_answer = &["no answer", "firewall (UDP)"][..];
+        let short = Duration::from_millis(100);
+        for (addr, patience, words) in [
+            (silent.local_addr().unwrap(), short, no_answer),
+            (closed, short, no_answer),
+            (
+                acceptor.transport.local_addr(),
+                PATIENCE,
+                &["accepts no connections now", "at its limit"],
+            ),
+        ] {
+            let mut config = config();
+            config.timings.handshake_timeout = patience;
+            let dialer = Program::start(config, cluster.node(1), Arc::clone(runtime));
+            let wanted = acceptor.identity();
+            dialer
+                .transport
+                .set_peer(wanted.clone(), vec![addr])
+                .unwrap();
+            assert_words(&dialer.last_error(&wanted), words);
+            dialer.shutdown();
+        }
+        inside.shutdown();
+        acceptor.shutdown();
     });
 }
 
