@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, OnceLock},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::*;
@@ -53,11 +53,6 @@ fn node(id: u64, ca: &Ca, trusted: &[&Ca]) -> Credentials {
     .unwrap()
 }
 
-fn short(ca: &Ca, subject: &Subject) -> Credentials {
-    let issued = issue(ca, subject, Duration::from_secs(2));
-    issued.credentials().unwrap()
-}
-
 fn connected(one: &mut Program, two: &mut Program) {
     one.dials(two);
     one.next_up();
@@ -83,6 +78,11 @@ fn still_connected(one: &Program, two: &mut Program, number: u64) {
     assert_eq!(two.next_message::<Number>(), Number(number));
 }
 
+/// How long a short certificate is good.
+const SHORT: Duration = Duration::from_secs(60);
+/// How much of that is left in a handshake: far more than it takes to see that it has come about.
+const LEFT: Duration = Duration::from_secs(1);
+
 /// Whoever dialled, a connection ends when the certificate of the other side does, and not before; a renewed one is
 /// welcome at once.
 #[test]
@@ -90,19 +90,24 @@ fn c9_a_connection_ends_with_its_certificate() {
     on_each_runtime(|runtime| {
         for dialled_by_the_short_one in [true, false] {
             let ca = authority(1);
-            let start = |credentials| Program::start(config(), credentials, Arc::clone(runtime));
-            let mut lasting = start(node(1, &ca, &[&ca]));
-            let subject = Subject::node(2).unwrap();
-            let credentials = short(&ca, &subject);
+            let start =
+                |config, credentials| Program::start(config, credentials, Arc::clone(runtime));
+            let issued = issue(&ca, &Subject::node(2).unwrap(), SHORT);
+            let credentials = issued.credentials().unwrap();
             let ends = credentials.not_after();
-            let mut short = start(credentials);
+            let clock = Clock::at(ends - LEFT);
+            let mut lasting = start(clock.config(), node(1, &ca, &[&ca]));
+            let mut short = start(config(), credentials);
+            let began = Instant::now();
             if dialled_by_the_short_one {
                 connected(&mut short, &mut lasting);
             } else {
                 connected(&mut lasting, &mut short);
             }
+            // For whoever comes again.
+            clock.set(ends + LEFT);
             assert_eq!(next_end(&mut lasting), (CloseCode::EXPIRED, "us"));
-            assert!(SystemTime::now() >= ends);
+            assert!(began.elapsed() >= LEFT, "after {:?}", began.elapsed());
             assert_eq!(next_end(&mut short), (CloseCode::EXPIRED, "peer"));
             let error = match dialled_by_the_short_one {
                 true => short.last_error(&lasting.identity()),
@@ -124,18 +129,25 @@ fn c9_a_connection_ends_with_its_certificate() {
 fn c9_a_clients_connection_ends_with_its_certificate() {
     on_io_thread(|runtime| {
         let ca = authority(1);
-        let start = |credentials| Program::start(config(), credentials, Arc::clone(runtime));
-        let server = start(node(1, &ca, &[&ca]));
-        let client = |name: &str, life| {
+        let start = |config, credentials| Program::start(config, credentials, Arc::clone(runtime));
+        let issued = |name, life| {
             let issued = issue(&ca, &Subject::client(name).unwrap(), life);
-            let mut client = start(issued.credentials().unwrap());
+            issued.credentials().unwrap()
+        };
+        let short = issued("short", SHORT);
+        let clock = Clock::at(short.not_after() - LEFT);
+        let server = start(clock.config(), node(1, &ca, &[&ca]));
+        let client = |credentials| {
+            let mut client = start(config(), credentials);
             client.dials(&server);
             client.next_up();
             client
         };
-        let mut lasting = client("lasting", HOUR);
-        let mut short = client("short", Duration::from_secs(2));
-        assert_eq!(server.transport.client_connections(), 2);
+        let mut lasting = client(issued("lasting", HOUR));
+        assert_eq!(server.transport.client_connections(), 1);
+        let ends = short.not_after();
+        let mut short = client(short);
+        clock.set(ends + LEFT);
         assert_eq!(next_end(&mut short), (CloseCode::EXPIRED, "peer"));
         wait_for("one to be left", || {
             (server.transport.client_connections() == 1).then_some(())
@@ -273,11 +285,29 @@ fn k7_a_handshake_with_the_old_roots_is_judged_by_the_new() {
     });
 }
 
-/// A clock that can be set.
-#[derive(Debug, Clone, Default)]
-struct Ahead(Arc<Mutex<Duration>>);
+/// A clock that stands where it is set.
+#[derive(Debug, Clone)]
+struct Clock(Arc<Mutex<SystemTime>>);
 
-impl Environment for Ahead {
+impl Clock {
+    fn at(time: SystemTime) -> Self {
+        Self(Arc::new(Mutex::new(time)))
+    }
+
+    fn set(&self, time: SystemTime) {
+        *self.0.lock().unwrap() = time;
+    }
+
+    /// Of a program that goes by it.
+    fn config(&self) -> Config {
+        Config {
+            environment: Arc::new(self.clone()),
+            ..config()
+        }
+    }
+}
+
+impl Environment for Clock {
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
         System.fill(bytes)
     }
@@ -287,7 +317,7 @@ impl Environment for Ahead {
     }
 
     fn now(&self) -> SystemTime {
-        System.now() + *self.0.lock().unwrap()
+        *self.0.lock().unwrap()
     }
 
     fn bind(
@@ -305,15 +335,12 @@ impl Environment for Ahead {
 fn c1_a_clock_that_jumps_ends_no_connection() {
     on_io_thread(|runtime| {
         let (old, new) = (authority(1), authority(2));
-        let clock = Ahead::default();
-        let ahead = Config {
-            environment: Arc::new(clock.clone()),
-            ..config()
-        };
-        let mut one = Program::start(ahead, node(1, &old, &[&old]), Arc::clone(runtime));
+        let now = SystemTime::now();
+        let clock = Clock::at(now);
+        let mut one = Program::start(clock.config(), node(1, &old, &[&old]), Arc::clone(runtime));
         let mut two = Program::start(config(), node(2, &old, &[&old]), Arc::clone(runtime));
         connected(&mut one, &mut two);
-        *clock.0.lock().unwrap() = 24 * 3653 * HOUR;
+        clock.set(now + 24 * 3653 * HOUR);
         for number in 0..3 {
             // Which has every connection looked at again.
             let again = node(1, &old, &[&old, &new]);
