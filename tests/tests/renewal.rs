@@ -13,6 +13,9 @@ use quorate_tests::process::{Cluster, eventually, quorate};
 /// Everybody who has a certificate.
 const FOLDERS: [&str; 6] = ["n1", "n2", "n3", "client", "admin", "inside"];
 
+/// The exit code of a command that asked for a key that is not there.
+const NOT_FOUND: i32 = 1;
+
 /// Clients that write one after the other.
 const WRITERS: usize = 4;
 
@@ -139,6 +142,15 @@ fn k7_a_folder_that_is_no_good_changes_nothing() {
     cluster.takes_writes("still");
 }
 
+/// How many connections of clients and admins `node` has, that of the question included.
+fn client_connections(cluster: &Cluster, node: u64) -> u64 {
+    let text = cluster.run(&["metrics", &node.to_string()]).succeeded().out;
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.starts_with("quorate_client_connections{"));
+    let (_, count) = line.unwrap().rsplit_once(' ').unwrap();
+    count.parse().unwrap()
+}
+
 /// Whoever is revoked is disconnected by every node that has the list, at once, and is not let in again; nobody else notices.
 #[test]
 fn j15_who_is_revoked_while_connected_is_out() {
@@ -152,13 +164,18 @@ fn j15_who_is_revoked_while_connected_is_out() {
         certs(&cluster, &["trust"], &[("dir", node), ("ca", "ca/ca.crl")]);
     }
     reload(&cluster, 1);
-    let put = || async_io::block_on(client.put("key", "after")).unwrap_err();
+    // What is sent from then on counts nowhere, whether or not the client has heard of the end of its connections.
+    for node in 1..=3 {
+        let is_out = || client_connections(&cluster, node) == 1;
+        assert!(eventually(is_out), "node {node} has more than who asks it");
+    }
+    let put = || async_io::block_on(client.put("late", "after")).unwrap_err();
     let mut refused = put();
     if matches!(refused, ClientError::OutcomeUnknown { .. }) {
-        // It had not heard of the end of its connection yet, and cannot know what became of what it sent.
         refused = put();
     }
     assert!(refused.to_string().contains("revoked"), "{refused}");
+    cluster.run(&["kv", "get", "late"]).failed(NOT_FOUND, &[]);
     let found = cluster.run(&["kv", "get", "key"]).succeeded();
     assert_eq!(found.out, "before\n");
     cluster.takes_writes("others");

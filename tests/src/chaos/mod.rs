@@ -291,7 +291,9 @@ fn work(options: &ChaosOptions, clients: &[Client]) -> Result<Work, ChaosError> 
 
 fn keep(history: &History, options: &ChaosOptions, round: u64) -> std::io::Result<PathBuf> {
     let ChaosOptions { runtime, seed, .. } = options;
-    let name = format!("quorate-chaos-{runtime}-seed-{seed}-round-{round}.jsonl");
+    // Its own: another run of this seed may keep one, too.
+    let process = std::process::id();
+    let name = format!("quorate-chaos-{process}-{runtime}-seed-{seed}-round-{round}.jsonl");
     let path = std::env::temp_dir().join(name);
     history.save(&path)?;
     Ok(path)

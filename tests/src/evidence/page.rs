@@ -42,7 +42,6 @@ const MODELLED_AWAY: &str = "\
 - **Certificates**: one CA that never changes. Renewal and the change of a CA are tested on real processes only.
 - **Members that change**: the simulations change who votes among nodes that stay; nodes that join and leave are scripted
   (F1, F4), and join and leave real processes in one test.
-- **What is not built yet**: sessions.
 - **Seeds are samples.** No failure in so many hours is not a proof.
 ";
 
