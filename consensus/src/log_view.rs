@@ -73,6 +73,15 @@ pub struct Fetch {
 }
 
 impl Fetch {
+    #[cfg(test)]
+    pub(crate) fn of(first: u64, last: u64) -> Self {
+        Self {
+            first: LogIndex::new(first),
+            last: LogIndex::new(last),
+            context: GetEntriesContext::empty(true),
+        }
+    }
+
     /// The first index wanted.
     #[must_use]
     pub fn first(&self) -> LogIndex {

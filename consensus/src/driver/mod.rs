@@ -7,6 +7,8 @@ mod courier;
 mod done;
 mod handle;
 mod seams;
+#[cfg(test)]
+mod tests;
 mod worker;
 mod writer;
 

@@ -91,3 +91,79 @@ impl Writer {
 
 /// What one read for a member that is behind brings: one full append message at the default size.
 const FETCH_BYTES_MAX: u64 = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_lite::future::block_on;
+
+    use super::*;
+    use crate::durability::{Cut, LogWrite};
+    use crate::entry::Entry;
+    use crate::membership::Membership;
+    use crate::types::{HardState, LogIndex, NodeId};
+
+    /// Notes what it is asked to do.
+    struct Noted(Arc<Mutex<Vec<&'static str>>>);
+
+    impl LogStore for Noted {
+        fn append(&mut self, batch: &[LogWrite]) -> Result<(), StoreError> {
+            let cut = batch.iter().any(|write| write.cut.is_some());
+            let what = if cut { "cut" } else { "append" };
+            self.0.lock().unwrap().push(what);
+            Ok(())
+        }
+
+        fn read(&self, _: LogIndex, _: LogIndex, _: u64) -> Result<Vec<Entry>, StoreError> {
+            self.0.lock().unwrap().push("read");
+            Ok(Vec::new())
+        }
+
+        fn settle(&mut self) -> Result<(), StoreError> {
+            self.0.lock().unwrap().push("settle");
+            Ok(())
+        }
+    }
+
+    fn append(number: u64, cut: bool) -> WriterJob {
+        let mut write = LogWrite::new(Vec::new(), HardState::default());
+        write.cut = cut.then(|| Cut::Compact {
+            index: LogIndex::new(5),
+            membership: Membership::new([NodeId::new(1).unwrap()], []).unwrap(),
+        });
+        WriterJob::Append(Append { number, write })
+    }
+
+    fn fetch() -> WriterJob {
+        WriterJob::Fetch(Fetch::of(2, 4))
+    }
+
+    /// What the store is asked to do when all of `queued` waits for the writer.
+    fn asked(queued: Vec<WriterJob>) -> Vec<&'static str> {
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let (sender, jobs) = async_channel::unbounded();
+        let (inbox, _driver) = async_channel::unbounded();
+        for job in queued {
+            sender.try_send(job).unwrap();
+        }
+        drop(sender);
+        let store = Box::new(Noted(Arc::clone(&noted)));
+        block_on(Writer { store, jobs, inbox }.run());
+        let noted = noted.lock().unwrap();
+        noted.clone()
+    }
+
+    /// Clients wait for a write, so it comes before reads; but one that removes entries comes after the reads that
+    /// may be for them.
+    #[test]
+    fn reads_come_before_what_removes_their_entries() {
+        assert_eq!(asked(vec![fetch(), append(1, true)]), ["read", "cut"]);
+        let queued = vec![fetch(), append(1, false), append(2, true), fetch()];
+        assert_eq!(asked(queued), ["read", "read", "cut"]);
+        assert_eq!(asked(vec![append(1, false), fetch()]), ["append", "read"]);
+        assert_eq!(asked(vec![fetch(), append(1, false)]), ["append", "read"]);
+        let queued = vec![WriterJob::Settle, fetch(), append(1, false)];
+        assert_eq!(asked(queued), ["append", "read", "settle"]);
+    }
+}

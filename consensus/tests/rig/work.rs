@@ -133,7 +133,7 @@ impl Rig {
             appends.push(slot.disk.queue.pop_front().expect("just seen").1);
         }
         let mut busy = false;
-        // As the writer does it: what was asked for before it is cut off comes before that.
+        // As the writer does it, whose own tests hold it: what was asked for before it is cut off comes before that.
         if appends.iter().any(|append| append.write().cut.is_some()) {
             busy |= self.turn_fetches(node);
         }
