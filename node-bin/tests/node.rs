@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_lite::future::block_on;
+use futures_lite::future::{self, block_on};
 use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
-use quorate::consensus::{Entry, LogIndex, LogStore, LogWrite, StoreError};
+use quorate::consensus::{Entry, INBOX_BYTES_MAX, LogIndex, LogStore, LogWrite, StoreError};
 use quorate::transport::IncomingCall;
 use quorate::{
     Batch, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle, NodeId, ORIGIN,
@@ -154,6 +154,61 @@ fn a_service_that_panics_stops_the_node() {
         matches!(*fatal, Fatal::WorkerGone { worker: "service" }),
         "{fatal}"
     );
+}
+
+/// Panics when it is told to.
+struct Touchy;
+
+impl StateMachine for Touchy {
+    fn applied(&self) -> EntryId {
+        ORIGIN
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+        let told = batch.commands.iter().any(|it| it.data == "panic");
+        assert!(!told, "meant to be seen");
+        Ok(vec![Bytes::new(); batch.commands.len()])
+    }
+
+    fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+        panic!("meant to be seen");
+    }
+}
+
+/// A panic of the state machine, or of what the driver calls, stops the node, which names the part; who waits for its
+/// events or its end does not wait for ever.
+#[test]
+fn a_panic_of_any_part_stops_the_node() {
+    type Provoke = fn(&Node);
+    let applies: Provoke = |node| node.raft().propose_then("panic".into(), |_| {});
+    let reads: Provoke = |node| node.raft().query_then("panic".into(), |_| {});
+    let drives: Provoke = |node| {
+        let refused = vec![0; INBOX_BYTES_MAX as usize].into();
+        node.raft().propose_then(refused, |outcome| {
+            panic!("meant to be seen: {outcome:?}");
+        });
+    };
+    for (part, provoke) in [("applier", applies), ("applier", reads), ("driver", drives)] {
+        let directory = tempfile::tempdir().unwrap();
+        let builder = Node::builder(config(directory.path(), &[]), credentials(1));
+        let node = builder.start(Touchy).unwrap();
+        let mut events = node.events();
+        block_on(async {
+            while node.propose("one".into()).await.is_err() {}
+            provoke(&node);
+            let fatal = node.stopped().await.expect_err("it panicked");
+            let named = matches!(*fatal, Fatal::WorkerGone { worker } if worker == part);
+            assert!(named, "{part}: {fatal}");
+            let late = node.propose("late".into()).await;
+            assert_eq!(late, Err(ProposeError::Stopped));
+            let end = async { while events.next().await.is_some() {} };
+            let late = async {
+                async_io::Timer::after(PATIENCE).await;
+                panic!("{part}: who waits for an event is not told of the end");
+            };
+            future::or(end, late).await;
+        });
+    }
 }
 
 /// The log of a node, on a disk that can be made to hang.

@@ -70,6 +70,8 @@ impl Drop for Alarm {
         {
             outcome.set(Fatal::WorkerGone { worker: self.task });
             self.node.control.stop();
+            // Where it is the driver, nobody else says so.
+            self.node.facts.subscribers.end();
         }
     }
 }
