@@ -45,7 +45,14 @@ impl ProposeError {
     /// Whether the command was not applied and never will be, so that it may be proposed again, here or elsewhere.
     #[must_use]
     pub fn nothing_happened(&self) -> bool {
-        !matches!(self, Self::OutcomeUnknown { .. })
+        match self {
+            Self::NotLeader { .. }
+            | Self::Overloaded
+            | Self::TooLarge { .. }
+            | Self::Empty
+            | Self::Stopped => true,
+            Self::OutcomeUnknown { .. } => false,
+        }
     }
 }
 

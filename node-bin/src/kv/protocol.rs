@@ -238,6 +238,23 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether what was refused may have happened all the same, or happen yet.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        match self {
+            Self::OutcomeUnknown | Self::TimedOut => true,
+            Self::NotLeader { .. }
+            | Self::Overloaded
+            | Self::TooLarge { .. }
+            | Self::Stopping
+            | Self::NotAllowed { .. }
+            | Self::Busy
+            | Self::NotChanged { .. }
+            | Self::Malformed { .. }
+            | Self::HistoryGone { .. }
+            | Self::NotYet { .. } => false,
+        }
+    }
+
     /// [`Refusal::Malformed`] with `what` cut to [`EXPLANATION_BYTES_MAX`].
     #[must_use]
     pub fn malformed(what: impl fmt::Display) -> Self {

@@ -1,4 +1,7 @@
 //! What the errors of consensus are to a client: whether to ask again, and words without the notation of logs.
+//!
+//! Those enums may grow. What is not known here is told as unknown: a client would take anything else as a promise that
+//! nothing happened.
 
 use quorate_consensus::{
     ChangeRefused, MembershipChange, MembershipError, NodeId, ProposeError, ReadError,
@@ -13,25 +16,25 @@ pub(super) fn propose_refusal(error: ProposeError) -> Refusal {
         ProposeError::Overloaded => Refusal::Overloaded,
         ProposeError::TooLarge { bytes, bytes_max } => Refusal::TooLarge { bytes, bytes_max },
         ProposeError::Stopped => Refusal::Stopping,
-        ProposeError::OutcomeUnknown { .. } => Refusal::OutcomeUnknown,
-        error => Refusal::malformed(error),
+        error @ ProposeError::Empty => Refusal::malformed(error),
+        _ => Refusal::OutcomeUnknown,
     }
 }
 
-pub(super) fn read_refusal(error: ReadError) -> Refusal {
+pub(super) fn read_refusal(error: &ReadError) -> Refusal {
     match error {
-        ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
+        ReadError::NotLeader { leader } => Refusal::NotLeader { leader: *leader },
         ReadError::Overloaded => Refusal::Overloaded,
         ReadError::TimedOut => Refusal::TimedOut,
         ReadError::Stopped => Refusal::Stopping,
-        error => Refusal::malformed(error),
+        _ => Refusal::OutcomeUnknown,
     }
 }
 
 /// Why leadership was not handed `to` it.
-pub(super) fn transfer_refusal(error: TransferError, to: Option<NodeId>) -> Refusal {
+pub(super) fn transfer_refusal(error: &TransferError, to: Option<NodeId>) -> Refusal {
     match error {
-        TransferError::NotLeader { leader } => Refusal::NotLeader { leader },
+        TransferError::NotLeader { leader } => Refusal::NotLeader { leader: *leader },
         TransferError::TimedOut { .. } => Refusal::TimedOut,
         TransferError::Stopped => Refusal::Stopping,
         TransferError::NoTarget => Refusal::malformed(match to {
@@ -41,7 +44,7 @@ pub(super) fn transfer_refusal(error: TransferError, to: Option<NodeId>) -> Refu
             ),
             None => "there is no other voter to hand leadership to".to_owned(),
         }),
-        error => Refusal::malformed(error),
+        _ => Refusal::OutcomeUnknown,
     }
 }
 
@@ -50,7 +53,6 @@ pub(super) fn membership_refusal(error: MembershipError, change: &MembershipChan
     match error {
         MembershipError::NotLeader { leader } => Refusal::NotLeader { leader },
         MembershipError::ChangeInProgress => Refusal::Busy,
-        MembershipError::OutcomeUnknown => Refusal::OutcomeUnknown,
         MembershipError::Stopped => Refusal::Stopping,
         MembershipError::LearnerBehind {
             node,
@@ -61,7 +63,10 @@ pub(super) fn membership_refusal(error: MembershipError, change: &MembershipChan
             node.value()
         )),
         MembershipError::Refused(why) => Refusal::not_changed(senseless(why, change)),
-        error => Refusal::not_changed(error),
+        error @ (MembershipError::Stale { .. } | MembershipError::WouldLoseQuorum { .. }) => {
+            Refusal::not_changed(error)
+        }
+        _ => Refusal::OutcomeUnknown,
     }
 }
 
@@ -93,12 +98,100 @@ fn senseless(why: ChangeRefused, change: &MembershipChange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_consensus::LogIndex;
+    use quorate_consensus::{EntryId, LogIndex, Term};
 
     use super::*;
 
     fn node(id: u64) -> NodeId {
         NodeId::new(id).unwrap()
+    }
+
+    /// A write is refused as one that has certainly not happened only if that is so, whatever the reason.
+    #[test]
+    fn each_error_of_a_write_or_a_read_has_its_refusal() {
+        let leader = Some(node(2));
+        let (bytes, bytes_max) = (2, 1);
+        let at = EntryId::new(Term::new(3), LogIndex::new(7));
+        for (error, refusal) in [
+            (
+                ProposeError::NotLeader { leader },
+                Refusal::NotLeader { leader },
+            ),
+            (ProposeError::Overloaded, Refusal::Overloaded),
+            (
+                ProposeError::TooLarge { bytes, bytes_max },
+                Refusal::TooLarge { bytes, bytes_max },
+            ),
+            (
+                ProposeError::Empty,
+                Refusal::malformed("a command must not be empty"),
+            ),
+            (ProposeError::Stopped, Refusal::Stopping),
+            (
+                ProposeError::OutcomeUnknown { at: None },
+                Refusal::OutcomeUnknown,
+            ),
+            (
+                ProposeError::OutcomeUnknown { at: Some(at) },
+                Refusal::OutcomeUnknown,
+            ),
+        ] {
+            let told = propose_refusal(error.clone());
+            assert_eq!(told, refusal, "{error}");
+            assert_eq!(told.is_ambiguous(), !error.nothing_happened(), "{error}");
+        }
+        for (error, refusal) in [
+            (
+                ReadError::NotLeader { leader },
+                Refusal::NotLeader { leader },
+            ),
+            (ReadError::Overloaded, Refusal::Overloaded),
+            (ReadError::TimedOut, Refusal::TimedOut),
+            (ReadError::Stopped, Refusal::Stopping),
+        ] {
+            assert_eq!(read_refusal(&error), refusal, "{error}");
+        }
+    }
+
+    /// The same of what moves leadership or changes the members.
+    #[test]
+    fn each_error_of_an_operator_s_command_has_its_refusal() {
+        let leader = Some(node(2));
+        let to = Some(node(3));
+        for (error, refusal) in [
+            (
+                TransferError::NotLeader { leader },
+                Refusal::NotLeader { leader },
+            ),
+            (
+                TransferError::TimedOut { target: node(3) },
+                Refusal::TimedOut,
+            ),
+            (TransferError::Stopped, Refusal::Stopping),
+        ] {
+            assert_eq!(transfer_refusal(&error, to), refusal, "{error}");
+        }
+        let promote = MembershipChange::Promote { node: node(3) };
+        let actual = LogIndex::new(9);
+        let (active, voters) = (1, 3);
+        let stale = MembershipError::Stale { actual };
+        let no_quorum = MembershipError::WouldLoseQuorum { active, voters };
+        for (error, refusal) in [
+            (
+                MembershipError::NotLeader { leader },
+                Refusal::NotLeader { leader },
+            ),
+            (MembershipError::ChangeInProgress, Refusal::Busy),
+            (stale.clone(), Refusal::not_changed(stale)),
+            (no_quorum.clone(), Refusal::not_changed(no_quorum)),
+            (MembershipError::OutcomeUnknown, Refusal::OutcomeUnknown),
+            (MembershipError::Stopped, Refusal::Stopping),
+        ] {
+            let told = membership_refusal(error.clone(), &promote);
+            assert_eq!(told, refusal, "{error}");
+            let unknown = error == MembershipError::OutcomeUnknown;
+            assert_eq!(told.is_ambiguous(), unknown, "{error}");
+        }
     }
 
     /// What may be asked again later is told from what may not, and nodes are called as an operator calls them.
@@ -121,7 +214,7 @@ mod tests {
             membership_refusal(already, &promote),
             Refusal::NotChanged { why }
         );
-        let nobody = transfer_refusal(TransferError::NoTarget, Some(node(9)));
+        let nobody = transfer_refusal(&TransferError::NoTarget, Some(node(9)));
         assert!(
             nobody.to_string().contains("no such voter as node 9"),
             "{nobody}"

@@ -278,7 +278,7 @@ fn read(node: &NodeHandle, query: Bytes, reply: Reply) {
                 Ok(answer) => Response::Read(answer),
                 Err(_) => unreadable(),
             },
-            Err(error) => Response::Refused(read_refusal(error)),
+            Err(error) => Response::Refused(read_refusal(&error)),
         };
         reply.send(&response);
     });
@@ -296,7 +296,7 @@ fn read_stale(node: NodeHandle, query: Bytes, reply: Reply) {
                 },
                 Err(_) => unreadable(),
             },
-            Err(error) => Response::Refused(read_refusal(error)),
+            Err(error) => Response::Refused(read_refusal(&error)),
         };
         reply.send(&response);
     });
@@ -325,7 +325,7 @@ fn transfer(node: NodeHandle, to: Option<NodeId>, reply: Reply) {
             Err(TransferError::NoTarget) if to == Some(node.id()) => {
                 Response::Transferred { leader: node.id() }
             }
-            Err(error) => Response::Refused(transfer_refusal(error, to)),
+            Err(error) => Response::Refused(transfer_refusal(&error, to)),
         };
         reply.send(&response);
     });

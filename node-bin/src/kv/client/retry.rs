@@ -56,9 +56,7 @@ impl Trouble {
             Self::NotSent | Self::Unsendable => false,
             Self::Deadline => !planted::is("deadline-reported-as-failure"),
             Self::Lost | Self::NoRoom | Self::Superseded | Self::Nonsense => true,
-            Self::Refused(refusal) => {
-                matches!(refusal, Refusal::OutcomeUnknown | Refusal::TimedOut)
-            }
+            Self::Refused(refusal) => refusal.is_ambiguous(),
         }
     }
 }
