@@ -253,13 +253,7 @@ fn propose(
     done: impl FnOnce(Result<Bytes, ProposeError>) + Send + 'static,
 ) {
     let known = node.raft().leader();
-    let command = logged.command.as_ref();
-    let starts_lease = command.is_some_and(Command::starts_lease);
-    let telling = timekeeper.tell(&known, node.now(), starts_lease);
-    let logged = Logged {
-        elapsed_ms: telling.elapsed_ms,
-        ..logged
-    };
+    let (logged, telling) = timekeeper.stamp(&known, node.now(), logged);
     let timekeeper = Arc::clone(timekeeper);
     node.raft().propose_then(logged.encode(), move |outcome| {
         let refused = matches!(

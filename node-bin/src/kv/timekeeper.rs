@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use quorate_consensus::{LeaderChange, Role, Term};
 
+use super::command::Command;
+use super::logged::Logged;
 use crate::planted;
 
 /// How often a node looks whether it has to let time pass, or to answer who has waited long enough: a tenth of
@@ -58,9 +60,28 @@ pub(super) struct Telling {
 }
 
 impl Timekeeper {
-    /// How much time has passed since this was last asked, for an entry that is proposed now: before this is asked for
-    /// another one.
-    pub(super) fn tell(&self, known: &LeaderChange, now: Instant, starts_lease: bool) -> Telling {
+    /// `logged` as it is proposed now, before another one is stamped: with how much time has passed since the last one
+    /// was.
+    pub(super) fn stamp(
+        &self,
+        known: &LeaderChange,
+        now: Instant,
+        logged: Logged,
+    ) -> (Logged, Telling) {
+        let command = logged.command.as_ref();
+        let starts_lease = command.is_some_and(Command::starts_lease);
+        let telling = self.tell(known, now, starts_lease);
+        let elapsed_ms = telling.elapsed_ms;
+        (
+            Logged {
+                elapsed_ms,
+                ..logged
+            },
+            telling,
+        )
+    }
+
+    fn tell(&self, known: &LeaderChange, now: Instant, starts_lease: bool) -> Telling {
         let mut telling = Telling {
             elapsed_ms: 0,
             term: known.term,
@@ -239,6 +260,39 @@ mod tests {
             assert_eq!(after.elapsed_ms, told, "{grant_first} {grant_refused}");
             keeper.decided(&after, true);
             assert_eq!(tell(2_201, false).elapsed_ms, told + 100);
+        }
+    }
+
+    /// What starts a lease is known by the command: time that passed before one is granted or kept ends neither early.
+    #[test]
+    fn never_early_whatever_starts_the_lease() {
+        let lease = 7;
+        for (command, told) in [
+            (Command::GrantLease { ttl_ms: 5_000 }, 100),
+            (Command::KeepLease { lease }, 100),
+            (Command::RevokeLease { lease }, 2_100),
+            (Command::OpenSession, 2_100),
+        ] {
+            let (keeper, begin) = (Timekeeper::default(), Instant::now());
+            let leader = known(Role::Leader, 1);
+            let stamp = |ms, command: Option<&Command>| {
+                let logged = Logged {
+                    elapsed_ms: 0,
+                    tag: None,
+                    command: command.cloned(),
+                };
+                let (stamped, telling) =
+                    keeper.stamp(&leader, begin + Duration::from_millis(ms), logged);
+                assert_eq!(stamped.elapsed_ms, telling.elapsed_ms);
+                assert_eq!(stamped.command.as_ref(), command);
+                telling
+            };
+            stamp(0, None);
+            let refused = stamp(2_000, None);
+            let starts = stamp(2_000, Some(&command));
+            keeper.decided(&starts, false);
+            keeper.decided(&refused, true);
+            assert_eq!(stamp(2_100, None).elapsed_ms, told, "{command:?}");
         }
     }
 
