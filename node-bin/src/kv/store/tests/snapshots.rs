@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use quorate_certs::{ClusterName, Identity, Subject};
 use quorate_consensus::{Chunk, SnapshotSink, SnapshotSource};
 use quorate_persist::Storage;
 
 use super::*;
+use crate::kv::history::{Seen, Watched};
 
 /// Pieces of a few pairs each.
 const PIECE_BYTES: u64 = 300;
@@ -119,6 +121,45 @@ fn a_snapshot_replaces_the_state_of_another_member() {
     };
     let again = KvStore::open(&path, &identity, KvOptions::default()).unwrap();
     assert_eq!(again.applied(), id(91));
+}
+
+/// Nobody knows what happened on the way to a snapshot: who waited since before it, and who asks then for what was
+/// before it, has to read anew. What comes after it is told.
+#[test]
+fn who_watches_is_told_that_a_snapshot_came_between() {
+    let (_from, _, mut store) = filled();
+    let mut snapshot = source(&mut store);
+    let pieces = pieces(&mut *snapshot);
+    let (_to, _, mut copy) = other();
+    apply(&mut copy, 2, &put(b"key 01", b"x"));
+    let board = copy.board();
+    let watch = |after| {
+        let (sender, seen) = std::sync::mpsc::channel();
+        let cluster = ClusterName::new("test").unwrap();
+        let who = Arc::new(Identity::new(cluster, Subject::client("c").unwrap()));
+        let (start, end) = (Bytes::new(), None);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(3600);
+        let answer = move |answer| sender.send(answer).unwrap();
+        let watched = Watched { start, end };
+        assert!(board.history.watch(&who, watched, after, until, answer));
+        seen
+    };
+    let waiting = watch(2);
+    assert!(waiting.try_recv().is_err(), "nothing has happened");
+    receive(&mut copy, id(90), &pieces).finish().unwrap();
+    copy.install(id(90)).unwrap();
+    let gone = Ok(Seen::Gone { since: 90 });
+    assert_eq!(waiting.try_recv(), gone);
+    assert_eq!(watch(2).try_recv(), gone);
+    assert_eq!(watch(89).try_recv(), gone);
+    let after = watch(90);
+    assert!(after.try_recv().is_err(), "nothing has happened");
+    apply(&mut copy, 91, &put(b"key 01", b"y"));
+    let seen = after.try_recv();
+    assert!(
+        matches!(&seen, Ok(Seen::Changes { changes, revision: 91 }) if changes.len() == 1),
+        "{seen:?}"
+    );
 }
 
 /// A snapshot that was received but not installed before a crash is found at the next start; one that
