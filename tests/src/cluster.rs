@@ -135,7 +135,8 @@ impl Cluster {
         &self.nodes[&node]
     }
 
-    /// Stops `node` without a hand-over.
+    /// Stops `node` without a hand-over and without a word to its peers. It is no crash: its threads end in order, and its
+    /// state is closed. Those are the matter of processes, which are killed, and of simulations.
     pub fn kill(&mut self, node: NodeId) {
         self.nodes.remove(&node);
     }
