@@ -17,7 +17,8 @@ use super::error::StartError;
 pub const PEERS_FILE: &str = "peers";
 
 /// Remembers at once, and on disk a moment later: whoever asks is the I/O thread, which must not wait for
-/// a disk. What is lost in that moment is remembered when the peer is met again.
+/// a disk. What a crash loses in that moment is remembered when the peer is met again; until then another store would
+/// be taken for its own.
 #[derive(Clone)]
 pub(super) struct PeerMemory {
     shared: Arc<Shared>,
