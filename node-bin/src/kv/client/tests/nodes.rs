@@ -81,6 +81,7 @@ fn one_node_names_the_others() {
 
     // Then it is not needed any more.
     patiently(nodes[0].transport.shutdown(Duration::ZERO));
+    nodes[2].believe(8, 2);
     nodes[1].announce(8, 2);
     patiently(client.put("k", "w")).unwrap();
     assert_eq!(nodes[1].part().writes, 1);
