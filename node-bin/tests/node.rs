@@ -105,6 +105,26 @@ fn e9_other_members_than_the_recorded_ones_are_refused() {
     drop(start(&[1, 2, 3]).unwrap());
 }
 
+/// Whoever forgot `--join` and repeats the start with it hears that the folder is in the way, and not that all is well;
+/// without it, the node is at home there.
+#[test]
+fn e9_a_node_that_was_founded_joins_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let credentials = credentials(4);
+    let start = |join| {
+        let mut config = config(directory.path(), &[1, 2, 3]);
+        config.join = join;
+        Node::builder(config, credentials.clone()).start(Count(0))
+    };
+    drop(start(false).unwrap());
+    let error = start(true).expect_err("it was founded");
+    assert!(matches!(error, StartError::NotJoining { .. }), "{error}");
+    for said in ["founded with nodes 1, 2, 3, 4", "empty data folder"] {
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    drop(start(false).unwrap());
+}
+
 /// A port in use is noticed before any file is made, so that the mended start is a first start.
 #[test]
 fn a_port_in_use_leaves_no_files_behind() {

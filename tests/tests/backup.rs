@@ -118,7 +118,11 @@ fn a_backup_becomes_a_cluster() {
     cluster.run(&watch).failed(DATA, &["read the keys"]);
 
     cluster.start(2);
-    let refused = || cluster.log(2).contains("was founded with other members");
+    let refused = || {
+        cluster
+            .log(2)
+            .contains("were founded with different members")
+    };
     assert!(eventually(refused), "{}", cluster.log(2));
     cluster.join(4);
     let address = cluster.address(4).to_string();

@@ -226,7 +226,7 @@ fn e9_a_node_founded_with_other_members_is_refused() {
         until("the odd one to be told", || async {
             let peers = cluster.node(id(3)).transport().peers();
             let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
-            let told = errors.filter(|error| error.to_string().contains("with other members"));
+            let told = errors.filter(|error| error.to_string().contains("with different members"));
             (told.count() >= 2).then_some(())
         })
         .await;

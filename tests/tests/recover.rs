@@ -69,7 +69,11 @@ fn k10_one_of_three_goes_on() {
     assert_eq!(members(&cluster), [3, 4, 5]);
 
     cluster.start(1);
-    let refused = || cluster.log(1).contains("was founded with other members");
+    let refused = || {
+        cluster
+            .log(1)
+            .contains("were founded with different members")
+    };
     assert!(eventually(refused), "{}", cluster.log(1));
     cluster.takes_writes("with the ghost");
     assert_eq!(members(&cluster), [3, 4, 5]);

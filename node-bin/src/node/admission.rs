@@ -30,7 +30,8 @@ impl Admission {
         }
     }
 
-    /// Two nodes that were founded with different members could both lead.
+    /// Two nodes that were founded with different members could both lead. Which of the two does not belong to the
+    /// cluster is not known here: this one may be it, and the other hears the same words.
     fn check_origin(&self, node: NodeId, origin: u64) -> Result<(), String> {
         let own = match self.origin {
             0 => self.memory.origin(),
@@ -40,8 +41,9 @@ impl Admission {
             return Ok(());
         }
         Err(format!(
-            "node {} was founded with other members, or one of us was recovered without the other: it has to \
-             begin with an empty data folder, as a new node",
+            "nodes {} and {} were founded with different members, or one recovered without the other: whichever is \
+             not of the cluster has to begin with an empty data folder, with --join if it is to join",
+            self.memory.own().value(),
             node.value()
         ))
     }
@@ -228,7 +230,10 @@ mod tests {
             assert_eq!(admission.memory.origin(), 7);
             up(&admission, 1, 7).unwrap();
             let other = up(&admission, 9, 9).unwrap_err();
-            assert!(other.contains("founded with other members"), "{other}");
+            assert!(
+                other.contains("nodes 4 and 9 were founded with different members"),
+                "{other}"
+            );
         }
     }
 
@@ -250,6 +255,13 @@ mod tests {
         assert!(admission.check_origin(id(3), 7).is_ok());
         assert!(admission.check_origin(id(3), 0).is_ok(), "it joined later");
         let other = admission.check_origin(id(3), 8).unwrap_err();
-        assert!(other.contains("founded with other members"), "{other}");
+        for said in [
+            "nodes 1 and 3 were founded with different members",
+            "whichever is not of the cluster",
+            "with --join",
+        ] {
+            assert!(other.contains(said), "{other}");
+        }
+        assert!(other.len() <= 200, "what is sent is cut there: {other}");
     }
 }

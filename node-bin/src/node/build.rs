@@ -405,6 +405,7 @@ impl NodeBuilder {
         }
         let opened = Store::open_in(&*self.files, &path, owner, options)?;
         if self.config.join && opened.origin != 0 {
+            self.check_join(directory, &opened)?;
             warn!(node = %owner.node, "this node was founded, restored or recovered: it does not join anybody");
         }
         self.check_members(directory, owner.node, &opened)?;
@@ -419,6 +420,19 @@ impl NodeBuilder {
         let others: BTreeSet<NodeId> = self.config.peers.keys().copied().collect();
         let others = others.into_iter().filter(|&node| node != own);
         Membership::joining(own, others).map_err(|_| StartError::NobodyToJoin)
+    }
+
+    /// A node that was founded and has met no other members since would wait for them for ever, and those that it is
+    /// told to join refuse it. One that was restored or recovered, or whose members have changed, has a cluster.
+    fn check_join(&self, directory: &Path, opened: &Opened) -> Result<(), StartError> {
+        let membership = opened.recovered.membership();
+        if membership.index() != ORIGIN.index {
+            return Ok(());
+        }
+        Err(StartError::NotJoining {
+            path: directory.to_path_buf(),
+            founders: membership.members().collect(),
+        })
     }
 
     /// The members that the configuration names.

@@ -68,6 +68,18 @@ pub enum StartError {
     /// A node can only join members that it is told of.
     #[error("there is nobody to join; list the members of the cluster as peers")]
     NobodyToJoin,
+    /// A node that founded a cluster cannot join another.
+    #[error(
+        "{} belongs to a cluster that was founded with {}, and cannot join another; if it is to join, start it with \
+         --join on an empty data folder; if it is at home here, start it without --join",
+        path.display(), list(founders)
+    )]
+    NotJoining {
+        /// The data folder.
+        path: PathBuf,
+        /// Its members.
+        founders: BTreeSet<NodeId>,
+    },
     /// The configuration names other members than the data folder.
     #[error(
         "{} belongs to a cluster of {}, but the configuration names {}; list exactly the other members \

@@ -175,6 +175,11 @@ impl PeerMemory {
         met
     }
 
+    /// Whose memory it is.
+    pub(super) fn own(&self) -> NodeId {
+        self.shared.owner.node
+    }
+
     /// The origin of the members that this node has joined; zero where that is not known.
     pub(super) fn origin(&self) -> u64 {
         self.shared.known().peers.origin
