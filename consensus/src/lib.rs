@@ -55,7 +55,7 @@ pub use error::{Fatal, MembershipError, ProposeError, ReadError, StartError, Tra
 pub use log_view::Fetch;
 pub use membership::{
     ChangeRefused, InvalidMembership, MEMBERS_MAX, MEMBERSHIP_BYTES_MAX, Membership,
-    MembershipChange, Standing,
+    MembershipChange, NODE_ID_STEP_MAX, Standing,
 };
 pub use message::{Body, Message, ReadContext, Transfer};
 pub use node::RaftNode;

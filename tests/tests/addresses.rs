@@ -151,4 +151,14 @@ fn peers_and_nodes_can_be_names() {
     assert!(found.err.contains("node 3: "), "{}", found.err);
     assert!(found.err.contains("going on without it"), "{}", found.err);
     quorate(get.into_iter().chain([at(3)])).failed(69, &["node 3", "cannot be resolved"]);
+    // It may stand for something later, which is no mistake of who wrote it.
+    let later = "nosuch.invalid:7005";
+    let add = ["members", "add", "5", "--address", later];
+    cluster
+        .run_as("admin", &add)
+        .failed(69, &[later, "cannot be resolved"]);
+    let mut start = cluster.start_args(1);
+    start.retain(|arg| !arg.starts_with("--listen="));
+    start.push(format!("--listen={later}"));
+    quorate(start).failed(69, &[later, "cannot be resolved"]);
 }

@@ -31,6 +31,26 @@ fn wrong_command_lines() {
         assert_eq!(ended.code, USAGE, "{ended:#?}");
         assert!(ended.err.contains(named), "{ended:#?}");
     }
+    for nobody in ["0.0.0.0:7002", "[::]:7002", "127.0.0.1:0"] {
+        let place = format!("2={nobody}");
+        for args in [
+            &[
+                "start",
+                "--listen=127.0.0.1:7001",
+                "--data-dir=data",
+                "--cert=n1",
+                "--peer",
+                &place,
+            ][..],
+            &["members", "add", "4", "--address", nobody],
+            &["kv", "get", "a", "--cert=client", "--node", &place],
+        ] {
+            let told = quorate(args);
+            assert_eq!(told.code, USAGE, "{told:#?}");
+            let nobody = format!("nobody can be reached at `{nobody}`");
+            assert!(told.err.contains(&nobody), "{told:#?}");
+        }
+    }
     quorate(["start"]).failed(USAGE, &["--listen", "--data-dir", "--cert", "help:"]);
     quorate(["kv", "get", "a"]).failed(USAGE, &["--cert"]);
 }

@@ -9,7 +9,9 @@ use quorate::kv::{
     VALUE_BYTES_MAX,
 };
 use quorate_certs::{BUNDLE_BYTES_MAX, CHAIN_CERTIFICATES_MAX, FILE_BYTES_MAX, ROOTS_MAX};
-use quorate_consensus::{Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX};
+use quorate_consensus::{
+    Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, NODE_ID_STEP_MAX, READS_BYTES_MAX, READS_MAX,
+};
 use quorate_quic_transport::{Limits, Timings};
 
 /// Every row of the table in SECURITY.md is written here a second time, from the code.
@@ -39,6 +41,10 @@ fn guarantees_md_states_the_limits() {
         ),
         format!("its deadline ({} s unless set)", REQUEST_TIMEOUT.as_secs()),
         format!("after {elections} to {} ms", 2 * elections),
+        format!(
+            "ever used, by {} at most",
+            number(usize::try_from(NODE_ID_STEP_MAX).unwrap())
+        ),
     ] {
         assert!(text.contains(&stated), "does not say: {stated}");
     }

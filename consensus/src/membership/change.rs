@@ -10,6 +10,11 @@ use super::{InvalidMembership, Membership, Parts};
 use crate::planted;
 use crate::types::{LogIndex, NodeId};
 
+/// How far above the highest id that was ever used a new one may be. Ids are never used again, so one at the end of
+/// what a number can say would be the last; with this bound it takes 10^13 changes to get there. Operators who number
+/// by site or rack have room for that.
+pub const NODE_ID_STEP_MAX: u64 = 1_000_000;
+
 /// A change that is asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MembershipChange {
@@ -76,6 +81,24 @@ pub enum ChangeRefused {
         /// The highest one that was ever used.
         highest: NodeId,
     },
+    /// Numbers would run out.
+    #[error(
+        "the id of {node} is too far above all others: give the new node one of {highest} + 1 to {highest} + {NODE_ID_STEP_MAX}"
+    )]
+    NodeIdTooHigh {
+        /// The id.
+        node: NodeId,
+        /// The highest one that was ever used.
+        highest: NodeId,
+    },
+    /// Nobody can be reached there.
+    #[error("nobody can be reached at {address}, which {node} is said to have")]
+    NoSuchPlace {
+        /// The member.
+        node: NodeId,
+        /// An address that stands for any, or without a port.
+        address: SocketAddr,
+    },
     /// Nobody knows where it is.
     #[error("an address is needed for the new member {node}")]
     NoAddress {
@@ -87,9 +110,28 @@ pub enum ChangeRefused {
     Invalid(#[from] InvalidMembership),
 }
 
+impl MembershipChange {
+    /// All nodes dial the addresses of members, so an address has to be one of somebody's.
+    fn check_addresses(&self) -> Result<(), ChangeRefused> {
+        let given: Vec<(NodeId, SocketAddr)> = match self {
+            Self::Set { addresses, .. } => addresses.iter().map(|(&id, &at)| (id, at)).collect(),
+            &Self::Add { node, address, .. } | &Self::Move { node, address } => {
+                vec![(node, address)]
+            }
+            Self::Promote { .. } | Self::Remove { .. } => Vec::new(),
+        };
+        let nowhere = |at: &SocketAddr| at.port() == 0 || at.ip().to_canonical().is_unspecified();
+        match given.into_iter().find(|(_, at)| nowhere(at)) {
+            Some((node, address)) => Err(ChangeRefused::NoSuchPlace { node, address }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Membership {
     /// What the members are once `change` is complete.
     pub(crate) fn after(&self, change: &MembershipChange) -> Result<Self, ChangeRefused> {
+        change.check_addresses()?;
         let mut parts = self.0.clone();
         match change {
             MembershipChange::Set {
@@ -154,7 +196,7 @@ impl Membership {
     }
 
     /// The leader's own step: nobody is to be promoted any more that is not there, no address is kept of
-    /// somebody who is gone, and no id was used before.
+    /// somebody who is gone, and no id was used before, or would leave none for later.
     fn tidied(&self, mut parts: Parts) -> Result<Self, ChangeRefused> {
         let Parts {
             voters,
@@ -172,6 +214,11 @@ impl Membership {
         if let Some(&node) = reused {
             let highest = self.highest();
             return Err(ChangeRefused::NodeIdReused { node, highest });
+        }
+        let most = self.highest().value().saturating_add(NODE_ID_STEP_MAX);
+        if let Some(&node) = here.last().filter(|id| id.value() > most) {
+            let highest = self.highest();
+            return Err(ChangeRefused::NodeIdTooHigh { node, highest });
         }
         addresses.retain(|id, _| here.contains(id));
         promotions.retain(|id, _| learners.contains(id));
@@ -352,4 +399,81 @@ fn singles(from: &Membership, to: &Membership) -> Vec<ConfChangeSingle> {
     let gone = from.members().filter(|&id| !stays(id));
     let gone = gone.map(|id| single(id, ConfChangeType::RemoveNode));
     voters.chain(learners).chain(gone).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    fn add(node: u64, address: SocketAddr) -> MembershipChange {
+        MembershipChange::Add {
+            node: id(node),
+            address,
+            promote: true,
+            replaces: None,
+        }
+    }
+
+    fn set(node: u64, address: SocketAddr) -> MembershipChange {
+        MembershipChange::Set {
+            voters: [1, 2, 3, node].map(id).into(),
+            learners: BTreeSet::new(),
+            addresses: [(id(node), address)].into(),
+        }
+    }
+
+    /// Ids are never used again, so one that is far above all others would leave none for later; a step of the size that
+    /// there may be is taken, and counts from the highest that ever was.
+    #[test]
+    fn f6_an_id_far_above_all_others_is_refused() {
+        let members = Membership::new([1, 2, 3].map(id), []).unwrap();
+        let at = ([127, 0, 0, 1], 7004).into();
+        let most = 3 + NODE_ID_STEP_MAX;
+        for node in [u64::MAX, most + 1] {
+            let refused = ChangeRefused::NodeIdTooHigh {
+                node: id(node),
+                highest: id(3),
+            };
+            for change in [add(node, at), set(node, at)] {
+                assert_eq!(members.after(&change), Err(refused));
+            }
+        }
+        let members = members.after(&add(most, at)).unwrap();
+        let gone = MembershipChange::Remove { node: id(most) };
+        let members = members.after(&gone).unwrap();
+        assert!(members.after(&add(most + NODE_ID_STEP_MAX, at)).is_ok());
+        // Who was founded with the last number there is can at least remove and move.
+        let last = Membership::new([1, u64::MAX].map(id), []).unwrap();
+        let gone = MembershipChange::Remove { node: id(1) };
+        assert!(last.after(&gone).is_ok());
+    }
+
+    /// What stands for any address, or has no port, is nowhere that others could dial.
+    #[test]
+    fn f12_an_address_that_nobody_can_dial_is_refused() {
+        let members = Membership::new([1, 2, 3].map(id), []).unwrap();
+        for address in [
+            "0.0.0.0:7005",
+            "[::]:7005",
+            "[::ffff:0.0.0.0]:7005",
+            "127.0.0.1:0",
+        ] {
+            let address = address.parse().unwrap();
+            let refused = |node| {
+                let node = id(node);
+                Err(ChangeRefused::NoSuchPlace { node, address })
+            };
+            assert_eq!(members.after(&add(4, address)), refused(4));
+            assert_eq!(members.after(&set(4, address)), refused(4));
+            let moved = MembershipChange::Move {
+                node: id(2),
+                address,
+            };
+            assert_eq!(members.after(&moved), refused(2));
+        }
+    }
 }

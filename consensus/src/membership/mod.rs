@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::ORIGIN;
 use crate::types::{LogIndex, NodeId};
 
-pub use change::{ChangeRefused, MembershipChange};
+pub use change::{ChangeRefused, MembershipChange, NODE_ID_STEP_MAX};
 pub(crate) use change::{Transition, path, transition};
 pub use codec::MEMBERSHIP_BYTES_MAX;
 pub(crate) use history::Memberships;

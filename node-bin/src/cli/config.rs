@@ -9,14 +9,13 @@ mod value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_consensus::NodeId;
 
 use reading::Reading;
-pub(crate) use value::{address, node_id, time};
+pub(crate) use value::{node_id, time};
 
 use super::places::Place;
 use super::runtime::Runtime;
@@ -32,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) node: Option<NodeId>,
     /// Must be what the certificate says, when given.
     pub(crate) cluster: Option<String>,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Place,
     pub(crate) data_dir: PathBuf,
     /// The folder with `key.pem`, `cert.pem` and `ca.pem`.
     pub(crate) cert: PathBuf,
@@ -178,7 +177,7 @@ election-timeout = "500ms"
     fn a_good_file() {
         let settings = from_file(GOOD).unwrap();
         assert_eq!(settings.node, NodeId::new(1));
-        assert_eq!(settings.listen.port(), 7001);
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:7001");
         assert!(settings.data_dir.is_absolute() && settings.data_dir.ends_with("n1/data"));
         assert_eq!(settings.cert, Path::new("/etc/quorate/n1"));
         assert_eq!(settings.peers.len(), 2);
@@ -256,7 +255,7 @@ connections-max = 0
             ..Flags::default()
         });
         let settings = reading.settings().unwrap();
-        assert_eq!(settings.listen.port(), 8001);
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:8001");
         let peers: Vec<String> = settings.peers.values().map(Place::to_string).collect();
         assert_eq!(peers, ["127.0.0.1:7002", "127.0.0.1:8003"]);
         assert_eq!(reading.mistakes, []);

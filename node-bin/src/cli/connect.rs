@@ -172,7 +172,7 @@ fn node(text: &str) -> Result<(NodeId, Place), String> {
     if !place.contains(':') {
         return Err(expected());
     }
-    Ok((config::node_id(id)?, Place::parse(place)?))
+    Ok((config::node_id(id)?, Place::to_dial(place)?))
 }
 
 /// A time in which something can happen.

@@ -1,7 +1,6 @@
 //! `quorate members`: who belongs to the cluster, and how that changes.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -10,6 +9,7 @@ use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId};
 use serde_json::{Value as Json, json};
 
 use super::connect::{ConnectArgs, failure};
+use super::places::Place;
 use super::{Failure, config, exit};
 
 /// A change waits for a majority to write it down, twice where voters change, and for a new leader where
@@ -81,21 +81,21 @@ enum MembersCommand {
         #[arg(value_name = "NODE", value_parser = config::node_id)]
         node: NodeId,
         /// Where the others reach it now
-        #[arg(long, value_name = "HOST:PORT", value_parser = config::address)]
-        address: SocketAddr,
+        #[arg(long, value_name = "HOST:PORT", value_parser = Place::to_dial)]
+        address: Place,
         #[command(flatten)]
         only: Only,
     },
 }
 
-#[derive(Args, Debug, Clone, Copy)]
+#[derive(Args, Debug, Clone)]
 struct NewNode {
-    /// Its number, above all that were ever used
+    /// Its number, above all that were ever used, by 1,000,000 at most
     #[arg(value_name = "NODE", value_parser = config::node_id)]
     node: NodeId,
     /// Where the others reach it
-    #[arg(long, value_name = "HOST:PORT", value_parser = config::address)]
-    address: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", value_parser = Place::to_dial)]
+    address: Place,
 }
 
 #[derive(Args, Debug)]
@@ -127,9 +127,11 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
             }
             .map_err(Failure::output);
         }
-        MembersCommand::Add { new, learner, how } => (add(new, !learner, None), how.only, how.wait),
+        MembersCommand::Add { new, learner, how } => {
+            (add(&new, !learner, None)?, how.only, how.wait)
+        }
         MembersCommand::Replace { old, new, how } => {
-            (add(new, true, Some(old)), how.only, how.wait)
+            (add(&new, true, Some(old))?, how.only, how.wait)
         }
         MembersCommand::Promote { node, only } => (MembershipChange::Promote { node }, only, false),
         MembersCommand::Remove { node, only } => (MembershipChange::Remove { node }, only, false),
@@ -137,7 +139,10 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
             node,
             address,
             only,
-        } => (MembershipChange::Move { node, address }, only, false),
+        } => {
+            let address = address.first_address()?;
+            (MembershipChange::Move { node, address }, only, false)
+        }
     };
     let status = network.with_client(async |client| {
         let expected = only.if_index.map(LogIndex::new);
@@ -151,14 +156,17 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
     for_people(&status, out).map_err(Failure::output)
 }
 
-fn add(new: NewNode, promote: bool, replaces: Option<NodeId>) -> MembershipChange {
-    let NewNode { node, address } = new;
-    MembershipChange::Add {
-        node,
-        address,
+fn add(
+    new: &NewNode,
+    promote: bool,
+    replaces: Option<NodeId>,
+) -> Result<MembershipChange, Failure> {
+    Ok(MembershipChange::Add {
+        node: new.node,
+        address: new.address.first_address()?,
         promote,
         replaces,
-    }
+    })
 }
 
 fn refused(error: &ClientError) -> Failure {
@@ -242,10 +250,18 @@ fn for_people(status: &NodeStatus, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "index {}; the next new node's number is {} or above",
+        "index {}; {}",
         members.index(),
-        members.highest().value() + 1
+        next_number(members.highest())
     )
+}
+
+/// What numbers are left: none above the greatest that there is, with which a cluster may have been founded.
+fn next_number(highest: NodeId) -> String {
+    match highest.value().checked_add(1) {
+        Some(next) => format!("the next new node's number is {next} or above"),
+        None => "no number is left for a new node".into(),
+    }
 }
 
 fn kind(members: &Membership, node: NodeId) -> &'static str {
@@ -329,6 +345,14 @@ fn in_json(status: &NodeStatus) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A cluster may have been founded with the last number that there is.
+    #[test]
+    fn numbers_run_out() {
+        let next = |highest| next_number(NodeId::new(highest).unwrap());
+        assert_eq!(next(3), "the next new node's number is 4 or above");
+        assert_eq!(next(u64::MAX), "no number is left for a new node");
+    }
 
     /// A row of the table says what is wrong, and whose refusal it is; the other side's advice is not for this row.
     #[test]

@@ -12,6 +12,8 @@ use quorate_consensus::NodeId;
 use quorate_quic_transport::PeerState;
 use tracing::{debug, info, warn};
 
+use super::{Failure, exit};
+
 /// How often the name of a peer that is not connected is looked up: as often as one that does not answer is
 /// dialled.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(2);
@@ -51,6 +53,31 @@ impl Place {
         Ok(Self(text.to_owned()))
     }
 
+    /// As [`parse`](Self::parse), for a place that others are to dial: what stands for any address, or for any port, is
+    /// only good for listening.
+    pub(crate) fn to_dial(text: &str) -> Result<Self, String> {
+        let place = Self::parse(text)?;
+        let nobody = |why: &str| {
+            Err(format!(
+                "nobody can be reached at `{text}`: {why}; give one that others can dial"
+            ))
+        };
+        if place.port() == Some(0) {
+            return nobody("port 0 stands for any that is free");
+        }
+        match place.literal() {
+            Some(address) if address.ip().to_canonical().is_unspecified() => {
+                nobody("this address stands for all that a machine has")
+            }
+            _ => Ok(place),
+        }
+    }
+
+    fn port(&self) -> Option<u16> {
+        let (_, port) = self.0.rsplit_once(':')?;
+        port.parse().ok()
+    }
+
     /// The address, unless it is a name.
     pub(crate) fn literal(&self) -> Option<SocketAddr> {
         self.0.parse().ok()
@@ -73,6 +100,15 @@ impl Place {
             return Err(format!("`{self}` resolves to no address"));
         }
         Ok(addresses)
+    }
+
+    /// What it stands for now, once; of several addresses the first.
+    pub(crate) fn first_address(&self) -> Result<SocketAddr, Failure> {
+        let found = self.look_up();
+        found.map(|addresses| addresses[0]).map_err(|error| {
+            Failure::new(exit::UNAVAILABLE, error)
+                .help("check the name, and that its server answers; an address needs no server")
+        })
     }
 }
 
@@ -216,6 +252,35 @@ mod tests {
             let error = Place::parse(bad).unwrap_err();
             assert!(error.contains(why) && error.contains(bad), "{error}");
         }
+    }
+
+    /// What is only good for listening is not dialled.
+    #[test]
+    fn some_places_are_nobodys() {
+        for (bad, why) in [
+            ("0.0.0.0:7001", "all that a machine has"),
+            ("[::]:7001", "all that a machine has"),
+            ("[::ffff:0.0.0.0]:7001", "all that a machine has"),
+            ("127.0.0.1:0", "any that is free"),
+            ("n1:0", "any that is free"),
+        ] {
+            Place::parse(bad).unwrap();
+            let error = Place::to_dial(bad).unwrap_err();
+            assert!(error.contains(why) && error.contains(bad), "{error}");
+        }
+        for good in ["127.0.0.1:7001", "[::1]:1", "n1:7001"] {
+            Place::to_dial(good).unwrap();
+        }
+        assert!(Place::to_dial("n1").unwrap_err().contains("has no port"));
+    }
+
+    /// A name that stands for nothing now may do so later: that is no mistake in what was written.
+    #[test]
+    fn a_name_without_an_address_is_unavailable() {
+        let place = Place::to_dial("nosuch.invalid:7005").unwrap();
+        let failure = place.first_address().unwrap_err();
+        assert_eq!(failure.code, exit::UNAVAILABLE);
+        assert!(failure.message.contains("nosuch.invalid"), "{failure}");
     }
 
     /// IPv4 comes first, each address once.

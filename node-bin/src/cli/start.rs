@@ -122,7 +122,7 @@ async fn serve(
     stop: Stop,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let mut config = NodeConfig::new(settings.listen, settings.data_dir);
+    let mut config = NodeConfig::new(settings.listen.first_address()?, settings.data_dir);
     let (peers, names) = PeerNames::of(settings.peers);
     config.peers = peers;
     config.join = join;
@@ -199,6 +199,7 @@ fn start_failure(error: &StartError) -> Failure {
         | StartError::Consensus(_)
         | StartError::LogLost { .. }
         | StartError::NobodyToJoin
+        | StartError::NotJoining { .. }
         | StartError::OtherMembers { .. } => exit::CONFIG,
         StartError::DataDir { .. } | StartError::Create(_) => exit::CANNOT_CREATE,
         StartError::Open(OpenError::Locked { .. }) | StartError::Bind { .. } => exit::UNAVAILABLE,

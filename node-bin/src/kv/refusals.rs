@@ -4,8 +4,8 @@
 //! nothing happened.
 
 use quorate_consensus::{
-    ChangeRefused, MembershipChange, MembershipError, NodeId, ProposeError, ReadError,
-    TransferError,
+    ChangeRefused, MembershipChange, MembershipError, NODE_ID_STEP_MAX, NodeId, ProposeError,
+    ReadError, TransferError,
 };
 
 use super::protocol::Refusal;
@@ -88,6 +88,15 @@ fn senseless(why: ChangeRefused, change: &MembershipChange) -> String {
         ChangeRefused::NodeIdReused { highest, .. } => format!(
             "numbers of nodes are never used again: give the new one a number above {}",
             highest.value()
+        ),
+        ChangeRefused::NodeIdTooHigh { node, highest } => format!(
+            "number {} is too far above all others, and numbers would run out: give the new node one from {} to {}",
+            node.value(),
+            highest.value().saturating_add(1),
+            highest.value().saturating_add(NODE_ID_STEP_MAX)
+        ),
+        ChangeRefused::NoSuchPlace { address, .. } => format!(
+            "nobody can be reached at {address}: give an address and a port that the others can dial"
         ),
         ChangeRefused::NoAddress { node } => {
             format!("an address is needed for the new node {}", node.value())
@@ -214,6 +223,25 @@ mod tests {
             membership_refusal(already, &promote),
             Refusal::NotChanged { why }
         );
+        for (why, said) in [
+            (
+                ChangeRefused::NodeIdTooHigh {
+                    node: node(u64::MAX),
+                    highest: node(3),
+                },
+                "one from 4 to 1000003",
+            ),
+            (
+                ChangeRefused::NoSuchPlace {
+                    node: node(4),
+                    address: ([0, 0, 0, 0], 7005).into(),
+                },
+                "nobody can be reached at 0.0.0.0:7005",
+            ),
+        ] {
+            let refusal = membership_refusal(MembershipError::Refused(why), &promote);
+            assert!(refusal.to_string().contains(said), "{refusal}");
+        }
         let nobody = transfer_refusal(&TransferError::NoTarget, Some(node(9)));
         assert!(
             nobody.to_string().contains("no such voter as node 9"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_consensus::{Config, NodeId};
 use toml::de::{DeTable, DeValue};
 
-use super::value::{address, count, folder, node_id, size, time};
+use super::value::{count, folder, node_id, size, time};
 use super::{Flags, Settings};
 use crate::cli::places::Place;
 use crate::cli::runtime::Runtime;
@@ -264,7 +264,7 @@ impl Reading {
     pub(super) fn settings(&mut self) -> Option<Settings> {
         let node = self.value("node", node_id);
         let cluster = self.value("cluster", |text| Ok(text.to_owned()));
-        let listen = self.required("listen", address);
+        let listen = self.required("listen", Place::parse);
         let data_dir = self.required("data-dir", folder);
         let cert = self.required("cert", folder);
         let runtime = self.value("runtime", |text| {
@@ -281,7 +281,7 @@ impl Reading {
         self.intervals(election_timeout, heartbeat_interval);
         let mut peers = BTreeMap::new();
         for (id, given) in std::mem::take(&mut self.peers) {
-            match node_id(&id).and_then(|id| Ok((id, Place::parse(&given.text)?))) {
+            match node_id(&id).and_then(|id| Ok((id, Place::to_dial(&given.text)?))) {
                 Ok((id, place)) => drop(peers.insert(id, place)),
                 Err(mistake) => self.mistake(given.line, format!("{}: {mistake}", given.origin)),
             }

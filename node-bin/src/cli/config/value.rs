@@ -1,13 +1,10 @@
 //! How single values are written: numbers of nodes, folders, addresses, times, sizes. Each parser says what it
 //! expected instead.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_consensus::NodeId;
-
-use crate::cli::places::Place;
 
 pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
     text.parse()
@@ -21,12 +18,6 @@ pub(crate) fn folder(text: &str) -> Result<PathBuf, String> {
         return Err("an empty path; expected a folder".into());
     }
     Ok(text.into())
-}
-
-/// `HOST:PORT`; a name is looked up here, once, and its first address is taken.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    let addresses = Place::parse(text)?.look_up()?;
-    Ok(addresses[0])
 }
 
 /// A whole number and a unit: `250ms`, `5s`, `2m`.

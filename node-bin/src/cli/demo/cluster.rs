@@ -267,7 +267,7 @@ mod tests {
             };
             let settings = flags.settings().unwrap();
             assert_eq!(settings.node, Some(node));
-            assert_eq!(settings.listen, cluster.addresses[&node]);
+            assert_eq!(settings.listen.literal(), Some(cluster.addresses[&node]));
             assert_eq!(settings.peers.len(), 2);
             let credentials = crate::cli::credentials(&settings.cert).unwrap();
             assert_eq!(credentials.identity().node_id(), Some(node.into()));
