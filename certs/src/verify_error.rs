@@ -36,8 +36,8 @@ pub enum VerifyError {
     },
     /// No root of ours has the issuer's name.
     #[error(
-        "certificate is not from a CA of cluster {cluster}: issue it with this cluster's CA, or add \
-         that CA to ca.pem if it is meant to be trusted"
+        "certificate is not from a CA of cluster {cluster}: issue it with this cluster's CA, or trust \
+         that CA, if it is meant to be, with `quorate certs trust`"
     )]
     UnknownIssuer {
         /// Whose roots were consulted.

@@ -59,7 +59,9 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
                 }
             }
             Err(err) => {
-                if told.as_ref() == Some(&err) {
+                if is_over(&shared, &link) {
+                    debug!(peer = %link.identity, %err, "dial failed, of a peer that is not dialled any more");
+                } else if told.as_ref() == Some(&err) {
                     debug!(peer = %link.identity, %err, "dial failed again");
                 } else {
                     warn!(peer = %link.identity, %err, "dial failed; it is tried again for ever");

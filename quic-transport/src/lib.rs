@@ -102,6 +102,9 @@ pub use message::{DecodeError, Lane, Message, Received};
 pub use peer::{Peer, PeerState, PeerStatus, QueueDepth, Rejected};
 pub use transport::{BindError, NotAPeer, Transport};
 
+/// Whose `Credentials` a [`Transport`] is bound with, and whose `Identity` peers have.
+pub use quorate_certs;
+
 /// The TLS implementation whose cryptography an [`Environment`] chooses.
 pub use rustls;
 

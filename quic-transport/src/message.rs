@@ -84,7 +84,8 @@ impl WireLane {
 /// The body is postcard, which cannot evolve by itself: whoever changes the fields raises
 /// [`Message::VERSION`] and decodes both by looking at [`Received::version`].
 pub trait Message: Serialize + DeserializeOwned + Send + 'static {
-    /// Stable number of this type on the wire, unique within the service.
+    /// Stable number of this type on the wire, unique within the service. In a node of the `quorate` crate, 0x0001 is
+    /// Raft's, and 0x0100 to 0x0102 the key-value store's where that is served.
     const KIND: u16;
     /// Version of the body's layout.
     const VERSION: u8 = 1;

@@ -19,6 +19,7 @@ const NO_INPUT: i32 = 66;
 const NOT_FOUND: i32 = 1;
 const CANNOT_CREATE: i32 = 73;
 const INTERRUPTED: i32 = 130;
+const USAGE: i32 = 64;
 const NOT_ALLOWED: i32 = 77;
 
 /// Above all revisions of a restored cluster's past.
@@ -79,6 +80,8 @@ fn a_backup_becomes_a_cluster() {
     for node in [1, 2, 3] {
         assert_eq!(cluster.signal(node, "KILL"), 137);
     }
+    let first_state = cluster.path("first-state");
+    fs::rename(cluster.path("data1/kv.redb"), &first_state).unwrap();
     fs::remove_dir_all(cluster.path("data1")).unwrap();
     let (cert, data) = (cluster.text("n1"), cluster.text("data1"));
     let restore = [
@@ -96,6 +99,23 @@ fn a_backup_becomes_a_cluster() {
     assert!(checked.out.contains("no entries after "), "{checked:#?}");
     let checked = quorate(["check", &data, "--json"]).succeeded();
     assert_eq!(json(&checked.out)["state"]["digest"], inspected["digest"]);
+
+    // Without the state, of which the log lacks the beginning, it does not start, and leaves no empty one behind.
+    let (state, aside) = (cluster.path("data1/kv.redb"), cluster.path("aside"));
+    fs::rename(&state, &aside).unwrap();
+    quorate(cluster.start_args(1)).failed(78, &["the state was lost"]);
+    assert!(!state.exists());
+    quorate(["check", &data]).failed(
+        DATA,
+        &["kv.redb is not there", "its beginning was compacted"],
+    );
+    // Nor does an older one, as of before the restoration, say that the log was lost.
+    fs::copy(&first_state, &state).unwrap();
+    quorate(["check", &data]).failed(
+        DATA,
+        &["the state was lost or rolled back", "the log is in order"],
+    );
+    fs::rename(&aside, &state).unwrap();
 
     cluster.start(1);
     for n in 0..20 {
@@ -145,6 +165,7 @@ fn a_backup_overwrites_nothing() {
     let nowhere = cluster.text("nowhere/backup");
     let save = |file: &str| cluster.run_as("admin", &["snapshot", "save", file]);
     save(&nowhere).failed(CANNOT_CREATE, &["nowhere/backup"]);
+    save("-").failed(USAGE, &["standard output", "./-"]);
     save(&file).succeeded();
     let saved = fs::read(&file).unwrap();
     save(&file).failed(CANNOT_CREATE, &["not overwritten"]);

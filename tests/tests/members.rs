@@ -123,7 +123,21 @@ fn f1_three_to_five_to_three_under_load() {
         expected.retain(|node| *node != gone);
         assert_eq!(nodes(&listed), expected);
         assert_eq!(cluster.ended(gone), 78, "{}", cluster.log(gone));
-        assert!(cluster.log(gone).contains("was removed from the cluster"));
+        let log = cluster.log(gone);
+        assert!(log.contains("was removed from the cluster"), "{log}");
+        assert!(
+            !log.contains("the node stops itself"),
+            "it was wanted: {log}"
+        );
+        // Who removed it does not dial it again, and does not say that this fails.
+        let log = cluster.log(leader(&cluster));
+        let parted = format!("peer=spiffe://c1/node/{gone} ");
+        let failed = |line: &&str| line.contains("dial failed") && line.contains(&parted);
+        let failed = log
+            .lines()
+            .filter(|line| line.contains("shutting down"))
+            .find(failed);
+        assert_eq!(failed, None);
         knows(&client, &expected);
     }
 

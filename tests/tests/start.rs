@@ -1,7 +1,7 @@
 //! What `quorate start` offers besides a node: a choice of runtime, and a log that machines can read.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -263,4 +263,10 @@ fn e9_a_node_does_not_found_a_cluster_by_mistake() {
     }
     let joins = [&alone[..], &["--join".to_owned()]].concat();
     assert_eq!(quorate(joins).code, 64);
+    // Nobody is founded by who wants to join, nor told so.
+    fs::remove_dir_all(cluster.path("data1")).unwrap();
+    let joins = [&unsaid[..], &["--join".to_owned()]].concat();
+    let told = quorate(joins).failed(78, &["nobody to join", "--peer"]);
+    assert!(!told.err.contains("found"), "{told:#?}");
+    assert!(!cluster.path("data1").exists(), "nothing is left behind");
 }

@@ -87,6 +87,14 @@ fn check_state(path: &Path, log: &CheckedLog) -> Result<State, Failure> {
         );
         return Err(Failure::new(exit::DATA, message).help("the next start puts it there"));
     }
+    if applied.index < base.index {
+        let message = format!(
+            "{} has applied no more than entry {applied}, but the log begins after {base}: the state was lost or \
+             rolled back",
+            path.display()
+        );
+        return Err(rebuilt(log, Failure::new(exit::DATA, message)));
+    }
     if !holds(log, applied) {
         let message = format!(
             "{} has applied entry {applied}, which the log, from {base} to {}, does not hold",

@@ -35,7 +35,8 @@ pub(crate) struct KvArgs {
     action: Action,
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Print JSON; bytes that are not UTF-8 appear in base64, in fields named ..._base64
+    /// Print JSON; bytes that are not UTF-8 appear in base64, in fields named ..._base64; numbers may be
+    /// above 2^53, which jq before 1.7 rounds
     #[arg(long, global = true)]
     json: bool,
 }

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 /// How often the folder is looked at. Four calls of the system; certificates live for hours at least.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// How often it is said that a certificate is in the last third of its life: often enough for a log that is
+/// How often it is said that a certificate is in the last third of its life, or past its end: often enough for a log that is
 /// looked at once a day, too seldom to fill one.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -28,7 +28,16 @@ pub(crate) struct WatchedFolder {
     /// Somebody has asked for a look.
     reloads: Receiver<()>,
     seen: Stamps,
-    warned: Option<Instant>,
+    warned: Option<(Age, Instant)>,
+}
+
+/// How far a certificate is in its life, where that concerns anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Age {
+    /// Two thirds of its life are over.
+    ToBeRenewed,
+    /// All of it is.
+    Over,
 }
 
 /// What changes with a file: of each, which one it is, how long, and since when.
@@ -96,19 +105,28 @@ impl WatchedFolder {
     }
 
     fn warn_in_time(&mut self, credentials: &Credentials) {
-        let said_lately = self.warned.is_some_and(|at| at.elapsed() < WARN_EVERY);
-        if said_lately || !is_to_be_renewed(credentials, SystemTime::now()) {
+        let Some(age) = age(credentials, SystemTime::now()) else {
+            return;
+        };
+        let lately = |&(said, at): &(Age, Instant)| said == age && at.elapsed() < WARN_EVERY;
+        if self.warned.as_ref().is_some_and(lately) {
             return;
         }
-        self.warned = Some(Instant::now());
+        self.warned = Some((age, Instant::now()));
         let (folder, until) = (
             self.path.display(),
             super::certs::rfc3339(credentials.not_after()),
         );
-        warn!(
-            %folder, valid_until = until,
-            "the certificate is in the last third of its life: renew it with `quorate certs renew`, or issue one and `quorate certs install` it"
-        );
+        match age {
+            Age::ToBeRenewed => warn!(
+                %folder, valid_until = until,
+                "the certificate is in the last third of its life: renew it with `quorate certs renew`, or issue one and `quorate certs install` it"
+            ),
+            Age::Over => error!(
+                %folder, valid_until = until,
+                "the certificate has expired, and nobody connects with this node any more: renew it with `quorate certs renew`, or issue one and `quorate certs install` it; it is loaded without a restart"
+            ),
+        }
     }
 
     fn stamps(&self) -> Stamps {
@@ -119,12 +137,15 @@ impl WatchedFolder {
     }
 }
 
-/// Whether two thirds of its life are over.
-fn is_to_be_renewed(credentials: &Credentials, now: SystemTime) -> bool {
+/// What there is to say of `credentials`; nothing in the first two thirds of their life.
+fn age(credentials: &Credentials, now: SystemTime) -> Option<Age> {
     let (begins, ends) = (credentials.not_before(), credentials.not_after());
     let life = ends.duration_since(begins).unwrap_or_default();
-    let left = ends.duration_since(now).unwrap_or_default();
-    left < life / 3
+    match ends.duration_since(now) {
+        Ok(left) if left >= life / 3 => None,
+        Ok(_) => Some(Age::ToBeRenewed),
+        Err(_) => Some(Age::Over),
+    }
 }
 
 #[cfg(test)]
@@ -135,14 +156,15 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// Not in the first two thirds of its life, then until its end, and after it.
+    /// Not in the first two thirds of its life, then until its end, and in other words after it.
     #[test]
     fn a_certificate_is_to_be_renewed_in_its_last_third() {
         let ca = Ca::generate(&ClusterName::new("c1").unwrap(), &CaOptions::default()).unwrap();
         let issued = ca.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
         let credentials = issued.unwrap().credentials().unwrap();
-        let in_days = |days: u32| is_to_be_renewed(&credentials, SystemTime::now() + days * DAY);
-        assert!(!in_days(0) && !in_days(59));
-        assert!(in_days(61) && in_days(89) && in_days(91));
+        let in_days = |days: u32| age(&credentials, SystemTime::now() + days * DAY);
+        assert_eq!([0, 59].map(in_days), [None; 2]);
+        assert_eq!([61, 89].map(in_days), [Some(Age::ToBeRenewed); 2]);
+        assert_eq!([91, 900].map(in_days), [Some(Age::Over); 2]);
     }
 }

@@ -93,6 +93,11 @@ pub(crate) fn run(command: &SnapshotCommand, out: &mut dyn Write) -> Result<(), 
 
 fn save(args: &SaveArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let path = &args.file;
+    if path == Path::new("-") {
+        let message = "a snapshot is not written to standard output";
+        return Err(Failure::new(exit::USAGE, message)
+            .help("name a file, or ./- for one of that name: it is complete or not there"));
+    }
     if path.symlink_metadata().is_ok() {
         return Err(exists(path));
     }

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &StartArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let credentials = super::credentials(&settings.cert)?;
     agree(&credentials, &settings)?;
     if !args.alone {
-        refuse_to_found_alone(&credentials, &settings)?;
+        refuse_to_found_alone(&credentials, &settings, args.join)?;
     }
     // Before anything is opened, so that a signal during a long recovery is not lost.
     let (stop, reloads) = Stop::listen_with_reloads(args.until_stdin_closes)?;
@@ -93,7 +93,11 @@ fn agree(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> 
 
 /// A node that finds no data where it looks for them, and knows of no peers, would found another cluster of the same
 /// name: clients that reach it would write to that.
-fn refuse_to_found_alone(credentials: &Credentials, settings: &Settings) -> Result<(), Failure> {
+fn refuse_to_found_alone(
+    credentials: &Credentials,
+    settings: &Settings,
+    join: bool,
+) -> Result<(), Failure> {
     let own = credentials.identity().node_id().map(NodeId::from);
     let alone = settings.peers.keys().all(|peer| Some(*peer) == own);
     // What cannot be looked at is told of when it is opened.
@@ -105,6 +109,10 @@ fn refuse_to_found_alone(credentials: &Credentials, settings: &Settings) -> Resu
             .unwrap_or(true)
     {
         return Ok(());
+    }
+    if join {
+        return Err(start_failure(&StartError::NobodyToJoin)
+            .help("a --peer for each member of the cluster, or some of them in the file"));
     }
     let data_dir = settings.data_dir.display();
     Err(Failure::new(

@@ -421,11 +421,24 @@ impl NodeBuilder {
             error,
         };
         let files = self.kept_on();
-        if !files.exists(&path).map_err(data_dir)? {
+        let is_new = !files.exists(&path).map_err(data_dir)?;
+        if is_new {
             KvStore::create_in(&*files, &path, &owner)?;
         }
-        let store = KvStore::open_in(files, &path, &owner, options)?;
-        self.service(KvService::new(store.board()))
-            .start(around(store))
+        let store = KvStore::open_in(Arc::clone(&files), &path, &owner, options)?;
+        let started = self
+            .service(KvService::new(store.board()))
+            .start(around(store));
+        let lost = matches!(
+            started,
+            Err(StartError::Consensus(
+                quorate_consensus::StartError::StateBehindLog { .. }
+            ))
+        );
+        if is_new && lost {
+            // It is empty, and would hide from whoever looks next that there is none.
+            files.remove(&path).map_err(data_dir)?;
+        }
+        started
     }
 }

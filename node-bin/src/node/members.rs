@@ -140,8 +140,15 @@ impl PeerTransport {
 
     /// Closes the connection with `node`, once what is on its way has had time to arrive: that it was removed
     /// is the last thing it is to hear.
+    ///
+    /// It is not dialled again, unless it may not have heard yet: a node that was removed stops, and that is no fault.
     fn part(&self, node: NodeId) {
         let (transport, identity) = (self.book.0.transport.clone(), self.book.identity(node));
+        if self.book.peer(node).is_some_and(|peer| peer.is_connected())
+            && let Err(err) = transport.set_peer(identity.clone(), Vec::new())
+        {
+            warn!(node = %self.own, peer = %node, %err, "cannot be dialled");
+        }
         let (members, runtime) = (self.members.clone(), Arc::clone(&self.runtime));
         self.runtime.spawn(Box::pin(async move {
             sleep_until(&*runtime, runtime.now() + PARTING).await;

@@ -197,7 +197,9 @@ impl NodeHandle {
         self.raft.leader()
     }
 
-    /// Replicates `command` and resolves to the state machine's answer.
+    /// Replicates `command` and resolves to the state machine's answer. Works at the leader only: elsewhere
+    /// [`ProposeError::NotLeader`] names it, if it is known. A program that is to take commands at every node forwards
+    /// them by a call of its own over [`transport`](Self::transport), which the leader's [`Service`] answers.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use futures_lite::future;
 use quinn::Runtime;
 use quorate_consensus::{Body, Driver, Fatal, LeaderChange, Message, ORIGIN};
 use quorate_quic_transport::{Inbound, Inbox, runtime::IoThread};
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use super::error::StartError;
 use super::peers::{PeerMemory, Progress};
@@ -30,7 +30,13 @@ pub(super) async fn drive(
     alarm.disarm();
     node.facts.subscribers.end();
     if let Err(fatal) = ended {
-        error!(node = %node.id(), err = %fatal, "the node stops itself");
+        match &fatal {
+            // As an operator wanted it.
+            Fatal::Removed { at, .. } => {
+                info!(node = %node.id(), %at, "this node was removed from the cluster, and stops");
+            }
+            _ => error!(node = %node.id(), err = %fatal, "the node stops itself"),
+        }
         let writer_ends = !matches!(fatal, Fatal::DiskHangs { .. });
         outcome.set(fatal);
         if !writer_ends {
