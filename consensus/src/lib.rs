@@ -34,6 +34,7 @@ mod ready;
 mod recovery;
 mod repeats;
 mod sanitize;
+mod size;
 mod slog_bridge;
 mod snapshots;
 mod start;

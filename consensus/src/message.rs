@@ -4,11 +4,14 @@
 //! no byte from the network reaches protobuf (RUSTSEC-2024-0437). Sender and receiver are not part of
 //! a message; they are the two verified ends of the connection that carried it.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 use crate::membership::Membership;
+use crate::size::Size;
 use crate::types::{EntryId, LogIndex, Term};
 
 /// One message between members.
@@ -124,7 +127,7 @@ pub enum Body {
 
 /// How the content of a snapshot comes to a member, whatever term it is: it asks for each piece, when it has the one before.
 /// So nothing is sent that is not wanted, and a transfer goes on where it was broken off.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transfer {
     /// Give me a piece.
     Request {
@@ -149,6 +152,31 @@ pub enum Transfer {
         /// As in the request.
         last: EntryId,
     },
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request { last, after } => f
+                .debug_struct("Request")
+                .field("last", last)
+                .field("after", &Size(after))
+                .finish(),
+            Self::Chunk {
+                last,
+                after,
+                data,
+                next,
+            } => f
+                .debug_struct("Chunk")
+                .field("last", last)
+                .field("after", &Size(after))
+                .field("data", &Size(data))
+                .field("next", &next.as_deref().map(Size))
+                .finish(),
+            Self::Gone { last } => f.debug_struct("Gone").field("last", last).finish(),
+        }
+    }
 }
 
 /// Names one round of reads (ReadIndex, thesis, section 6.4).

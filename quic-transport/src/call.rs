@@ -1,6 +1,6 @@
 //! The request/response side seen by a service.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use quorate_certs::Identity;
@@ -145,7 +145,6 @@ impl CallError {
 }
 
 /// A request from a peer, with its verified identity.
-#[derive(Debug)]
 pub struct IncomingCall {
     /// Who asks, as proved by its certificate.
     pub from: Arc<Identity>,
@@ -158,6 +157,20 @@ pub struct IncomingCall {
     /// The one chance to answer.
     pub reply: Reply,
     pub(crate) body: Bytes,
+}
+
+// What travels is the users' secret: the debug form, which may end in a log, shows its size only.
+
+impl fmt::Debug for IncomingCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingCall")
+            .field("from", &self.from)
+            .field("group", &self.group)
+            .field("kind", &self.kind)
+            .field("version", &self.version)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl IncomingCall {

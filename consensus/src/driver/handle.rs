@@ -17,6 +17,7 @@ use crate::log_view::Fetch;
 use crate::membership::{Membership, MembershipChange};
 use crate::message::Message;
 use crate::ready::LeaderChange;
+use crate::size::Size;
 use crate::snapshots::ChunkWanted;
 use crate::status::Status;
 use crate::types::{EntryId, LogIndex, NodeId};
@@ -88,7 +89,7 @@ pub(super) enum Input {
 }
 
 /// An answer from a state that may be old.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Stale {
     /// What the state machine said.
     pub answer: Bytes,
@@ -96,6 +97,15 @@ pub struct Stale {
     /// anything; `None` where no leader is known. The state lacks what was committed since, what was on its way
     /// then, and what it has not applied yet.
     pub leader_silent_for: Option<Duration>,
+}
+
+impl fmt::Debug for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stale")
+            .field("answer", &Size(&self.answer))
+            .field("leader_silent_for", &self.leader_silent_for)
+            .finish()
+    }
 }
 
 /// The node has stopped and answers no more.

@@ -2,6 +2,7 @@
 //!
 //! The facade crate implements the first, second and fourth over QUIC, redb and the node's runtime.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use crate::durability::LogWrite;
 use crate::entry::{Entry, ORIGIN};
 use crate::membership::Membership;
 use crate::message::Message;
+use crate::size::Size;
 use crate::types::{EntryId, LogIndex, NodeId};
 
 /// Carries messages to other members. Loss, delay, duplication and reordering are all allowed. Where a
@@ -242,12 +244,21 @@ pub trait StateScan: Send + 'static {
 }
 
 /// A piece of a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// What the sink understands.
     pub data: Bytes,
     /// The place after this piece, at most [`PLACE_BYTES_MAX`] bytes; `None` after the last one.
     pub next: Option<Bytes>,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("data", &Size(&self.data))
+            .field("next", &self.next.as_deref().map(Size))
+            .finish()
+    }
 }
 
 /// How long the name of a place in a snapshot may be: a key of the key-value store, and some more.
@@ -291,12 +302,21 @@ pub struct Batch {
 }
 
 /// One committed command.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Command {
     /// Where in the log it stands; the same on every member.
     pub id: EntryId,
     /// What the client proposed.
     pub data: Bytes,
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("id", &self.id)
+            .field("data", &Size(&self.data))
+            .finish()
+    }
 }
 
 /// The state machine cannot go on. The node stops.

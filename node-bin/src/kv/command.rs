@@ -265,6 +265,7 @@ impl fmt::Debug for Outcome {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::Swap;
     use super::super::encoding::VERSION;
     use super::super::query::{Answer, Pair, Query, RANGE_LIMIT_MAX, Value};
     use super::*;
@@ -382,5 +383,8 @@ mod tests {
         assert_eq!(format!("{pair:?}"), "Pair(6 bytes, Value(6 bytes, 9))");
         let put = &commands()[0];
         assert_eq!(format!("{put:?}"), "Put(3 bytes, 300 bytes)");
+        let current = Some(Bytes::from_static(b"secret"));
+        let swap = Swap::NotSwapped { current };
+        assert_eq!(format!("{swap:?}"), "NotSwapped(Some(6 bytes))");
     }
 }

@@ -48,7 +48,7 @@ use super::command::{Command, Outcome};
 use super::history::Watched;
 use super::invalid::Invalid;
 use super::protocol::{Request, Response};
-use super::query::{Answer, Lease, ListedLease, Pair, Query, Value};
+use super::query::{Answer, Lease, ListedLease, Pair, Query, Size, Value};
 use super::transaction::{Step, StepOutcome, Transaction};
 
 /// How long an operation may take, from the call to its answer, unless [`ClientConfig`] says otherwise:
@@ -518,7 +518,7 @@ fn refused(node: NodeId, invalid: Invalid) -> ClientError {
 }
 
 /// How a compare-and-set went.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Swap {
     /// The key was as expected and has changed.
     Swapped {
@@ -530,6 +530,17 @@ pub enum Swap {
         /// What it is, or `None` if it is absent.
         current: Option<Bytes>,
     },
+}
+
+impl fmt::Debug for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Swapped { revision } => write!(f, "Swapped({revision})"),
+            Self::NotSwapped { current } => {
+                write!(f, "NotSwapped({:?})", current.as_ref().map(Size))
+            }
+        }
+    }
 }
 
 /// How a transaction went.
