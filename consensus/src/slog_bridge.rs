@@ -11,6 +11,9 @@ pub(crate) fn logger(node: u64) -> Logger {
     Logger::root(Bridge { node }, slog::o!())
 }
 
+/// Fields whose values have commands in them, which are not for the log: messages and entries, whole.
+const WITHHELD: [&str; 2] = ["msg", "ents"];
+
 struct Bridge {
     node: u64,
 }
@@ -53,7 +56,28 @@ impl slog::Serializer for Fields {
     fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
         use std::fmt::Write;
         let space = if self.0.is_empty() { "" } else { " " };
-        write!(self.0, "{space}{key}={value}")?;
+        match WITHHELD.contains(&key) {
+            true => write!(self.0, "{space}{key}=withheld")?,
+            false => write!(self.0, "{space}{key}={value}")?,
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slog::Serializer;
+
+    use super::*;
+
+    /// Numbers are written, commands are not.
+    #[test]
+    fn commands_are_withheld() {
+        let mut fields = Fields(String::new());
+        let mut emit = |key, value| fields.emit_arguments(key, &format_args!("{value}"));
+        for (key, value) in [("term", "7"), ("msg", "put key value"), ("ents", "[put]")] {
+            emit(key, value).expect("writing to a string does not fail");
+        }
+        assert_eq!(fields.0, "term=7 msg=withheld ents=withheld");
     }
 }

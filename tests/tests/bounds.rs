@@ -5,9 +5,12 @@ use std::path::Path;
 
 use quorate::NodeId;
 use quorate::kv::{
-    BACKUP_IDLE_MAX, BACKUPS_MAX, KEY_BYTES_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT,
-    VALUE_BYTES_MAX,
+    BACKUP_IDLE_MAX, BACKUPS_MAX, KEY_BYTES_MAX, LEASE_KEYS_COUNTED_MAX, LEASE_TTL_MAX,
+    LEASE_TTL_MIN, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, SESSION_TTL, SESSIONS_MAX,
+    TRANSACTION_STEPS_MAX, VALUE_BYTES_MAX, WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX,
+    WATCHERS_MAX,
 };
+use quorate::saved::STATE_BYTES_MAX;
 use quorate_certs::{BUNDLE_BYTES_MAX, CHAIN_CERTIFICATES_MAX, FILE_BYTES_MAX, ROOTS_MAX};
 use quorate_consensus::{
     Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, NODE_ID_STEP_MAX, READS_BYTES_MAX, READS_MAX,
@@ -27,27 +30,135 @@ fn security_md_states_the_bounds() {
     assert_eq!(stated, rows());
 }
 
-/// What clients are told of limits and times.
+/// What docs/guarantees.md says of limits and times, written here a second time, from the code.
 #[test]
 fn guarantees_md_states_the_limits() {
     let text = document("docs/guarantees.md");
-    let raft = Config::new(NodeId::new(1).unwrap());
-    let elections = raft.election_timeout.as_millis();
-    for stated in [
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let stated = [of_writes(), of_watches_and_leases(), of_locks(), of_nodes()];
+    let missing: Vec<String> = stated
+        .into_iter()
+        .flatten()
+        .filter(|stated| !text.contains(stated))
+        .collect();
+    assert!(missing.is_empty(), "does not say: {missing:#?}");
+}
+
+fn of_writes() -> Vec<String> {
+    let steps = number(TRANSACTION_STEPS_MAX);
+    let page = RANGE_BYTES_MAX as u64;
+    let session = SESSION_TTL.as_secs();
+    let renewed = session / constant("node-bin/src/kv/store/timed.rs", "SESSION_RENEWED");
+    let minutes = |seconds: u64| format!("{}:{:02}", seconds / 60, seconds % 60);
+    vec![
+        format!("A transaction looks at up to {steps} keys"),
+        format!("one of two lists of up to {steps} steps"),
+        format!("`kv del --prefix` removes {steps} keys at a time"),
         format!(
-            "A key has 1 to {} bytes, a value at most {}",
+            "A key has 1 to {} bytes, a value at most {} ({} less {})",
             number(KEY_BYTES_MAX),
-            number(VALUE_BYTES_MAX)
+            number(VALUE_BYTES_MAX),
+            bytes(page),
+            bytes(page - VALUE_BYTES_MAX as u64)
         ),
+        format!("what it reads that of a page ({})", bytes(page)),
+        format!(
+            "**Sessions end** {} to {} minutes after they were last used",
+            minutes(session - renewed),
+            minutes(session)
+        ),
+        format!("a use renews a session when {renewed} s have passed"),
+        format!("more than {}, the one ends", number(SESSIONS_MAX)),
         format!("its deadline ({} s unless set)", REQUEST_TIMEOUT.as_secs()),
-        format!("after {elections} to {} ms", 2 * elections),
+    ]
+}
+
+fn of_watches_and_leases() -> Vec<String> {
+    let timekeeper = "node-bin/src/kv/timekeeper.rs";
+    let parts = constant(timekeeper, "TOLD_PARTS");
+    assert_eq!(parts, 4, "a quarter");
+    let days = LEASE_TTL_MAX.as_secs() / (24 * 60 * 60);
+    vec![
+        format!(
+            "Every {} seconds without a change",
+            word(WATCH_WAIT_MAX.as_secs())
+        ),
+        format!(
+            "A node remembers {} of changes",
+            bytes(WATCH_HISTORY_BYTES_DEFAULT as u64)
+        ),
+        format!("A node answers {} who wait", number(WATCHERS_MAX)),
+        format!("({} s to {days} days)", LEASE_TTL_MIN.as_secs()),
+        format!(
+            "one moment for up to {} keys",
+            number(constant("node-bin/src/kv/store/apply.rs", "ENDED_ROWS_MAX") as usize)
+        ),
+        format!(
+            "up to a quarter of what remained, at most {} seconds",
+            word(constant(timekeeper, "TOLD_AT_LATEST"))
+        ),
+        format!(
+            "up to {} are counted for a page",
+            number(LEASE_KEYS_COUNTED_MAX as usize)
+        ),
+    ]
+}
+
+fn of_locks() -> Vec<String> {
+    let code = constant("node-bin/src/cli/exit.rs", "TEMPORARY");
+    let kept = constant("node-bin/src/kv/client/lock/keeping.rs", "KEPT_TIMES");
+    let digits = constant("node-bin/src/kv/client/lock/place.rs", "NUMBER_DIGITS");
+    let command = document("node-bin/src/cli/kv/lock.rs");
+    let default = command.split("default_value = \"").nth(1);
+    let default = default.and_then(|text| text.split("s\"").next());
+    vec![
+        format!("the number of its lease in {digits} digits"),
+        format!("kept {} times in its time to live", word(kept)),
+        format!("`kv lock` exits with {code}"),
+        format!("({} s is the default)", default.expect("in seconds")),
+    ]
+}
+
+fn of_nodes() -> Vec<String> {
+    let raft = Config::new(NodeId::new(1).expect("one is not zero"));
+    let election = raft.election_timeout.as_millis() as u64;
+    let stalled = elections("consensus/src/disk_watch.rs", "STALLED_TICKS");
+    let given_up = elections("consensus/src/snapshots/mod.rs", "STALLED_TICKS");
+    let preference = "consensus/src/node/preference.rs";
+    assert_eq!(elections(preference, "ASK_TICKS") * election, 1000);
+    let rounds = constant("consensus/src/node/membership.rs", "ROUNDS_MIN");
+    let compared = word(raft.compare_interval.as_secs() / 60);
+    vec![
+        format!("but for a tail ({})", bytes(raft.log_tail_bytes)),
+        format!("still need (up to {})", bytes(raft.log_bytes_max)),
+        format!(
+            "not get on for {} s ({given_up} election timeouts)",
+            given_up * election / 1000
+        ),
+        format!("limited ({}/s)", bytes(raft.snapshot_bytes_per_second)),
+        format!("Every {compared} minutes in which something was written"),
+        format!("states are compared every {compared} minutes"),
+        format!("{} rounds of an election timeout on end", word(rounds)),
+        format!("after {election} to {} ms", 2 * election),
         format!(
             "ever used, by {} at most",
-            number(usize::try_from(NODE_ID_STEP_MAX).unwrap())
+            number(usize::try_from(NODE_ID_STEP_MAX).expect("it fits"))
         ),
-    ] {
-        assert!(text.contains(&stated), "does not say: {stated}");
-    }
+        format!("(`priority`, 0 to {})", u8::MAX),
+        "asks for leadership once a second".into(),
+        format!(
+            "after {} election timeouts ({} s)",
+            word(stalled),
+            stalled * election / 1000
+        ),
+        format!("after {} s it stops", raft.disk_hang_timeout.as_secs()),
+        format!(
+            "the last checkpoint ({} s or {} of commands, unless set",
+            raft.checkpoint_interval.as_secs(),
+            bytes(raft.checkpoint_bytes)
+        ),
+        format!("at most {} (`STATE_BYTES_MAX`)", bytes(STATE_BYTES_MAX)),
+    ]
 }
 
 fn rows() -> Vec<String> {
@@ -207,16 +318,24 @@ fn rows() -> Vec<String> {
     ]
 }
 
-/// A private constant of the form `const NAME: u32 = 2 << 20;`, read from its source.
-fn constant(path: &str, name: &str) -> u64 {
+/// What the private constant `name` is, read from its source.
+fn value_of(path: &str, name: &str) -> String {
     let text = document(path);
+    let named = format!("const {name}: ");
     let line = text
         .lines()
-        .find(|line| line.starts_with(&format!("const {name}: ")))
+        .find(|line| line.contains(&named))
         .unwrap_or_else(|| panic!("{path} has no {name}"));
     let value = line.split(" = ").nth(1).expect("a value");
-    let parts: Vec<u64> = value
-        .trim_end_matches(';')
+    value.trim_end_matches(';').to_owned()
+}
+
+/// A number, also of the form `2 << 20`, or the seconds of a duration.
+fn constant(path: &str, name: &str) -> u64 {
+    let value = value_of(path, name);
+    let seconds = value.strip_prefix("Duration::from_secs(");
+    let number = seconds.map_or(&*value, |rest| rest.trim_end_matches(')'));
+    let parts: Vec<u64> = number
         .split(" << ")
         .map(|part| part.parse().expect("a number"))
         .collect();
@@ -227,9 +346,28 @@ fn constant(path: &str, name: &str) -> u64 {
     }
 }
 
+/// How many election timeouts, of the form `4 * ELECTION_TICKS as u64`.
+fn elections(path: &str, name: &str) -> u64 {
+    let value = value_of(path, name);
+    let times = value.strip_suffix(" * ELECTION_TICKS as u64");
+    let times = times.unwrap_or_else(|| panic!("{name} = {value} is of another form"));
+    times.parse().expect("a number")
+}
+
+/// As text has it where no unit follows.
+fn word(number: u64) -> &'static str {
+    match number {
+        3 => "three",
+        4 => "four",
+        5 => "five",
+        10 => "ten",
+        other => panic!("no word for {other}"),
+    }
+}
+
 /// As people write it: `8 MiB`.
 fn bytes(bytes: u64) -> String {
-    for (unit, name) in [(1 << 20, "MiB"), (1 << 10, "KiB")] {
+    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
         if bytes >= unit && bytes.is_multiple_of(unit) {
             return format!("{} {name}", bytes / unit);
         }

@@ -280,6 +280,7 @@ mod tests {
                     elapsed_ms: 0,
                     tag: None,
                     command: command.cloned(),
+                    owner: 0,
                 };
                 let (stamped, telling) =
                     keeper.stamp(&leader, begin + Duration::from_millis(ms), logged);
