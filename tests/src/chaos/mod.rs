@@ -246,6 +246,8 @@ fn connect(cluster: &Cluster, network: &Network, io: &IoThread, subject: &Subjec
     let endpoints = (1..=NODES).map(endpoint).collect();
     let mut config = ClientConfig::new(endpoints, cluster.credentials(subject));
     config.request_timeout = REQUEST_TIMEOUT;
+    // The nodes reach each other by other ways, on which nothing is broken.
+    config.follow_members = false;
     Client::connect(config, Arc::clone(&io.runtime())).expect("a client")
 }
 

@@ -310,7 +310,7 @@ impl World {
     /// When it cannot be made.
     #[must_use]
     pub fn client(&self, client: u64, timeout: Duration) -> Client {
-        self.client_of(client, self.addresses(), timeout)
+        self.client_of(client, self.addresses(), true, timeout)
     }
 
     /// A client that knows only `node`.
@@ -321,18 +321,25 @@ impl World {
     #[must_use]
     pub fn client_at(&self, client: u64, node: u64, timeout: Duration) -> Client {
         let at = address(node_host(node), NODE_PORT);
-        self.client_of(client, BTreeMap::from([(node_id(node), at)]), timeout)
+        self.client_of(
+            client,
+            BTreeMap::from([(node_id(node), at)]),
+            false,
+            timeout,
+        )
     }
 
     fn client_of(
         &self,
         client: u64,
         nodes: BTreeMap<NodeId, SocketAddr>,
+        follow_members: bool,
         timeout: Duration,
     ) -> Client {
         let process = self.process(client_host(client));
         let mut config = ClientConfig::new(nodes.into_iter().collect(), pki::client(client));
         config.request_timeout = timeout;
+        config.follow_members = follow_members;
         config.environment = Arc::<Process>::clone(&process);
         Client::connect(config, process).expect("a client")
     }

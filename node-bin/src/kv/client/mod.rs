@@ -72,6 +72,9 @@ pub struct ClientConfig {
     /// operations fail while a leader is being elected. Too large: a caller waits long for bad news. More than
     /// [`REQUEST_TIMEOUT_MAX`] counts as that.
     pub request_timeout: Duration,
+    /// Whether other members are asked as well, which the nodes name. Default `true`. With `false`, those it was given
+    /// and no others: for whoever wants to know what one node says, or reaches the nodes in a way of their own.
+    pub follow_members: bool,
     /// Where randomness, cryptography, the time of day and sockets come from. Default: the operating
     /// system.
     pub environment: Arc<dyn Environment>,
@@ -90,6 +93,7 @@ impl ClientConfig {
             endpoints: nodes,
             credentials,
             request_timeout: REQUEST_TIMEOUT,
+            follow_members: true,
             environment: Arc::new(System),
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) jobs: Sender<Job>,
     /// How long one operation may take.
     pub(super) within: Duration,
+    /// Whether nodes that it was not given are asked.
+    follow_members: bool,
     /// Names for what must be applied once.
     pub(super) sessions: Sessions,
     /// The state of [`Shared::draw`].
@@ -65,6 +67,7 @@ impl Shared {
             endpoints,
             credentials,
             request_timeout,
+            follow_members,
             environment,
         } = config;
         check(&endpoints)?;
@@ -92,6 +95,7 @@ impl Shared {
             runtime,
             jobs,
             within: request_timeout.min(REQUEST_TIMEOUT_MAX),
+            follow_members,
             sessions: Sessions::new(),
             seed: AtomicU64::new(u64::from_le_bytes(seed)),
         });
@@ -183,6 +187,9 @@ impl Shared {
 
     /// A node says who the members are.
     pub(super) fn hear(&self, news: Directory) {
+        if !self.follow_members {
+            return;
+        }
         let mut peers = self.peers();
         for node in peers.book.hear(news) {
             self.update(&mut peers, node);
