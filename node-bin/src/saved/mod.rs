@@ -2,7 +2,7 @@
 //! members that were away for long get snapshots.
 //!
 //! A program brings a [`State`], and starts a node with it by [`NodeBuilder::start_saved`]. Without this, whoever
-//! implements [`StateMachine`](crate::StateMachine) with its defaults keeps the whole log, and reads all of it
+//! implements [`StateMachine`] with its defaults keeps the whole log, and reads all of it
 //! into memory at every start.
 //!
 //! ```no_run
