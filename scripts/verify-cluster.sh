@@ -228,6 +228,46 @@ check 'take writes' put_many first 20
 check 'return what was written' everything_is_there
 eventually 'replicate everything to every node' same_everywhere
 
+# Only the kernel knows whether what was acknowledged had been synced, so it is asked: every node that acknowledges (the
+# leader and at least one other) must have written with RWF_DSYNC, or called fdatasync, between request and answer.
+section 'Writes that are synced'
+if command -v strace >/dev/null && strace -o /dev/null true 2>/dev/null; then
+    tracers=()
+    for node in 1 2 3; do
+        strace -f -qq -o "$work/n$node.strace" -e trace=pwritev2,fdatasync,fsync -p "${pid[$node]}" 2>/dev/null &
+        tracers+=($!)
+    done
+    traced() {
+        local node
+        for node in 1 2 3; do
+            ! grep -q '^TracerPid:[[:space:]]*0$' "/proc/${pid[$node]}/status" || return 1
+        done
+    }
+    eventually 'are watched from outside' traced
+    synced_by_majority() { # synced_by_majority BEFORE: how many nodes have synced more often than noted there
+        local node count=0
+        for node in 1 2 3; do
+            (($(syncs "$node") > before[node])) && count=$((count + 1))
+        done
+        ((count >= 2))
+    }
+    syncs() { grep -cE 'RWF_DSYNC|RWF_SYNC|fdatasync\(|fsync\(' "$work/n$1.strace" || true; }
+    declare -A before=()
+    unsynced=0
+    for ((i = 1; i <= 10; i++)); do
+        for node in 1 2 3; do before[$node]=$(syncs "$node"); done
+        put "synced-$i" "$i" || unsynced=$((unsynced + 100))
+        synced_by_majority || unsynced=$((unsynced + 1))
+    done
+    check 'are synced by a majority before they are acknowledged, ten times of ten' test "$unsynced" == 0
+    kill "${tracers[@]}" 2>/dev/null || true
+    wait "${tracers[@]}" 2>/dev/null || true
+    untraced() { ! traced && one_leader_known_to_all; }
+    eventually 'go on unwatched' untraced
+else
+    echo '  skip  strace is not here, or may not trace'
+fi
+
 section 'A follower that is away'
 eventually 'have a leader' has_leader
 mapfile -t others < <(followers "$(leader)")

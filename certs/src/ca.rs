@@ -25,7 +25,7 @@ pub(crate) use self::template::parse_authority_name;
 use crate::facts::{Rfc3339, offset_date_time, system_time};
 use crate::files::{self, FILE_BYTES_MAX, FileError, Kind};
 use crate::identity::{ClusterName, Identity, Role, Subject};
-use crate::issued::{Issued, Signed};
+use crate::issued::{Issued, KEY_FILE, Signed};
 use crate::planted;
 use crate::request::Request;
 use crate::revocation::RevocationList;
@@ -189,13 +189,18 @@ impl Ca {
     /// Makes a CA and keeps it in `directory`: `ca.key` (mode 0600 from its creation) and `ca.crt`.
     /// The directory is created (mode 0700) if missing; both files are on disk when this returns.
     ///
-    /// Errors: those of [`Ca::generate`], and [`FileError::Exists`] if there is one already; then
-    /// nothing was written.
+    /// Errors: those of [`Ca::generate`], [`FileError::Exists`] if there is one already, and
+    /// [`CaError::HoldersFolder`]; then nothing was written.
     pub fn create(
         directory: &Path,
         cluster: &ClusterName,
         options: &CaOptions,
     ) -> Result<Self, CaError> {
+        if directory.join(KEY_FILE).exists() {
+            return Err(CaError::HoldersFolder {
+                path: directory.to_owned(),
+            });
+        }
         let mut ca = Self::generate(cluster, options)?;
         let key = Zeroizing::new(ca.key.serialize_pem());
         files::write_new(
@@ -391,6 +396,16 @@ pub enum CaError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A CA's key does not belong where a node, client or admin runs.
+    #[error(
+        "{} is the folder of somebody's certificate (it holds {KEY_FILE}): keep the CA in a folder of its own, on a machine \
+         that runs no node",
+        .path.display()
+    )]
+    HoldersFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file of the CA holds something else.
     #[error("{file} holds no readable {what}: restore it from your backup")]
     Unreadable {

@@ -190,8 +190,8 @@ impl Folder {
     pub fn trust(&mut self, authority: &Path) -> Result<bool, FolderError> {
         let pem = authority_pem(authority)?;
         let offered = lists_in(&pem, NAME_OF_INPUT)?;
-        let added = match certificates(&pem, NAME_OF_INPUT, ROOTS_MAX) {
-            Err(CredentialsError::NotPem { .. }) if !offered.is_empty() => Vec::new(),
+        let added = match authorities(authority, &pem) {
+            Err(FolderError::NoAuthority { .. }) if !offered.is_empty() => Vec::new(),
             other => other?,
         };
         for certificate in &added {
@@ -213,7 +213,7 @@ impl Folder {
     /// file that can not be read or written.
     pub fn distrust(&mut self, authority: &Path) -> Result<bool, FolderError> {
         let pem = authority_pem(authority)?;
-        let removed = certificates(&pem, NAME_OF_INPUT, ROOTS_MAX)?;
+        let removed = authorities(authority, &pem)?;
         let mut roots = self.roots.clone();
         roots.retain(|root| !removed.contains(root));
         if roots.len() == self.roots.len() {
@@ -377,6 +377,16 @@ fn authority_pem(path: &Path) -> Result<Vec<u8>, FileError> {
     Ok(pem)
 }
 
+/// The certificates in what [`authority_pem`] found at `path`.
+fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, FolderError> {
+    certificates(pem, NAME_OF_INPUT, ROOTS_MAX).map_err(|error| match error {
+        CredentialsError::NotPem { .. } => FolderError::NoAuthority {
+            path: path.to_owned(),
+        },
+        other => other.into(),
+    })
+}
+
 fn bundle(roots: &[CertificateDer<'_>], lists: &[RevocationList]) -> String {
     let roots = roots.iter().map(|root| pem_text("CERTIFICATE", root));
     roots
@@ -397,6 +407,16 @@ pub enum FolderError {
     /// What was requested can not be read.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// Nothing of a CA where one was to be read.
+    #[error(
+        "{} holds no certificate of a CA, nor its revocation list: give the folder of a CA, or a file {CA_CERTIFICATE_FILE} or \
+         ca.pem",
+        .path.display()
+    )]
+    NoAuthority {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// No certificate, and nothing that says whose the first one is to be.
     #[error(
         "{} has neither {CERTIFICATE_FILE} nor {REQUEST_FILE}: ask for its first certificate with `quorate certs request`, or \

@@ -33,6 +33,19 @@ fn written() -> (tempfile::TempDir, TestCa, Issued) {
     (directory, ca, issued)
 }
 
+/// The key of a CA is not put where a node runs: whoever got that machine would have the cluster.
+#[test]
+fn a_ca_is_not_kept_where_somebody_runs() {
+    let (directory, _, _) = written();
+    let refused = Ca::create(directory.path(), &cluster("c1"), &CaOptions::default());
+    assert!(
+        matches!(&refused, Err(CaError::HoldersFolder { path }) if path == directory.path()),
+        "{refused:?}"
+    );
+    assert!(!directory.path().join("ca.key").exists());
+    assert!(!directory.path().join("ca.crt").exists());
+}
+
 const CHILD_DIRECTORY: &str = "QUORATE_CERTS_TEST_DIRECTORY";
 
 /// With the most careless umask there is, keys and directories are still their owner's only. A umask

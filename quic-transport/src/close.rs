@@ -345,8 +345,8 @@ fn alert_words(alert: u8) -> String {
              the certificate with `quorate certs inspect`"
         }
         51 => {
-            "a signature does not verify (alert 51): the CA of that name has another key; check \
-             that both sides use the same ca.pem"
+            "a signature does not verify (alert 51): the CA of that name has another key, or our own key is \
+             not that of our certificate; check that both sides use the same ca.pem"
         }
         116 => "it wants a certificate and got none (alert 116)",
         120 => "another protocol is spoken there (alert 120): that port is not a quorate transport",

@@ -427,6 +427,7 @@ impl CertsError {
             | Self::OfIsNotOne
             | Self::Ca(CaError::BadLife { .. }) => exit::USAGE,
             Self::NothingBrought { .. } => exit::NO_INPUT,
+            Self::Ca(CaError::HoldersFolder { .. }) => exit::CANNOT_CREATE,
             Self::File(error)
             | Self::Request(RequestError::File(error))
             | Self::Folder(FolderError::Request(RequestError::File(error)))

@@ -116,8 +116,8 @@ impl Tag {
     }
 }
 
-/// [`Logged`] up to the owner, with what is copied often left where it is: the state, and who watches, keep keys and values for a
-/// while, and would allocate memory for each.
+/// [`Logged`] up to the owner, with what is copied often left where it is: the state, and who watches, keep keys and
+/// values for a while, and would allocate memory for each.
 #[derive(Deserialize)]
 struct InPlace<'a> {
     elapsed_ms: u32,

@@ -166,6 +166,14 @@ fn list(directory: &Path, json: bool, out: &mut dyn Write) -> Result<(), CertsEr
         writeln!(out)?;
         return Ok(());
     }
+    if listed.is_empty() {
+        writeln!(
+            out,
+            "Nothing is on record: either this CA has issued nothing yet, or ca.issued is lost. Without it certificates can be \
+             revoked by their numbers, which `quorate certs inspect` shows."
+        )?;
+        return Ok(());
+    }
     writeln!(
         out,
         "{:<32}  {:<20}  {:<7}  IDENTITY",
@@ -257,7 +265,16 @@ mod tests {
         let sink = &mut io::sink();
         init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
         let n1 = directory.path().join("n1");
+        let listed = || {
+            let mut said = Vec::new();
+            list(&ca, false, &mut said).unwrap();
+            String::from_utf8(said).unwrap()
+        };
+        let nothing = listed();
+        assert!(nothing.starts_with("Nothing is on record"), "{nothing}");
         issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        let something = listed();
+        assert!(something.starts_with("NUMBER"), "{something}");
         let of_number = |serial: Serial| {
             let whose = Whose {
                 node: None,

@@ -205,10 +205,12 @@ impl Shared {
 
     /// What the book says of `node` may have changed.
     fn update(&self, peers: &mut Peers, node: NodeId) {
-        match peers.update(node, &self.transport) {
-            Update::Met => self.routing().add(node),
-            Update::Forgotten => self.routing().remove(node),
-            Update::None => {}
+        let before = peers.known.contains_key(&node);
+        peers.update(node, &self.transport);
+        match (before, peers.known.contains_key(&node)) {
+            (false, true) => self.routing().add(node),
+            (true, false) => self.routing().remove(node),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -250,21 +252,14 @@ impl Shared {
     }
 }
 
-enum Update {
-    Met,
-    Forgotten,
-    None,
-}
-
 impl Peers {
     /// Has the transport know of `node` what the book says.
-    fn update(&mut self, node: NodeId, transport: &Transport) -> Update {
+    fn update(&mut self, node: NodeId, transport: &Transport) {
         let Some(addresses) = self.book.addresses(node) else {
-            let Some((identity, _)) = self.known.remove(&node) else {
-                return Update::None;
-            };
-            transport.remove_peer(&identity);
-            return Update::Forgotten;
+            if let Some((identity, _)) = self.known.remove(&node) {
+                transport.remove_peer(&identity);
+            }
+            return;
         };
         let cluster = transport.identity().cluster.clone();
         let identity = Identity::new(cluster, Subject::Node(node.into()));
@@ -273,10 +268,7 @@ impl Peers {
         let peer = transport
             .peer(&identity)
             .expect("a peer in the address book has a handle");
-        match self.known.insert(node, (identity, peer)) {
-            None => Update::Met,
-            Some(_) => Update::None,
-        }
+        self.known.insert(node, (identity, peer));
     }
 }
 

@@ -77,38 +77,17 @@ impl Timed {
         if let Some(value) = below.find_own(nothing, &rows::clock())? {
             (timed.now, timed.at) = (decode(&value.data)?, value.revision);
         }
-        let mut fault = None;
         let [sessions, owners, leases] = rows::sessions_owners_and_leases();
-        below.scan(
-            nothing,
-            &sessions,
-            Some(&rows::after(&sessions)),
-            |row, record| {
-                let session = number(row).and_then(|id| Ok((id, decode(record.data)?)));
-                keep(session, &mut fault, |(id, ends)| {
-                    timed.set_session(id, ends);
-                })
-            },
-        )?;
-        below.scan(
-            nothing,
-            &owners,
-            Some(&rows::after(&owners)),
-            |row, record| {
-                let owner = number(row).and_then(|id| Ok((id, decode(record.data)?)));
-                keep(owner, &mut fault, |(id, owner)| timed.set_owner(id, owner))
-            },
-        )?;
-        below.scan(
-            nothing,
-            &leases,
-            Some(&rows::after(&leases)),
-            |row, record| {
-                let lease = number(row).and_then(|id| Ok((id, decode(record.data)?)));
-                keep(lease, &mut fault, |(id, term)| timed.set_lease(id, term))
-            },
-        )?;
-        fault.map_or(Ok(timed), Err)
+        each(below, nothing, &sessions, |id, ends| {
+            timed.set_session(id, ends);
+        })?;
+        each(below, nothing, &owners, |id, owner| {
+            timed.set_owner(id, owner);
+        })?;
+        each(below, nothing, &leases, |id, term| {
+            timed.set_lease(id, term);
+        })?;
+        Ok(timed)
     }
 
     /// Time has passed, in the entry `at`. A clock at its end stands still.
@@ -294,17 +273,28 @@ fn number(row: &[u8]) -> Result<u64, StoreFault> {
     number.ok_or_else(|| Corruption::RowContent { row: "kv" }.into())
 }
 
-fn keep<T>(
-    found: Result<T, StoreFault>,
-    fault: &mut Option<StoreFault>,
-    mut set: impl FnMut(T),
-) -> ControlFlow<()> {
-    match found {
-        Ok(found) => set(found),
-        Err(error) => {
-            *fault = Some(error);
-            return ControlFlow::Break(());
-        }
-    }
-    ControlFlow::Continue(())
+/// Brings number and content of all rows that begin with `prefix`, in their order.
+fn each<T: DeserializeOwned>(
+    below: &Below<'_>,
+    nothing: &Overlay,
+    prefix: &[u8],
+    mut bring: impl FnMut(u64, T),
+) -> Result<(), StoreFault> {
+    let mut fault = None;
+    below.scan(
+        nothing,
+        prefix,
+        Some(&rows::after(prefix)),
+        |row, record| match number(row).and_then(|id| Ok((id, decode(record.data)?))) {
+            Ok((id, content)) => {
+                bring(id, content);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                fault = Some(error);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    fault.map_or(Ok(()), Err)
 }
