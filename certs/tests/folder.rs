@@ -208,9 +208,15 @@ fn a_ca_is_followed_by_the_next() {
     }
     let key = n1.join("key.pem");
     let error = Folder::open(&n1).unwrap().trust(&key).unwrap_err();
-    assert!(matches!(&error, FolderError::NoAuthority { path } if *path == key), "{error:?}");
+    assert!(
+        matches!(&error, FolderError::NoAuthority { path } if *path == key),
+        "{error:?}"
+    );
     let error = Folder::open(&n1).unwrap().distrust(&key).unwrap_err();
-    assert!(matches!(&error, FolderError::NoAuthority { path } if *path == key), "{error:?}");
+    assert!(
+        matches!(&error, FolderError::NoAuthority { path } if *path == key),
+        "{error:?}"
+    );
     let error = Folder::open(&n1).unwrap().distrust(&old_file).unwrap_err();
     assert!(matches!(error, FolderError::StillNeeded { .. }), "{error}");
     for path in [&n1, &n2] {

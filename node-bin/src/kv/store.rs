@@ -119,7 +119,7 @@ impl Default for KvOptions {
 /// The key-value state machine.
 ///
 /// Commands are applied in memory; [`checkpoint`](StateMachine::checkpoint) hands what has gathered
-/// there to a thread that writes it to the file, all of it in one durable transaction. Committing each
+/// there to a thread that writes it to the file, all of it with one durable commit. Committing each
 /// batch to redb instead, even without waiting for the disk, took 46 % of all CPU of a loaded cluster
 /// (three nodes, 256 clients writing): redb copies one leaf for every random key. A checkpoint copies
 /// a leaf once, however many of its keys have changed.
@@ -131,7 +131,7 @@ impl Default for KvOptions {
 pub struct KvStore {
     // The order of the fields is that in which they are dropped: the database comes last.
     /// The file as reads find it: as at the end of the last flush that has been noticed.
-    table: KvTable,
+    table: Arc<KvTable>,
     /// Up to where the log is applied in the file, as it was then.
     saved: EntryId,
     /// What was applied after that which the flusher has got.
@@ -247,10 +247,12 @@ impl KvStore {
     ) -> Result<Self, StoreFault> {
         let OpenedDatabase { database, seal, .. } = opened;
         let (table, applied) = open_table(&database, &seal)?;
+        let table = Arc::new(table);
         let database = Arc::new(database);
         let write = around(Box::new({
             let (database, seal) = (Arc::clone(&database), seal);
-            move |overlay| write_overlay(&database, &seal, overlay)
+            let cache_bytes = place.options.cache_bytes;
+            move |overlay| write_overlay(&database, &seal, overlay, cache_bytes)
         }));
         let flusher = if place.options.background {
             Flusher::thread(write).map_err(StorageError::Io)?
@@ -428,7 +430,8 @@ impl KvStore {
 
     /// Reads see the file as it is now.
     fn see_file(&mut self) -> Result<(), StoreFault> {
-        (self.table, self.saved) = open_table(&self.database, &self.seal)?;
+        let (table, saved) = open_table(&self.database, &self.seal)?;
+        (self.table, self.saved) = (Arc::new(table), saved);
         Ok(())
     }
 
@@ -478,21 +481,20 @@ impl KvStore {
     /// What a crash would leave.
     fn saved_picture(&mut self) -> Result<Picture, StoreFault> {
         self.settle()?;
-        let (table, last) = open_table(&self.database, &self.seal)?;
-        Ok(self.picture_of(table, None, Overlay::new(last)))
+        Ok(self.picture_of(None, Overlay::new(self.saved)))
     }
 
     /// Everything that was applied.
     fn picture(&mut self) -> Result<Picture, StoreFault> {
         self.settle()?;
-        let (table, _) = open_table(&self.database, &self.seal)?;
         let frozen = self.flusher.frozen().cloned();
-        Ok(self.picture_of(table, frozen, self.active.clone()))
+        Ok(self.picture_of(frozen, self.active.clone()))
     }
 
-    fn picture_of(&self, table: KvTable, frozen: Option<Arc<Overlay>>, active: Overlay) -> Picture {
+    /// The file is as it was at the end of a flush, not as it is now: during one it is nothing's state.
+    fn picture_of(&self, frozen: Option<Arc<Overlay>>, active: Overlay) -> Picture {
         Picture {
-            table,
+            table: Arc::clone(&self.table),
             _database: Arc::clone(&self.database),
             seal: self.seal,
             frozen,

@@ -14,7 +14,7 @@ use super::view::Below;
 /// Holds on to the pages of the file as they were, which are not used again meanwhile, and to what was in memory.
 pub(super) struct Picture {
     // Dropped before the database.
-    pub(super) table: KvTable,
+    pub(super) table: Arc<KvTable>,
     pub(super) _database: Arc<Database>,
     pub(super) seal: Seal,
     /// What was being written then.

@@ -1,9 +1,13 @@
 //! How keys, values and the applied position stand in the file: `docs/disk.md`, byte for byte.
 
+use std::iter::Peekable;
+
 use bytes::Bytes;
 use quorate_consensus::{EntryId, LogIndex, ORIGIN, Term};
 use quorate_persist::{Corruption, META_TABLE, Seal, StoreFault, begin_durable};
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, Table, TableDefinition};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, Table, TableDefinition,
+};
 
 use super::overlay::Overlay;
 use crate::kv::query::Value;
@@ -14,6 +18,13 @@ pub(super) const APPLIED: &str = "applied";
 
 /// Checksum, revision.
 const RECORD_HEADER_BYTES: usize = 4 + 8;
+
+/// Of redb's pages: a row changes one, if no other row has changed it, and those that its own bytes need.
+const PAGE_BYTES: usize = 4096;
+
+/// A step may change a third of what redb's cache holds: half of it is for changed pages, and those of
+/// branches, and of what redb keeps for itself, come on top.
+const CACHE_TO_STEP: usize = 3;
 
 /// The table as it was at the last flush that was known to have ended when it was opened, or later.
 pub(super) type KvTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -28,27 +39,59 @@ pub(super) fn open_table(
     Ok((transaction.open_table(KV_TABLE)?, applied))
 }
 
-/// Writes all of `overlay` and the position it reaches in one durable transaction, so that the file
-/// always holds the effects of a prefix of the log.
+/// Writes all of `overlay` and the position it reaches, so that the file always holds the effects of a
+/// prefix of the log: one durable commit, after steps that are durable only with it.
+///
+/// redb keeps changed pages in half of its cache and writes what is over that at once, without the
+/// checksums that a commit puts into every page: so it would read and write nearly all of them once more.
+/// What a step changes fits, and leaves the cache once, complete.
+///
+/// During the steps there is no row of the position: if anything else than these steps ever made them
+/// durable, as the orderly end of a process does whose overlay could not be written to its end, the file
+/// would be refused at the next start, and never be taken for the state at the former position.
 pub(super) fn write_overlay(
     database: &Database,
     seal: &Seal,
     overlay: &Overlay,
+    cache_bytes: usize,
 ) -> Result<(), StoreFault> {
-    let transaction = begin_durable(database)?;
     let left_out = usize::from(planted::is("state-behind-its-index"));
+    let mut rows = overlay.iter().skip(left_out).peekable();
+    while rows.peek().is_some() {
+        write_step(database, seal, &mut rows, cache_bytes / CACHE_TO_STEP)?;
+    }
+    let transaction = begin_durable(database)?;
+    let applied = applied_row(seal, overlay.applied());
+    transaction
+        .open_table(META_TABLE)?
+        .insert(APPLIED, applied.as_slice())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Takes of `rows` what may change pages of `bytes` bytes, at least one, and writes that.
+pub(super) fn write_step<'a>(
+    database: &Database,
+    seal: &Seal,
+    rows: &mut Peekable<impl Iterator<Item = (&'a Bytes, Option<&'a Value>)>>,
+    bytes: usize,
+) -> Result<(), StoreFault> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::None)?;
+    transaction.open_table(META_TABLE)?.remove(APPLIED)?;
     {
         let mut table = transaction.open_table(KV_TABLE)?;
-        for (key, value) in overlay.iter().skip(left_out) {
+        let mut changed = 0;
+        while let Some((key, value)) = rows.next_if(|_| changed < bytes) {
+            changed += PAGE_BYTES + key.len();
             match value {
-                Some(value) => insert(&mut table, seal, key, value)?,
+                Some(value) => {
+                    changed += value.data.len();
+                    insert(&mut table, seal, key, value)?;
+                }
                 None => drop(table.remove(&key[..])?),
             }
         }
-        let applied = applied_row(seal, overlay.applied());
-        transaction
-            .open_table(META_TABLE)?
-            .insert(APPLIED, applied.as_slice())?;
     }
     transaction.commit()?;
     Ok(())

@@ -3,7 +3,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use quorate_consensus::{Command as LogCommand, LogIndex, NodeId, Term};
-use quorate_persist::begin_durable;
+use quorate_persist::{Corruption, begin_durable};
 use redb::ReadableTable;
 use tempfile::TempDir;
 

@@ -12,7 +12,7 @@ use crate::kv::query::Value;
 
 /// What lies below the active overlay: the overlay that is being written, and the table.
 ///
-/// The table may be from before or after that write: what is being written hides it either way.
+/// The table may be from before, amid or after that write: what is being written hides it in any case.
 pub(super) struct Below<'a> {
     pub(super) frozen: Option<&'a Overlay>,
     pub(super) table: &'a KvTable,

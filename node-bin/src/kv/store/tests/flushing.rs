@@ -5,7 +5,9 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::snapshots::{pieces, source};
 use super::*;
+use crate::kv::store::record::write_step;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
@@ -323,4 +325,60 @@ fn the_file_does_not_grow_with_the_number_of_checkpoints() {
         sizes.push(fs::metadata(&path).unwrap().len());
     }
     assert_eq!(sizes[6..].iter().max(), Some(&sizes[6]), "{sizes:?}");
+}
+
+/// A store whose state at 3 is in the file, with the first steps of a checkpoint of what came after it.
+fn half_written() -> (TempDir, PathBuf, KvStore) {
+    let (directory, path, mut store) = new_store();
+    apply(&mut store, 2, &put(b"a", b"before"));
+    apply(&mut store, 3, &put(b"b", b"before"));
+    store.checkpoint().unwrap();
+    store.wait().unwrap();
+    apply(&mut store, 4, &put(b"a", b"after"));
+    apply(&mut store, 5, &delete(b"b"));
+    let mut rows = store.active.iter().peekable();
+    write_step(&store.database, &store.seal, &mut rows, 1).unwrap();
+    assert!(rows.peek().is_some(), "one row is a step of one byte");
+    write_step(&store.database, &store.seal, &mut rows, usize::MAX).unwrap();
+    assert!(rows.peek().is_none());
+    drop(rows);
+    (directory, path, store)
+}
+
+/// A snapshot that is taken while a checkpoint is written has nothing of that checkpoint: whoever gets it applies those
+/// entries once more. Who reads or begins a backup sees what was applied, as always.
+#[test]
+fn a_snapshot_is_of_a_whole_checkpoint() {
+    let (_directory, _path, mut store) = half_written();
+    let mut snapshot = source(&mut store);
+    assert_eq!(snapshot.last(), id(3));
+    let pieces = pieces(&mut *snapshot);
+    let all: Vec<u8> = pieces
+        .iter()
+        .flat_map(|(_, piece)| piece.data.to_vec())
+        .collect();
+    let count = |word: &[u8]| all.windows(word.len()).filter(|at| *at == word).count();
+    assert_eq!((count(b"before"), count(b"after")), (2, 0));
+    assert_eq!(get(&mut store, b"a").unwrap().data, "after");
+    assert_eq!(get(&mut store, b"b"), None);
+}
+
+/// Steps whose end never came are lost with a crash. If they are made durable without it, by a process that ends in order,
+/// the file is refused.
+#[test]
+fn half_a_checkpoint_is_never_a_state() {
+    let (directory, path, store) = half_written();
+    let copy = directory.path().join("crashed.redb");
+    fs::copy(&path, &copy).unwrap();
+    let mut crashed = open(&copy);
+    assert_eq!(crashed.applied(), id(3));
+    assert_eq!(get(&mut crashed, b"a").unwrap().data, "before");
+    assert_eq!(get(&mut crashed, b"b").unwrap().data, "before");
+
+    drop(store);
+    let refused = KvStore::open(&path, &identity(), KvOptions::default());
+    let Err(OpenError::Corrupt { what, .. }) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(*what, Corruption::RowMissing { row: APPLIED });
 }
