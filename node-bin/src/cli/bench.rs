@@ -41,9 +41,8 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// For its help: what it leaves behind, and how to be rid of it.
 const HELP: &str = "\
-The keys that it writes, bench/00000000 and on, stay. To remove them, a hundred at a time:
-  quorate kv range --prefix bench/ --limit 1000000 | cut -f1 | sed 's/.*/--then=del &/' |
-    xargs -d '\\n' -n 100 quorate kv txn";
+The keys that it writes, bench/00000000 and on, stay. To remove them:
+  quorate kv del --prefix bench/";
 
 /// Measure the cluster under load.
 #[derive(Args, Debug)]
