@@ -56,7 +56,7 @@ pub struct Config {
     pub reads_max: usize,
     /// After how many applied bytes the state machine is asked to begin to make itself durable.
     ///
-    /// Default 24 MiB. Too small: what changes often is written often; the key-value store, with 100,000 keys of
+    /// Default 36 MiB. Too small: what changes often is written often; the key-value store, with 100,000 keys of
     /// 256 bytes, took a quarter of all CPU for that at 8 MiB, and a seventh of its throughput. Too large: more
     /// memory, more to write at once, and more to apply again after a crash.
     pub checkpoint_bytes: u64,
@@ -135,7 +135,7 @@ impl Config {
             message_bytes_max: 256 << 10,
             log_view_bytes_max: 8 << 20,
             reads_max: 100_000,
-            checkpoint_bytes: 24 << 20,
+            checkpoint_bytes: 36 << 20,
             checkpoint_interval: Duration::from_secs(5),
             log_tail_bytes: 64 << 20,
             log_bytes_max: 1 << 30,

@@ -62,7 +62,7 @@ pub const KV_CACHE_BYTES_DEFAULT: usize = 8 << 20;
 /// twice the default of [`Config::checkpoint_bytes`](quorate_consensus::Config::checkpoint_bytes), so that a
 /// flush may take as long as the load between two checkpoints before anyone waits, unless nearly every write is
 /// to another small key.
-pub const KV_OVERLAY_BYTES_DEFAULT: usize = 48 << 20;
+pub const KV_OVERLAY_BYTES_DEFAULT: usize = 72 << 20;
 
 /// How much higher revisions are in a cluster for each second that it was founded anew later, or for each time at
 /// least: more than it writes in that second, and more than may have been lost.

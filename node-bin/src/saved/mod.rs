@@ -41,7 +41,7 @@
 //!
 //! # What it costs
 //!
-//! All of the state is written at every checkpoint, every five seconds or 24 MiB of commands while there are any
+//! All of the state is written at every checkpoint, every five seconds or 36 MiB of commands while there are any
 //! ([`Config::checkpoint_interval`], [`Config::checkpoint_bytes`]), on a thread of its own. Only the clone is made
 //! on the thread that applies: where the state is large, keep its parts behind `Arc`. Besides the state there is
 //! one clone in memory while it is written or compared; a member that gets a snapshot, and a node that starts, has
