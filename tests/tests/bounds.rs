@@ -68,6 +68,13 @@ fn of_writes() -> Vec<String> {
             minutes(session)
         ),
         format!("a use renews a session when {renewed} s have passed"),
+        format!(
+            "An answer of more than {} is not kept",
+            bytes(constant(
+                "node-bin/src/kv/store/apply.rs",
+                "KEPT_ANSWER_BYTES_MAX"
+            ))
+        ),
         format!("more than {}, the one ends", number(SESSIONS_MAX)),
         format!("its deadline ({} s unless set)", REQUEST_TIMEOUT.as_secs()),
     ]
@@ -289,6 +296,13 @@ fn rows() -> Vec<String> {
                 number(RANGE_LIMIT_MAX as usize),
                 bytes(RANGE_BYTES_MAX as u64),
             ),
+        ),
+        row(
+            "an answer kept for who sends a command again",
+            bytes(constant(
+                "node-bin/src/kv/store/apply.rs",
+                "KEPT_ANSWER_BYTES_MAX",
+            )),
         ),
         row(
             "requests waiting for consensus",

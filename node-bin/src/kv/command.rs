@@ -136,6 +136,11 @@ pub enum Outcome {
     SessionExpired,
     /// The session has gone on to a later command in that slot. The command was not applied now.
     Superseded,
+    /// The command was sent before, and was carried out then: once. What it was answered was too long to be kept.
+    AnswerNotKept {
+        /// The revision at which it was carried out.
+        revision: u64,
+    },
 }
 
 impl Command {
@@ -259,6 +264,7 @@ impl fmt::Debug for Outcome {
             Self::SessionOpened { session } => write!(f, "SessionOpened({session})"),
             Self::SessionExpired => write!(f, "SessionExpired"),
             Self::Superseded => write!(f, "Superseded"),
+            Self::AnswerNotKept { revision } => write!(f, "AnswerNotKept({revision})"),
         }
     }
 }

@@ -118,6 +118,12 @@ impl Step {
 }
 
 impl Transaction {
+    /// Whether it changes nothing, whatever it finds.
+    pub(super) fn only_reads(&self) -> bool {
+        let mut steps = self.then.iter().chain(&self.otherwise);
+        steps.all(|step| matches!(step, Step::Get { .. }))
+    }
+
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         let most = [self.compare.len(), self.then.len(), self.otherwise.len()];
         if let Some(steps) = most.into_iter().find(|&it| it > TRANSACTION_STEPS_MAX) {

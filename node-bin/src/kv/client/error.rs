@@ -199,6 +199,10 @@ pub enum Unanswered {
     /// It was sent again, and then the session in which it would have been recognised had ended.
     #[error("the session in which it was sent expired before it could be asked again")]
     SessionExpired,
+    /// It was carried out, once, and sent again for want of an answer, which had been too long to be kept: it had found
+    /// more than 16 KiB. A compare-and-set of which this is said has changed nothing.
+    #[error("it was carried out before it was sent again, and its long answer was not kept")]
+    NotKept,
     /// It answered what cannot be understood.
     #[error("its answer could not be understood")]
     Nonsense,

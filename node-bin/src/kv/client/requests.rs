@@ -168,6 +168,10 @@ impl Shared {
                     }
                     // It was never sent before, so that nothing has happened.
                 }
+                (Response::Written(Outcome::AnswerNotKept { .. }), _) => {
+                    let why = Unanswered::NotKept;
+                    return Err(ClientError::OutcomeUnknown { node, why });
+                }
                 (Response::Written(outcome), _) => return Ok((node, outcome)),
                 _ => {
                     let why = Unanswered::Nonsense;

@@ -18,6 +18,7 @@ use crate::node::SERVICE;
 
 mod late;
 mod nodes;
+mod unknown;
 
 /// Far longer than anything here takes, and still the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +30,8 @@ struct Part {
     leader: Option<NodeId>,
     /// Keep requests unanswered, as a node that was killed does.
     silent: bool,
+    /// Say of each write that it came before, and that its answer is not kept.
+    forgetful: bool,
     held: Vec<Reply>,
     /// Where it says that other members are.
     members: Vec<(NodeId, SocketAddr)>,
@@ -135,6 +138,9 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         _ if !leads => Response::Refused(Refusal::NotLeader {
             leader: part.leader,
         }),
+        Request::WriteOnce { .. } if part.forgetful => {
+            Response::Written(Outcome::AnswerNotKept { revision: 1 })
+        }
         Request::WriteOnce { tag, .. } if tag.session < part.sessions => {
             Response::Written(Outcome::SessionExpired)
         }

@@ -24,6 +24,11 @@ use crate::planted;
 /// time ends, and as many again of what its command does.
 pub(super) const ENDED_ROWS_MAX: usize = 1024;
 
+/// The longest answer that is kept for a command which is sent again, encoded. Every member keeps it on its disk, for each
+/// slot of each session, whereas a command that reads 1 MiB may have a hundred bytes. What is longer has read much: what is
+/// written is answered with a few bytes, and what 128 steps found of values of a hundred bytes fits.
+pub(super) const KEPT_ANSWER_BYTES_MAX: usize = 16 << 10;
+
 /// Commands are applied once each, in the order of the log; anything else would make this member
 /// differ from the others (State Machine Safety, Raft paper, figure 3).
 pub(super) fn check_order(applied: EntryId, batch: &Batch) {
@@ -91,7 +96,8 @@ impl Applying<'_> {
     }
 
     /// The same command again has the answer of the first time, and no effect. But for one that keeps a lease: what
-    /// it was told then says nothing of how long the lease lives now, or that it does.
+    /// it was told then says nothing of how long the lease lives now, or that it does. And but for one that only reads and
+    /// whose answer was too long to be kept: it has no effect that could come twice.
     fn apply_once(
         &mut self,
         tag: &Tag,
@@ -107,7 +113,7 @@ impl Applying<'_> {
         if let Some(kept) = self.below.find_own(self.active, &row)? {
             let kept = Kept::decode(&kept.data)?;
             if tag.sequence == kept.sequence
-                && !kept.keeps_again(&command)
+                && !kept.is_done_again(&command)
                 && !planted::is("command-applied-again")
             {
                 return Ok(kept.answer);
@@ -117,7 +123,7 @@ impl Applying<'_> {
             }
         }
         let outcome = self.carry_out(command, owner, revision)?;
-        let (data, answer) = Kept::encode(tag.sequence, &outcome);
+        let (data, answer) = Kept::encode(tag.sequence, &outcome, revision);
         // Opening a session may have ended this one: nothing would remove what is kept in it now, or, where some of
         // what was kept is gone already, it would live on without that.
         if self.timed.has_session(tag.session, owner) {
@@ -397,27 +403,47 @@ impl Applying<'_> {
     }
 }
 
-/// The content of a slot's row: the number of its last command, and that one's encoded outcome.
+/// The content of a slot's row: the number of its last command, and that one's encoded outcome, or that it is not kept.
 struct Kept {
     sequence: u64,
     answer: Bytes,
 }
 
 impl Kept {
-    /// The content, and the part of it that is the encoded outcome.
-    fn encode(sequence: u64, outcome: &Outcome) -> (Bytes, Bytes) {
+    /// The content, and the encoded outcome, which is a part of it unless it is too long for that.
+    fn encode(sequence: u64, outcome: &Outcome, revision: u64) -> (Bytes, Bytes) {
         let sequence = sequence.to_le_bytes();
-        let mut content = Vec::with_capacity(sequence.len() + SHORT_BYTES);
-        content.extend_from_slice(&sequence);
-        let content = Bytes::from(encode_behind(content, outcome));
+        let behind = |outcome: &Outcome| {
+            let mut content = Vec::with_capacity(sequence.len() + SHORT_BYTES);
+            content.extend_from_slice(&sequence);
+            Bytes::from(encode_behind(content, outcome))
+        };
+        let content = behind(outcome);
         let answer = content.slice(sequence.len()..);
-        (content, answer)
+        match answer.len() {
+            ..=KEPT_ANSWER_BYTES_MAX => (content, answer),
+            _ => (behind(&Outcome::AnswerNotKept { revision }), answer),
+        }
     }
 
-    /// Whether `command` is to keep a lease, which was kept the first time.
-    fn keeps_again(&self, command: &Command) -> bool {
-        matches!(command, Command::KeepLease { .. })
-            && matches!(Outcome::decode(&self.answer), Ok(Outcome::LeaseKept { .. }))
+    /// Whether `command` is carried out again: to keep a lease that was kept the first time, or to read what is not kept.
+    fn is_done_again(&self, command: &Command) -> bool {
+        match command {
+            Command::KeepLease { .. } => {
+                matches!(Outcome::decode(&self.answer), Ok(Outcome::LeaseKept { .. }))
+            }
+            Command::Transact(transaction) if transaction.only_reads() => {
+                let answer = Outcome::decode(&self.answer);
+                matches!(answer, Ok(Outcome::AnswerNotKept { .. }))
+            }
+            Command::Transact(_)
+            | Command::Put { .. }
+            | Command::Delete { .. }
+            | Command::CompareAndSet { .. }
+            | Command::GrantLease { .. }
+            | Command::RevokeLease { .. }
+            | Command::OpenSession => false,
+        }
     }
 
     fn decode(data: &Bytes) -> Result<Self, StoreFault> {

@@ -15,7 +15,7 @@ use crate::kv::query::RANGE_BYTES_MAX;
 /// The longest key of a row: that of a key bound to a lease.
 pub(super) const ROW_KEY_BYTES_MAX: usize = OWN.len() + 1 + 8 + KEY_BYTES_MAX;
 
-/// The longest value of a row: an answer that is kept, with room for its form.
+/// The longest value of a row: an answer as files of before kept it, with room for its form.
 pub(super) const ROW_VALUE_BYTES_MAX: usize = RANGE_BYTES_MAX + (8 << 10);
 
 /// In front of what the store keeps for itself.

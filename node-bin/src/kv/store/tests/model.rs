@@ -9,6 +9,7 @@ use super::*;
 use crate::kv::history::Change;
 use crate::kv::logged::{Logged, Tag};
 use crate::kv::query::Lease;
+use crate::kv::store::apply::KEPT_ANSWER_BYTES_MAX;
 use crate::kv::transaction::{Compare, Condition, Step, StepOutcome, Transaction};
 
 /// Numbers from a seed (xorshift64).
@@ -31,7 +32,11 @@ impl Rng {
         })
     }
 
+    /// Some are so long that no answer which has them is kept.
     fn value(&mut self) -> Bytes {
+        if self.below(2) == 0 {
+            return Bytes::from(vec![b'z'; KEPT_ANSWER_BYTES_MAX]);
+        }
         Bytes::from(vec![b'a' + self.below(3) as u8; self.below(3) as usize])
     }
 
@@ -79,6 +84,14 @@ impl Rng {
             Compare { key, condition }
         });
         let compare = compare.collect();
+        if self.below(3) == 0 {
+            let gets = (0..3).map(|_| Step::Get { key: self.key() }).collect();
+            return Transaction {
+                compare,
+                then: gets,
+                otherwise: Vec::new(),
+            };
+        }
         let then = (0..self.below(4)).map(|_| self.step(model)).collect();
         let otherwise = (0..self.below(3)).map(|_| self.step(model)).collect();
         Transaction {
@@ -124,10 +137,14 @@ impl Rng {
                 return before[before.len() - 1 - self.below(recent) as usize].clone();
             }
             2 => return self.command(model).encode(),
+            3 | 4 if !before.is_empty() => return before[before.len() - 1].clone(),
             _ => {}
         }
         let tag = (self.below(2) > 0).then(|| Tag {
-            session: self.number(&model.opened),
+            session: match model.sessions.last_key_value() {
+                Some((session, _)) if self.below(2) > 0 => *session,
+                _ => self.number(&model.opened),
+            },
             slot: self.below(3) as u16,
             sequence: 1 + self.below(1 + before.len() as u64 / 4),
         });
@@ -166,6 +183,9 @@ struct Model {
     opened: Vec<u64>,
     changes: Vec<Change>,
     repeated: usize,
+    /// How often the answer to what was sent again was not there any more, and how often it was looked for again.
+    not_kept: usize,
+    read_again: usize,
     /// How often somebody wanted to use what another one had opened.
     strangers: usize,
     ended: usize,
@@ -201,21 +221,30 @@ impl Model {
             return Outcome::SessionExpired;
         };
         // What it was told of a lease says nothing of how long that lives now.
-        let keeps_again = |outcome: &Outcome| {
-            matches!(command, Command::KeepLease { .. })
-                && matches!(outcome, Outcome::LeaseKept { .. })
+        let done_again = |outcome: &Outcome| match outcome {
+            Outcome::LeaseKept { .. } => matches!(command, Command::KeepLease { .. }),
+            Outcome::AnswerNotKept { .. } => only_gets(&command),
+            _ => false,
         };
         match slots.get(&tag.slot) {
-            Some((last, outcome)) if *last == tag.sequence && !keeps_again(outcome) => {
+            Some((last, outcome)) if *last == tag.sequence && !done_again(outcome) => {
                 self.repeated += 1;
+                self.not_kept += usize::from(matches!(outcome, Outcome::AnswerNotKept { .. }));
                 return outcome.clone();
             }
             Some((last, _)) if *last > tag.sequence => return Outcome::Superseded,
+            Some((last, Outcome::AnswerNotKept { .. })) if *last == tag.sequence => {
+                self.read_again += 1;
+            }
             _ => {}
         }
         let outcome = self.carry_out(command, logged.owner, revision);
         let (ends, slots) = self.sessions.get_mut(&tag.session).unwrap();
-        slots.insert(tag.slot, (tag.sequence, outcome.clone()));
+        let kept = match outcome.encode().len() {
+            ..=KEPT_ANSWER_BYTES_MAX => outcome.clone(),
+            _ => Outcome::AnswerNotKept { revision },
+        };
+        slots.insert(tag.slot, (tag.sequence, kept));
         // Renewed an eighth at a time.
         if now + 600_000 >= *ends + 75_000 {
             *ends = now + 600_000;
@@ -384,6 +413,14 @@ impl Model {
     }
 }
 
+fn only_gets(command: &Command) -> bool {
+    let Command::Transact(transaction) = command else {
+        return false;
+    };
+    let mut steps = transaction.then.iter().chain(&transaction.otherwise);
+    steps.all(|step| matches!(step, Step::Get { .. }))
+}
+
 /// How the store under test is set up: with and without a thread of its own, and with an overlay so
 /// small that applying waits for the disk.
 fn options(seed: u64) -> KvOptions {
@@ -446,8 +483,9 @@ fn seen(store: &KvStore) -> Vec<Change> {
 #[test]
 fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
     let (mut replayed, mut refused, mut during) = (0, 0, 0);
+    let (mut not_kept, mut read_again) = (0, 0);
     let (mut repeated, mut ended, mut listed, mut strangers) = (0, 0, 0, 0);
-    for seed in 1..=16 {
+    for seed in 1..=24 {
         let mut rng = Rng(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
         let options = options(seed);
         let holds = options.background && options.overlay_bytes_max == KV_OVERLAY_BYTES_DEFAULT;
@@ -551,6 +589,7 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
         assert_eq!(in_all(seen(&steady)), model.changes, "seed {seed}");
         (repeated, ended) = (repeated + model.repeated, ended + model.ended);
         strangers += model.strangers;
+        (not_kept, read_again) = (not_kept + model.not_kept, read_again + model.read_again);
         // The control: one more command and the digests differ.
         apply(&mut steady, log.len() as u64 + 2, &put(b"key0", b"more"));
         assert_ne!(
@@ -564,6 +603,10 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
         replayed > 100 && refused > 10 && during > 40 && repeated > 20 && ended > 8 && listed > 8,
         "{replayed} replayed, {refused} refused, {during} rounds during a flush, {repeated} repeated, \
          {ended} ended with their lease, {listed} leases listed with keys"
+    );
+    assert!(
+        not_kept > 0 && read_again > 0,
+        "{not_kept} answers not kept, {read_again} read again"
     );
     assert!(strangers > 20, "{strangers} commands in sessions of others");
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::kv::logged::{Logged, Tag};
-use crate::kv::store::apply::ENDED_ROWS_MAX;
-use crate::kv::transaction::{Step, TRANSACTION_STEPS_MAX, Transaction};
+use crate::kv::store::apply::{ENDED_ROWS_MAX, KEPT_ANSWER_BYTES_MAX};
+use crate::kv::transaction::{Step, StepOutcome, TRANSACTION_STEPS_MAX, Transaction};
 
 /// Applies `command` at `index`, as `tag` and after `elapsed_ms`.
 fn apply_as(
@@ -126,6 +126,92 @@ fn h1_a_command_is_applied_once() {
     );
     assert_eq!(again(&mut store, 1, swap(None, "v")), Outcome::Superseded);
     assert_eq!(get(&mut store, b"k").unwrap().revision, 8);
+}
+
+/// An answer is kept up to its bound. Of a longer one is kept that there was one: what is sent again then is not done
+/// again, unless it only reads.
+#[test]
+fn h1_a_long_answer_is_not_kept() {
+    let (_directory, path, mut store) = new_store();
+    apply(&mut store, 2, &Command::OpenSession);
+    // Besides the value: its length, that there is one, the variant and version of the outcome, the revision.
+    let longest = KEPT_ANSWER_BYTES_MAX - 6;
+    let read = |key: &'static str| Step::Get { key: key.into() };
+    let transact = |then| {
+        Some(Command::Transact(Transaction {
+            then,
+            ..Transaction::default()
+        }))
+    };
+    let reads = || transact(vec![read("k")]);
+    let writes = || {
+        let (key, value) = ("w".into(), "v".into());
+        let lease = None;
+        transact(vec![read("k"), Step::Put { key, value, lease }])
+    };
+    let mut at = 2;
+    let mut ask = |store: &mut KvStore, sequence, command| {
+        at += 1;
+        let outcome = apply_as(store, at, (0, Some(tag(2, sequence))), command);
+        (at, outcome, kept_bytes(store))
+    };
+    for (length, kept) in [(longest, true), (longest + 1, false)] {
+        let value = vec![b'v'; length];
+        let first = length as u64;
+        ask(&mut store, 3 * first, Some(put(b"k", &value)));
+        let (revision, outcome, bytes) = ask(&mut store, 3 * first + 1, swap(Some("else"), "w"));
+        let current = Some(Bytes::from(value));
+        assert_eq!(outcome, Outcome::NotSwapped { current, revision });
+        assert_eq!(bytes > KEPT_ANSWER_BYTES_MAX, kept, "{bytes} bytes");
+        let (_, again, _) = ask(&mut store, 3 * first + 1, swap(Some("else"), "w"));
+        match kept {
+            true => assert_eq!(again, outcome),
+            false => assert_eq!(again, Outcome::AnswerNotKept { revision }),
+        }
+    }
+    let (revision, written, bytes) = ask(&mut store, u64::MAX - 1, writes());
+    assert!(matches!(written, Outcome::Transacted { .. }) && bytes < 64);
+    store.close().unwrap();
+    drop(store);
+    let mut store = open(&path);
+    let (_, again, _) = ask(&mut store, u64::MAX - 1, writes());
+    assert_eq!(again, Outcome::AnswerNotKept { revision });
+    assert_eq!(get(&mut store, b"w").unwrap().revision, revision);
+
+    let (_, first, bytes) = ask(&mut store, u64::MAX, reads());
+    assert!(bytes < 64, "{bytes} bytes");
+    let (revision, again, _) = ask(&mut store, u64::MAX, reads());
+    let at_first = |outcome| match outcome {
+        Outcome::Transacted {
+            steps, revision, ..
+        } => (steps, revision),
+        other => panic!("{other:?}"),
+    };
+    let (first, again) = (at_first(first), at_first(again));
+    assert!(matches!(&first.0[..], [StepOutcome::Value(Some(_))]));
+    assert_eq!((first.0, revision), again);
+}
+
+/// How much is kept in slot 0 of session 2.
+fn kept_bytes(store: &KvStore) -> usize {
+    let row = rows::slot(&tag(2, 1));
+    let kept = store.below().find_own(&store.active, &row).unwrap();
+    kept.unwrap().data.len()
+}
+
+/// Long answers that are in files of before are given.
+#[test]
+fn h1_a_long_answer_of_before_is_given() {
+    let (_directory, _path, mut store) = new_store();
+    apply(&mut store, 2, &Command::OpenSession);
+    let current = Some(Bytes::from(vec![b'v'; VALUE_BYTES_MAX]));
+    let revision = 2;
+    let before = Outcome::NotSwapped { current, revision };
+    let data = [&1_u64.to_le_bytes(), &before.encode()[..]].concat().into();
+    let row = rows::slot(&tag(2, 1));
+    store.active.set_own(&row, Some(Value { data, revision }));
+    let again = apply_as(&mut store, 3, (0, Some(tag(2, 1))), swap(None, "w"));
+    assert_eq!(again, before);
 }
 
 /// A key that is removed, or written without its lease or under another one, leaves nothing behind with the former.
