@@ -20,7 +20,7 @@ use crate::{
     outbox::{PushError, Queued},
     pending::Waiter,
     shared::Shared,
-    signal::{lock, sleep},
+    signal::{after, lock, sleep},
 };
 
 /// Deadlines are kept to about this: closer ones are gathered into one look.
@@ -110,7 +110,7 @@ impl Peer {
     }
 
     fn begin_call<Q: Message>(&self, request: &Q, deadline: Duration) -> Result<Waiter, NotSent> {
-        let at = self.shared.runtime.now() + deadline;
+        let at = after(&*self.shared.runtime, deadline);
         let begun = self.link.pending.begin(at, self.link.calls_max());
         let (call, waiter) = begun.ok_or(NotSent::QueueFull)?;
         let shape = Shape::Request { call };

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use quinn::Runtime;
@@ -96,9 +96,17 @@ impl Drop for Changed<'_> {
     }
 }
 
+/// Longer than any process runs, and short enough to be added to any time: callers may ask for as long as they like.
+const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// When `time` will have passed: any, up to [`WAIT_MAX`].
+pub(crate) fn after(runtime: &dyn Runtime, time: Duration) -> Instant {
+    runtime.now() + time.min(WAIT_MAX)
+}
+
 /// Must be polled inside the runtime: see [`sleep_until`].
 pub(crate) async fn sleep(runtime: &dyn Runtime, time: Duration) {
-    sleep_until(runtime, runtime.now() + time).await;
+    sleep_until(runtime, after(runtime, time)).await;
 }
 
 /// The future's output, or `None` when `time` passed first.

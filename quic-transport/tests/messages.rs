@@ -51,6 +51,27 @@ fn every_lane_carries_messages_both_ways_and_names_the_sender() {
     });
 }
 
+/// Whoever has all the time there is may say so: to a call, and to an orderly end.
+#[test]
+fn the_longest_time_is_no_mistake() {
+    on_each_runtime(|runtime| {
+        let (mut one, mut two) = pair(runtime);
+        let answer = one
+            .peer(&two)
+            .call::<Number, Number>(Number(1), Duration::MAX);
+        next_call(&mut two).reply.send(&Number(2));
+        assert_eq!(block_on(answer).unwrap(), Number(2));
+        two.peer(&one).try_send(Lane::Append, 7, Number(3)).unwrap();
+        block_on(two.transport.shutdown(Duration::MAX));
+        assert_eq!(one.next_message::<Number>(), Number(3));
+        let Inbound::Down { reason, .. } = one.next() else {
+            panic!("the end")
+        };
+        assert!(reason.to_string().contains("shutting down"), "{reason}");
+        one.shutdown();
+    });
+}
+
 fn two_identity() -> quorate_certs::Identity {
     quorate_certs::Identity::from_uri("spiffe://c1/node/2").unwrap()
 }
