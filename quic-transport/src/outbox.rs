@@ -2,7 +2,7 @@
 //! messages survive the moment when two connections become one.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     future::poll_fn,
     sync::{Arc, Mutex},
     task::{Poll, Waker},
@@ -144,8 +144,8 @@ impl Outbox {
     }
 
     /// Ends the session and returns the ids of the requests that were never taken by a writer.
-    pub(crate) fn close(&self) -> Vec<u64> {
-        let mut unsent = Vec::new();
+    pub(crate) fn close(&self) -> BTreeSet<u64> {
+        let mut unsent = BTreeSet::new();
         for lane in &self.lanes {
             let frames = {
                 let mut lane = lock(lane);
@@ -455,7 +455,7 @@ mod tests {
         block_on(outbox.next_batch(WireLane::Call, 1)).unwrap();
         assert_eq!(
             outbox.close(),
-            [BATCH_MESSAGES_MAX as u64 + 1],
+            BTreeSet::from([BATCH_MESSAGES_MAX as u64 + 1]),
             "the batch was taken"
         );
     }

@@ -1,7 +1,7 @@
 //! Calls waiting for an answer: ours (`Pending`) and the peer's (`InFlight`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -107,7 +107,12 @@ impl Pending {
     }
 
     /// Ends every call: those in `unsent` with `not_sent`, the others with `unknown`.
-    pub(crate) fn fail_all(&self, unsent: &[u64], not_sent: &CallError, unknown: &CallError) {
+    pub(crate) fn fail_all(
+        &self,
+        unsent: &BTreeSet<u64>,
+        not_sent: &CallError,
+        unknown: &CallError,
+    ) {
         let calls = std::mem::take(&mut lock(&self.state).calls);
         for (call, waiting) in calls {
             let err = if unsent.contains(&call) {

@@ -6,7 +6,7 @@
 //! system call besides receiving and sending it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     future::Future,
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
@@ -232,7 +232,14 @@ struct Readiness {
     /// The last send would have blocked, and nothing has been heard since.
     blocked: AtomicBool,
     reader: Mutex<Option<Waker>>,
-    writers: Mutex<Vec<Waker>>,
+    writers: Mutex<Writers>,
+}
+
+/// Connections that share a socket and wait for room in it, each once however often it asks.
+#[derive(Debug, Default)]
+struct Writers {
+    waiting: BTreeMap<u64, Waker>,
+    pollers: u64,
 }
 
 impl Readiness {
@@ -245,22 +252,18 @@ impl Readiness {
         }
         if writable {
             self.blocked.store(false, Ordering::Release);
-            let writers = std::mem::take(&mut *lock(&self.writers));
-            writers.into_iter().for_each(Waker::wake);
+            let writers = std::mem::take(&mut lock(&self.writers).waiting);
+            writers.into_values().for_each(Waker::wake);
         }
     }
 
-    fn poll_writable(&self, context: &Context<'_>) -> Poll<()> {
+    fn poll_writable(&self, poller: u64, context: &Context<'_>) -> Poll<()> {
         if !self.blocked.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
-        let mut writers = lock(&self.writers);
-        // Connections that share the socket ask again and again; each waits once.
-        if !writers
-            .iter()
-            .any(|writer| writer.will_wake(context.waker()))
-        {
-            writers.push(context.waker().clone());
+        match lock(&self.writers).waiting.entry(poller) {
+            Entry::Occupied(mut waker) => waker.get_mut().clone_from(context.waker()),
+            Entry::Vacant(free) => drop(free.insert(context.waker().clone())),
         }
         // The edge may have come before the waker was there to see it.
         match self.blocked.load(Ordering::Acquire) {
@@ -282,7 +285,13 @@ struct Socket {
 
 impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Poller(Arc::clone(&self.readiness)))
+        let readiness = Arc::clone(&self.readiness);
+        let number = {
+            let mut writers = lock(&readiness.writers);
+            writers.pollers += 1;
+            writers.pollers
+        };
+        Box::pin(Poller { readiness, number })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -357,12 +366,22 @@ impl Drop for Socket {
 }
 
 #[derive(Debug)]
-struct Poller(Arc<Readiness>);
+struct Poller {
+    readiness: Arc<Readiness>,
+    number: u64,
+}
 
 impl UdpPoller for Poller {
     /// quinn asks before every transmit, so "yes" must cost nothing until a send has blocked.
     fn poll_writable(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_writable(context).map(Ok)
+        self.readiness.poll_writable(self.number, context).map(Ok)
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let waker = lock(&self.readiness.writers).waiting.remove(&self.number);
+        drop(waker);
     }
 }
 
@@ -379,6 +398,36 @@ mod tests {
         segment_size: None,
         src_ip: None,
     };
+
+    /// A connection that asks again and again waits once, and not at all any more when it has ended.
+    #[test]
+    fn a_connection_waits_once_for_room() {
+        let reactor = Reactor::new().unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let remote = reactor.remote();
+        let socket = remote.socket(udp).unwrap();
+        let readiness = Arc::clone(lock(&remote.sockets).by_token.values().next().unwrap());
+        readiness.blocked.store(true, Ordering::Release);
+        let waiting = || lock(&readiness.writers).waiting.len();
+        let [mut one, mut two] = [(); 2].map(|()| socket.clone().create_io_poller());
+        for waker in [Waker::noop().clone(), Waker::from(Arc::new(Silent))] {
+            let mut context = Context::from_waker(&waker);
+            for poller in [&mut one, &mut two] {
+                assert!(poller.as_mut().poll_writable(&mut context).is_pending());
+            }
+        }
+        assert_eq!(waiting(), 2);
+        drop(one);
+        assert_eq!(waiting(), 1);
+        readiness.changed(false, true);
+        assert_eq!(waiting(), 0);
+    }
+
+    struct Silent;
+
+    impl Wake for Silent {
+        fn wake(self: Arc<Self>) {}
+    }
 
     /// Whoever waits for room is woken, although somebody else finds some before.
     #[test]
