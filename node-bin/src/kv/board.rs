@@ -20,10 +20,10 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(history_bytes: usize) -> Self {
+    pub(crate) fn new(history_bytes: usize, background: bool) -> Self {
         Self {
             history: History::new(history_bytes, 0),
-            backups: Held::default(),
+            backups: Held::new(background),
             due_in_ms: AtomicU64::new(NEVER),
         }
     }

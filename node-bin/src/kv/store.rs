@@ -230,7 +230,7 @@ impl KvStore {
             identity: identity.clone(),
             options,
         };
-        let board = Arc::new(Board::new(options.watch_history_bytes));
+        let board = Arc::new(Board::new(options.watch_history_bytes, options.background));
         let store = Self::assemble(opened, place, board, around);
         let store = store.map_err(|fault| fault.at_open(path))?;
         tracing::info!(

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_consensus::{Chunk, EntryId, SnapshotSource, StateMachineError};
+use tracing::debug;
 
 /// Of how many states backups can be read at a node at the same time. Each holds on to what was in memory, at most
 /// twice [`KvOptions::overlay_bytes_max`](crate::kv::KvOptions::overlay_bytes_max), and to pages of the file that
@@ -24,13 +26,18 @@ const PLACES_MAX: usize = 32;
 
 /// Shared by the store, which reads, and the service in front of it, which knows the time and must not wait for a disk:
 /// so nothing is read under the lock.
-#[derive(Default)]
-pub(crate) struct Held(Mutex<Inner>);
+pub(crate) struct Held {
+    inner: Mutex<Inner>,
+    /// Whether there are threads: a simulation has none.
+    background: bool,
+}
 
 #[derive(Default)]
 struct Inner {
     /// Those asked last come last.
     held: Vec<Reading>,
+    /// What drops those that are held no more.
+    dropping: Vec<JoinHandle<()>>,
     ended: bool,
 }
 
@@ -45,6 +52,11 @@ struct Reading {
 }
 
 impl Held {
+    pub(crate) fn new(background: bool) -> Self {
+        let inner = Mutex::default();
+        Self { inner, background }
+    }
+
     /// Holds `source` for one more reader, until it is through or asks for no more. Two of the same entry are the same.
     pub(crate) fn hold(&self, source: Box<dyn SnapshotSource>) {
         let mut inner = self.lock();
@@ -97,24 +109,53 @@ impl Held {
         chunk
     }
 
-    /// It is `now`: forgets those of which nobody has asked for more in [`BACKUP_IDLE_MAX`].
+    /// It is `now`: lets go of those of which nobody has asked for more in [`BACKUP_IDLE_MAX`].
     pub(crate) fn tick(&self, now: Instant) {
-        self.lock().held.retain_mut(|reading| {
+        let is_over = |reading: &mut Reading| {
             let until = *reading.until.get_or_insert(now + BACKUP_IDLE_MAX);
-            now < until
-        });
+            now >= until
+        };
+        let over: Vec<Reading> = self.lock().held.extract_if(.., is_over).collect();
+        if !over.is_empty() {
+            self.drop_elsewhere(over);
+        }
     }
 
-    /// Holds none any more.
+    /// Holds none any more. When this returns, all is dropped that was held: the file may be opened again.
     pub(crate) fn end(&self) {
-        let mut inner = self.lock();
-        inner.ended = true;
-        inner.held.clear();
+        let (held, dropping) = {
+            let mut inner = self.lock();
+            inner.ended = true;
+            let Inner { held, dropping, .. } = &mut *inner;
+            (std::mem::take(held), std::mem::take(dropping))
+        };
+        drop(held);
+        for thread in dropping {
+            // If it panicked, the panic has been reported on that thread.
+            let _ = thread.join();
+        }
+    }
+
+    /// Who looks at the clock has packets that wait: to drop a hundred thousand pairs takes some milliseconds. So a
+    /// thread is made for that, which is nothing once a minute. Where there is none to be had, they are dropped here.
+    fn drop_elsewhere(&self, over: Vec<Reading>) {
+        if !self.background {
+            return drop(over);
+        }
+        let dropping = Builder::new().name("quorate-kv-drop".into());
+        match dropping.spawn(move || drop(over)) {
+            Ok(thread) => {
+                let mut inner = self.lock();
+                inner.dropping.retain(|thread| !thread.is_finished());
+                inner.dropping.push(thread);
+            }
+            Err(error) => debug!(%error, "what a backup held was dropped where others wait"),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is one line.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,6 +203,9 @@ impl fmt::Debug for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread::{self, ThreadId};
+
     use quorate_consensus::{LogIndex, Term};
 
     use super::*;
@@ -180,6 +224,43 @@ mod tests {
         }
     }
 
+    /// Says on which thread it is dropped.
+    struct Told(Sender<ThreadId>);
+
+    impl SnapshotSource for Told {
+        fn last(&self) -> EntryId {
+            id(7)
+        }
+
+        fn chunk(&mut self, _: &[u8], _: u64) -> Result<Chunk, StateMachineError> {
+            unreachable!("nobody reads it")
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+
+    /// The thread that looks at the clock, whose packets wait meanwhile, drops nothing where there are others; and the
+    /// end comes after all is dropped.
+    #[test]
+    fn what_is_let_go_is_dropped_elsewhere() {
+        for background in [true, false] {
+            let (told, dropped) = channel();
+            let held = Held::new(background);
+            let now = Instant::now();
+            held.hold(Box::new(Told(told)));
+            held.tick(now);
+            assert!(dropped.try_recv().is_err() && held.lock().held.len() == 1);
+            held.tick(now + BACKUP_IDLE_MAX);
+            held.end();
+            let here = thread::current().id();
+            assert_eq!(dropped.try_recv().unwrap() == here, !background);
+        }
+    }
+
     fn id(index: u64) -> EntryId {
         EntryId::new(Term::new(1), LogIndex::new(index))
     }
@@ -195,7 +276,7 @@ mod tests {
     /// One goes on from where it was, or a little before, and from nowhere else.
     #[test]
     fn a_place_has_to_be_named() {
-        let held = Held::default();
+        let held = Held::new(true);
         hold(&held, 7);
         let ask = |after: &[u8]| held.chunk(id(7), after, 1).unwrap();
         assert!(ask(b"+").is_none());
@@ -214,7 +295,7 @@ mod tests {
     /// There are never more than the bound, and the one that goes is the one that was not asked for the longest.
     #[test]
     fn the_one_not_asked_for_the_longest_goes() {
-        let held = Held::default();
+        let held = Held::new(true);
         hold(&held, 7);
         hold(&held, 8);
         assert!(has(&held, 7));
@@ -229,7 +310,7 @@ mod tests {
     /// After the end nothing is held, whatever was being read then.
     #[test]
     fn nothing_is_held_after_the_end() {
-        let held = Held::default();
+        let held = Held::new(true);
         hold(&held, 7);
         let reading = held.lock().take(id(7)).unwrap();
         held.end();
@@ -241,7 +322,7 @@ mod tests {
     /// It goes when the last one is through, and not before.
     #[test]
     fn who_is_through_lets_go() {
-        let held = Held::default();
+        let held = Held::new(true);
         hold(&held, 7);
         hold(&held, 7);
         held.release(id(8));
@@ -255,7 +336,7 @@ mod tests {
     /// Whoever goes on asking keeps it, however long it takes; whoever does not, does not.
     #[test]
     fn nothing_is_held_for_nobody() {
-        let held = Held::default();
+        let held = Held::new(true);
         let mut now = Instant::now();
         hold(&held, 7);
         hold(&held, 8);
