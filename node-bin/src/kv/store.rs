@@ -2,6 +2,7 @@
 //! since that was written.
 
 mod apply;
+mod bound;
 mod digest;
 mod flusher;
 mod listing;

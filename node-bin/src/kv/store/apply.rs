@@ -347,12 +347,13 @@ impl Applying<'_> {
         self.write((rows::bound_key(lease, key), row(Bytes::new())));
         let number = Bytes::copy_from_slice(&lease.to_le_bytes());
         self.write((rows::lease_of(key), row(number)));
+        self.timed.bound().add(key);
     }
 
     /// Takes `key` away from its lease, if it has one: or whoever writes and removes many keys under one lease would
     /// leave a row behind for each.
     fn loosen(&mut self, key: &Bytes) -> Result<(), StoreFault> {
-        if !self.timed.has_leases() || planted::is("lease-takes-what-was-written-since") {
+        if !self.timed.bound().may_have(key) || planted::is("lease-takes-what-was-written-since") {
             return Ok(());
         }
         let row = rows::lease_of(key);
@@ -363,6 +364,7 @@ impl Applying<'_> {
         let lease = lease.map_err(|_| Corruption::RowContent { row: "kv" })?;
         self.write((rows::bound_key(lease, key), None));
         self.write((row, None));
+        self.timed.bound().remove(key);
         Ok(())
     }
 

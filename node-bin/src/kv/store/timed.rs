@@ -1,5 +1,6 @@
 //! What ends by itself: sessions and leases, and the time they live by.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use quorate_persist::{Corruption, StoreFault};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::bound::BoundKeys;
 use super::overlay::Overlay;
 use super::rows;
 use super::view::Below;
@@ -16,8 +18,8 @@ use crate::kv::query::Lease;
 use crate::kv::query::Value;
 use crate::planted;
 
-/// How many sessions there may be; one more ends the one that was not used for the longest time. Some for
-/// each of ten thousand clients.
+/// How many sessions there may be; one more ends one of the identity that has most, the one that was not used for the
+/// longest time. Some for each of ten thousand clients.
 pub const SESSIONS_MAX: usize = 16_384;
 
 /// How many leases there may be: each takes some hundred bytes of memory.
@@ -34,7 +36,9 @@ const SESSION_TTL_MS: u64 = SESSION_TTL.as_secs() * 1000;
 
 /// Sessions, leases and the time, in memory as they stand in the rows.
 ///
-/// Invariant: `due` holds each of them once, at the time at which it ends.
+/// Invariants:
+/// - `due` holds each of them once, at the time at which it ends;
+/// - `owners` holds each session once that was not told to end.
 #[derive(Default)]
 pub(super) struct Timed {
     /// The milliseconds that have passed with a leader.
@@ -43,7 +47,21 @@ pub(super) struct Timed {
     at: u64,
     sessions: BTreeMap<u64, Session>,
     leases: BTreeMap<u64, Term>,
+    /// The keys that are bound to any of them.
+    bound: BoundKeys,
     due: BTreeSet<(u64, Ending)>,
+    owners: Owners,
+}
+
+/// Whose the sessions are that are not yet ending, so that one more than there can be ends one of whoever has most.
+///
+/// Invariant: `most` holds each owner that has any once, as [`standing`](Self::standing) says.
+#[derive(Default)]
+struct Owners {
+    /// With when each ends.
+    sessions: BTreeMap<u64, BTreeSet<(u64, u64)>>,
+    most: BTreeSet<(usize, Reverse<(u64, u64)>)>,
+    count: usize,
 }
 
 /// What can end.
@@ -52,6 +70,9 @@ pub(super) enum Ending {
     Session(u64),
     Lease(u64),
 }
+
+/// When a session ends that was told to.
+const ENDED: u64 = 0;
 
 #[derive(Clone, Copy, Default)]
 struct Session {
@@ -86,6 +107,11 @@ impl Timed {
         })?;
         each(below, nothing, &leases, |id, term| {
             timed.set_lease(id, term);
+        })?;
+        let bound = rows::lease_of(&[]);
+        below.scan(nothing, &bound, Some(&rows::after(&bound)), |row, _| {
+            timed.bound.add(&row[bound.len()..]);
+            ControlFlow::Continue(())
         })?;
         Ok(timed)
     }
@@ -130,13 +156,10 @@ impl Timed {
     /// session which has to go for it.
     pub(super) fn open_session(&mut self, session: u64, owner: u64) -> Vec<Row> {
         let mut written = Vec::new();
-        if self.sessions.len() >= SESSIONS_MAX {
-            let sessions = self.due.iter().find_map(|(_, ending)| match ending {
-                Ending::Session(session) => Some(*session),
-                Ending::Lease(_) => None,
-            });
+        if self.owners.count >= SESSIONS_MAX {
+            let oldest = self.owners.first_of_most(owner);
             // Its slots go before it does, as many at a time as of others.
-            written.extend(sessions.map(|oldest| self.end_session_at(oldest, 0, session)));
+            written.extend(oldest.map(|oldest| self.end_session_at(oldest, ENDED, session)));
         }
         let ends = self.now.saturating_add(SESSION_TTL_MS);
         written.push(self.end_session_at(session, ends, session));
@@ -163,6 +186,8 @@ impl Timed {
     fn set_session(&mut self, session: u64, ends: u64) {
         let known = self.sessions.entry(session).or_default();
         let before = std::mem::replace(&mut known.ends, ends);
+        self.owners.remove(known.owner, (before, session));
+        self.owners.add(known.owner, (ends, session));
         self.due.remove(&(before, Ending::Session(session)));
         self.due.insert((ends, Ending::Session(session)));
     }
@@ -170,13 +195,15 @@ impl Timed {
     /// Of a session that is there.
     fn set_owner(&mut self, session: u64, owner: u64) {
         if let Some(known) = self.sessions.get_mut(&session) {
-            known.owner = owner;
+            let before = std::mem::replace(&mut known.owner, owner);
+            self.owners.remove(before, (known.ends, session));
+            self.owners.add(owner, (known.ends, session));
         }
     }
 
-    /// Whether any lease is there, or what it has left behind.
-    pub(super) fn has_leases(&self) -> bool {
-        !self.leases.is_empty()
+    /// The keys that are bound to leases, or to what was left behind by one.
+    pub(super) fn bound(&mut self) -> &mut BoundKeys {
+        &mut self.bound
     }
 
     /// A lease as it stands, if it is there.
@@ -229,10 +256,14 @@ impl Timed {
     /// It has ended, and all that belonged to it is gone. Returns its rows.
     pub(super) fn ended(&mut self, ending: Ending) -> Vec<Row> {
         let (ends, rows) = match ending {
-            Ending::Session(id) => (
-                self.sessions.remove(&id).map(|it| it.ends),
-                vec![rows::session(id), rows::owner(id)],
-            ),
+            Ending::Session(id) => {
+                let session = self.sessions.remove(&id);
+                if let Some(session) = session {
+                    self.owners.remove(session.owner, (session.ends, id));
+                }
+                let rows = vec![rows::session(id), rows::owner(id)];
+                (session.map(|it| it.ends), rows)
+            }
             Ending::Lease(id) => (
                 self.leases.remove(&id).map(|it| it.ends),
                 vec![rows::lease(id)],
@@ -242,6 +273,48 @@ impl Timed {
             self.due.remove(&(ends, ending));
         }
         rows.into_iter().map(|row| (row, None)).collect()
+    }
+}
+
+impl Owners {
+    fn add(&mut self, owner: u64, session: (u64, u64)) {
+        if session.0 != ENDED {
+            self.change(owner, |sessions| sessions.insert(session));
+        }
+    }
+
+    fn remove(&mut self, owner: u64, session: (u64, u64)) {
+        self.change(owner, |sessions| sessions.remove(&session));
+    }
+
+    fn change(&mut self, owner: u64, change: impl FnOnce(&mut BTreeSet<(u64, u64)>) -> bool) {
+        let sessions = self.sessions.entry(owner).or_default();
+        if let Some(standing) = Self::standing(sessions) {
+            self.most.remove(&standing);
+        }
+        self.count -= sessions.len();
+        change(sessions);
+        self.count += sessions.len();
+        match Self::standing(sessions) {
+            Some(standing) => drop(self.most.insert(standing)),
+            None => drop(self.sessions.remove(&owner)),
+        }
+    }
+
+    /// How many somebody has, and of these the one that ends first, which is nobody else's.
+    fn standing(sessions: &BTreeSet<(u64, u64)>) -> Option<(usize, Reverse<(u64, u64)>)> {
+        Some((sessions.len(), Reverse(*sessions.first()?)))
+    }
+
+    /// The session that ends first of whoever has most; of `owner` itself, which opens one more, if nobody would have more than it then.
+    /// Where several have as many, of the one whose first ends first.
+    fn first_of_most(&self, owner: u64) -> Option<u64> {
+        let (most, Reverse((_, first))) = *self.most.last()?;
+        let own = self.sessions.get(&owner).and_then(Self::standing);
+        match own {
+            Some((count, Reverse((_, session)))) if count + 1 >= most => Some(session),
+            _ => Some(first),
+        }
     }
 }
 

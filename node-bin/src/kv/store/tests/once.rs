@@ -344,6 +344,75 @@ fn sessions_are_bounded() {
     }
 }
 
+/// Who opens sessions without end ends its own, and nobody else's; also after a restart, and at all members alike.
+#[test]
+fn a_client_that_opens_sessions_ends_its_own() {
+    let (_directory, path, mut store) = new_store();
+    let (_other, _, mut steady) = new_store();
+    let open_as = |owner| {
+        let command = Some(Command::OpenSession);
+        let (elapsed_ms, tag) = (0, None);
+        let logged = Logged {
+            elapsed_ms,
+            tag,
+            command,
+            owner,
+        };
+        logged.encode()
+    };
+    let (modest, greedy) = (OWNER, OWNER + 1);
+    let mut entries = vec![open_as(modest); 2];
+    entries.resize(SESSIONS_MAX + 50, open_as(greedy));
+    for store in [&mut store, &mut steady] {
+        store.apply(&batch(2, &entries)).unwrap();
+    }
+    store.close().unwrap();
+    drop(store);
+    let mut store = open(&path);
+    let first = 2 + entries.len() as u64;
+    // 50 have ended, and now 52 more: of the one who has most, whoever opens them.
+    let mut more = vec![open_as(greedy); 50];
+    more.extend([open_as(modest), open_as(OWNER + 2)]);
+    for store in [&mut store, &mut steady] {
+        store.apply(&batch(first, &more)).unwrap();
+        let last = first + more.len() as u64;
+        let name = |session| (0, Some(tag(session, 1)));
+        let mut at = last - 1;
+        let mut used = |owner, session| {
+            at += 1;
+            let outcome = apply_of(store, at, owner, name(session), Some(put(b"k", b"v")));
+            matches!(outcome, Outcome::Written { .. })
+        };
+        assert!(used(modest, 2) && used(modest, 3));
+        assert!(used(modest, last - 2) && used(OWNER + 2, last - 1));
+        assert!(!used(greedy, 4) && !used(greedy, 105) && used(greedy, 106));
+    }
+    assert_eq!(store.digest().unwrap(), steady.digest().unwrap());
+}
+
+/// A write of a key that no lease has does not look for one, and one that a lease has is found after a restart.
+#[test]
+fn only_a_bound_key_is_looked_for() {
+    let (_directory, path, mut store) = new_store();
+    apply(&mut store, 2, &Command::GrantLease { ttl_ms: 60_000 });
+    let (bound, free) = (keys("bound", 1), keys("free", 1));
+    bind(&mut store, &mut 3, 2, &bound);
+    // Nobody counted it: whoever looked would find it, and remove it.
+    let row = rows::lease_of(&free[0]);
+    let data = Bytes::copy_from_slice(&9_u64.to_le_bytes());
+    let revision = 3;
+    store.active.set_own(&row, Some(Value { data, revision }));
+    apply(&mut store, 4, &put(&free[0], b"v"));
+    assert!(store.active.find_own(&row).flatten().is_some());
+
+    store.close().unwrap();
+    drop(store);
+    let mut store = open(&path);
+    apply(&mut store, 5, &put(&bound[0], b"v"));
+    apply(&mut store, 6, &Command::RevokeLease { lease: 2 });
+    assert_eq!(there(&mut store, &bound), 1);
+}
+
 /// Whoever uses the oldest session of as many as there can be, and opens another one with that, ends the one it uses:
 /// nothing is kept in that, and it does not live on without what was kept in it before.
 #[test]
