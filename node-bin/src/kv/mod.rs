@@ -15,6 +15,7 @@ pub(crate) mod query;
 mod refusals;
 mod service;
 mod store;
+mod telling;
 mod timekeeper;
 mod transaction;
 

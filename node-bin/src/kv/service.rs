@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures_lite::future;
 use quorate_certs::Identity;
 use quorate_consensus::{
-    Event, LeaderChange, LogIndex, MembershipChange, NodeId, ORIGIN, ProposeError, Role,
-    StateMachine, TransferError,
+    LeaderChange, LogIndex, MembershipChange, NodeId, ORIGIN, ProposeError, Role, StateMachine,
+    TransferError,
 };
 use quorate_quic_transport::{IncomingCall, PeerState, Reply};
 use tracing::debug;
@@ -22,8 +22,9 @@ use super::protocol::{NodeStatus, Notice, PeerStatus, Refusal, Request, Response
 use super::query::{Answer, validate_bounds};
 use super::refusals::{membership_refusal, propose_refusal, read_refusal, transfer_refusal};
 use super::store::{KvOptions, KvStore};
+use super::telling::{Announcer, tell_of_leaders, tell_of_members};
 use super::timekeeper::{LOOK_INTERVAL, Timekeeper};
-use crate::node::{GROUP, LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
+use crate::node::{LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
 
 /// Serves the key-value store to clients.
 pub(crate) struct KvService {
@@ -31,6 +32,7 @@ pub(crate) struct KvService {
     timekeeper: Arc<Timekeeper>,
     /// Once the node has started.
     metrics: Option<Arc<Metrics>>,
+    announcer: Option<Announcer>,
 }
 
 impl KvService {
@@ -39,6 +41,7 @@ impl KvService {
             board,
             timekeeper: Arc::default(),
             metrics: None,
+            announcer: None,
         }
     }
 
@@ -156,24 +159,10 @@ async fn keep_time(node: NodeHandle, board: Arc<Board>, timekeeper: Arc<Timekeep
     board.backups.end();
 }
 
-/// Tells clients of members that come, go or move, until the node ends.
-async fn tell_of_members(node: NodeHandle) {
-    let mut events = node.events();
-    while let Some(event) = events.next().await {
-        if let Event::Members(_) = event
-            && let Ok(status) = node.status().await
-            && let Some(directory) = Directory::of(&describe(&node, &status))
-        {
-            tell_clients(&node, &Notice::Members(directory));
-        }
-    }
-}
-
-/// One that cannot keep up with its answers is left out: it learns the same by asking.
-fn tell_clients(node: &NodeHandle, notice: &Notice) {
-    for client in node.transport().clients() {
-        let _ = client.try_send(Notice::LANE, GROUP, notice.clone());
-    }
+/// Who the members are and where, for clients.
+async fn members(node: &NodeHandle) -> Option<Notice> {
+    let status = node.status().await.ok()?;
+    Directory::of(&describe(node, &status)).map(Notice::Members)
 }
 
 impl Service for KvService {
@@ -181,7 +170,10 @@ impl Service for KvService {
         self.metrics = Some(Arc::new(Metrics::new(node)));
         let (board, timekeeper) = (Arc::clone(&self.board), Arc::clone(&self.timekeeper));
         node.spawn(keep_time(node.clone(), board, timekeeper));
-        node.spawn(tell_of_members(node.clone()));
+        node.spawn(tell_of_members(node.clone(), members));
+        let (announcer, news) = Announcer::new();
+        node.spawn(tell_of_leaders(node.clone(), news));
+        self.announcer = Some(announcer);
     }
 
     fn call(&mut self, node: &NodeHandle, call: IncomingCall) {
@@ -232,12 +224,10 @@ impl Service for KvService {
         }
     }
 
-    fn leader_changed(&mut self, node: &NodeHandle, change: &LeaderChange) {
-        let notice = Notice::Leader {
-            term: change.term,
-            leader: change.leader,
-        };
-        tell_clients(node, &notice);
+    fn leader_changed(&mut self, _: &NodeHandle, change: &LeaderChange) {
+        if let Some(announcer) = &mut self.announcer {
+            announcer.handle_change(change);
+        }
     }
 }
 
