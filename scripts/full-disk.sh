@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Fills the disk of one of three nodes, for real: its data folder is a small tmpfs, which needs root to mount.
-# The node must stop with one clear line, the others must go on, and with room it must come back and have
-# everything. Exits non-zero otherwise, and leaves nothing behind.
+# Fills disks for real: data folders are small tmpfs, which needs root to mount. Exits non-zero when anything is
+# otherwise than said here, and leaves nothing behind.
+#
+# First the disk of one of three nodes, with no reserve: the node must stop with one clear line, the others must go
+# on, and with room it must come back and have everything. Then all three at once, with a reserve: writes must be
+# refused and deletes taken, no node may stop, and with room writes must go on without a restart.
 #
 #   sudo scripts/full-disk.sh                          builds the release executable
 #   sudo QUORATE=target/release/quorate scripts/full-disk.sh
@@ -12,6 +15,10 @@ cd "$(dirname "$0")/.."
 # Two halves of a journal, and room for a few seconds of writing.
 SMALL=48m
 LARGE=2g
+# With a reserve: room for the journal and some seconds of writing, and a reserve for a log with a short tail and what is
+# in memory.
+MEDIUM=320m
+RESERVE=192MiB
 DEADLINE_S=120
 
 if [[ -z ${QUORATE:-} ]]; then
@@ -29,7 +36,9 @@ cleanup() {
         kill -KILL "${pid[$node]}" 2>/dev/null || true
     done
     wait 2>/dev/null || true
-    umount "$work/n3/data" 2>/dev/null || true
+    for node in 1 2 3; do
+        umount "$work/n$node/data" 2>/dev/null || true
+    done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -54,8 +63,10 @@ eventually() { # eventually WHAT COMMAND..
     ok "$what"
 }
 
+reserve=0
+
 start() {
-    local node=$1 peer flags=()
+    local node=$1 peer flags=(--disk-reserve "$reserve")
     for peer in 1 2 3; do
         [[ $peer == "$node" ]] || flags+=(--peer "$peer=127.0.0.1:$((port + peer))")
     done
@@ -81,8 +92,12 @@ for node in 1 2 3; do
     "$QUORATE" certs issue --ca "$work/ca" --node "$node" --out "$work/n$node" >/dev/null
 done
 "$QUORATE" certs issue --ca "$work/ca" --client app --out "$work/app" >/dev/null
-mkdir -m 700 "$work/n3/data"
-mount -t tmpfs -o "size=$SMALL,mode=700" tmpfs "$work/n3/data"
+disk() { # disk NODE SIZE
+    mkdir -p -m 700 "$work/n$1/data"
+    mount -t tmpfs -o "size=$2,mode=700" tmpfs "$work/n$1/data"
+}
+
+disk 3 "$SMALL"
 export QUORATE_CERT=$work/app
 export QUORATE_NODES="1=127.0.0.1:$((port + 1)),2=127.0.0.1:$((port + 2)),3=127.0.0.1:$((port + 3))"
 for node in 1 2 3; do start "$node"; done
@@ -122,3 +137,52 @@ pid=()
 digests=$(for node in 1 2 3; do "$QUORATE" check "$work/n$node/data" --json | sed 's/.*"digest":"\([0-9a-f]*\)".*/\1/'; done | sort -u | wc -l)
 ((digests == 1)) || fail 'the states differ'
 ok 'the three states are the same'
+
+# All three at once, with a reserve.
+umount "$work/n3/data"
+rm -rf "$work"/n?/data
+reserve=$RESERVE
+for node in 1 2 3; do
+    disk "$node" "$MEDIUM"
+    : >"$work/n$node.log"
+    start "$node"
+done
+eventually 'three nodes on small disks serve' same_everywhere
+"$QUORATE" kv put first value >/dev/null || fail 'nothing is taken on an empty disk'
+
+refused() { # refused COMMAND..: it is, for want of room.
+    local code=0
+    "$@" >"$work/refused" 2>&1 || code=$?
+    ((code == 75)) && grep -q 'nearly full' "$work/refused"
+}
+full() { refused "$QUORATE" kv put more value; }
+until=$((SECONDS + DEADLINE_S))
+until full; do
+    ((SECONDS <= until)) || fail 'writes are not refused'
+    write 1 || true
+    for node in 1 2 3; do gone "$node" && fail "node $node has stopped"; done
+done
+ok "writes are refused: $(cut -c1-200 "$work/refused" | head -1)"
+"$QUORATE" status --check >"$work/check" 2>&1 && fail 'the check finds nothing'
+grep -q 'nearly full' "$work/check" || fail 'the check does not say why'
+for ((n = 0; n < 5; n++)); do
+    write 1 || true
+    "$QUORATE" kv get first >/dev/null || fail 'a read is refused'
+done
+full || fail 'writes are taken again'
+"$QUORATE" kv del first >/dev/null || fail 'a delete is refused'
+"$QUORATE" kv del --all >/dev/null || fail 'many deletes are refused'
+refused "$QUORATE" kv lock some -- true || fail 'a lock is given'
+for node in 1 2 3; do gone "$node" && fail "node $node has stopped"; done
+ok 'reads and deletes go on, and no node has stopped'
+
+for node in 1 2 3; do mount -o "remount,size=$LARGE" "$work/n$node/data"; done
+eventually 'with room, writes go on without a restart' "$QUORATE" kv put more value
+eventually 'all is well' "$QUORATE" status --check
+for node in 1 2 3; do
+    ! grep -q 'stops itself' "$work/n$node.log" || fail "node $node has stopped"
+    kill -TERM "${pid[$node]}"
+done
+wait
+pid=()
+ok "the warning is in the log: $(grep -h 'nearly full' "$work"/n?.log | head -1 | cut -c1-160)"

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
-use quorate::{Batch, EntryId, Node, ORIGIN, ProposeError, StateMachine, StateMachineError};
+use quorate::{
+    Batch, CommandError, EntryId, Node, ORIGIN, ProposeError, StateMachine, StateMachineError,
+};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -52,7 +54,9 @@ async fn add(nodes: &[Node], step: i64) -> Result<String, Box<dyn Error>> {
         for node in nodes {
             match node.propose(step.to_string().into()).await {
                 Ok(answer) => return Ok(String::from_utf8_lossy(&answer).into_owned()),
-                Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {}
+                Err(CommandError::Propose(
+                    ProposeError::NotLeader { .. } | ProposeError::Overloaded,
+                )) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future::block_on;
 use quorate::saved::State;
-use quorate::{Node, ProposeError};
+use quorate::{CommandError, Node, ProposeError};
 use serde::{Deserialize, Serialize};
 
 #[path = "common/mod.rs"]
@@ -118,9 +118,11 @@ async fn ask(nodes: &[Node], command: Command) -> Result<Answer, Box<dyn Error>>
         for node in nodes {
             match node.propose(command.clone()).await {
                 Ok(answer) => return Ok(postcard::from_bytes(&answer)?),
-                Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {}
+                Err(CommandError::Propose(
+                    ProposeError::NotLeader { .. } | ProposeError::Overloaded,
+                )) => {}
                 // Acquire may be repeated: it answers with the holder, who may be the one who asks.
-                Err(ProposeError::OutcomeUnknown { .. }) => {}
+                Err(CommandError::Propose(ProposeError::OutcomeUnknown { .. })) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -60,8 +60,8 @@ pub use quorate_quic_transport as transport;
 
 pub use exposition::prometheus_text;
 pub use node::{
-    ADDRESSES_MAX, EVENTS_MAX, Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle,
-    PEERS_FILE, Service, StartError,
+    ADDRESSES_MAX, CommandError, DISK_RESERVE_BYTES_DEFAULT, DiskNearlyFull, DiskSpace, EVENTS_MAX,
+    Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, PEERS_FILE, Service, StartError,
 };
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{

@@ -14,8 +14,8 @@ use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate::consensus::{Entry, INBOX_BYTES_MAX, LogIndex, LogStore, LogWrite, StoreError};
 use quorate::transport::IncomingCall;
 use quorate::{
-    Batch, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle, NodeId, ORIGIN,
-    ProposeError, Service, StartError, StateMachine, StateMachineError,
+    Batch, CommandError, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle,
+    NodeId, ORIGIN, ProposeError, Service, StartError, StateMachine, StateMachineError,
 };
 
 /// Far above anything expected: reached only by a fault.
@@ -73,7 +73,7 @@ fn a_state_machine_in_memory_comes_back_from_the_log() {
         let counted = block_on(async {
             loop {
                 match node.propose("one".into()).await {
-                    Err(ProposeError::NotLeader { .. }) => {}
+                    Err(CommandError::Propose(ProposeError::NotLeader { .. })) => {}
                     outcome => break outcome.unwrap(),
                 }
             }
@@ -220,7 +220,7 @@ fn a_panic_of_any_part_stops_the_node() {
             let named = matches!(*fatal, Fatal::WorkerGone { worker } if worker == part);
             assert!(named, "{part}: {fatal}");
             let late = node.propose("late".into()).await;
-            assert_eq!(late, Err(ProposeError::Stopped));
+            assert_eq!(late, Err(ProposeError::Stopped.into()));
             let end = async { while events.next().await.is_some() {} };
             let late = async {
                 async_io::Timer::after(PATIENCE).await;
@@ -265,7 +265,10 @@ fn b16_a_node_whose_disk_hangs_ends() {
         while node.propose("one".into()).await.is_err() {}
         hangs.store(true, Ordering::Relaxed);
         let lost = node.propose("two".into()).await;
-        let unknown = matches!(lost, Err(ProposeError::OutcomeUnknown { .. }));
+        let unknown = matches!(
+            lost,
+            Err(CommandError::Propose(ProposeError::OutcomeUnknown { .. }))
+        );
         assert!(unknown, "{lost:?}");
         let fatal = node.stopped().await.expect_err("it stops by itself");
         assert!(matches!(*fatal, Fatal::DiskHangs { .. }), "{fatal}");
@@ -317,7 +320,7 @@ fn a_dropped_node_frees_its_port() {
     drop(node);
     UdpSocket::bind(port).unwrap();
     let refused = block_on(handle.propose("late".into()));
-    assert_eq!(refused, Err(ProposeError::Stopped));
+    assert_eq!(refused, Err(ProposeError::Stopped.into()));
 }
 
 /// Whoever learns something on a thread of the node may drop the node there: no thread waits for itself.

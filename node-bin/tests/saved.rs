@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_lite::future::block_on;
 use quorate::saved::{STATE_FILE, SavedError, State};
 use quorate::{
-    Batch, Command, EntryId, Fatal, LOG_FILE, MembershipChange, Node, NodeConfig, NodeId, ORIGIN,
-    ProposeError, StartError, StateMachine, StateMachineError,
+    Batch, Command, CommandError, EntryId, Fatal, LOG_FILE, MembershipChange, Node, NodeConfig,
+    NodeId, ORIGIN, ProposeError, StartError, StateMachine, StateMachineError,
 };
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate_persist::{OsFiles, check_log};
@@ -169,8 +169,10 @@ impl Cluster {
             match node.propose(command.clone()).await {
                 Ok(_) => return Some(()),
                 // Twice does no harm.
-                Err(ProposeError::OutcomeUnknown { .. }) => {}
-                Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {}
+                Err(CommandError::Propose(ProposeError::OutcomeUnknown { .. })) => {}
+                Err(CommandError::Propose(
+                    ProposeError::NotLeader { .. } | ProposeError::Overloaded,
+                )) => {}
                 Err(error) => panic!("{error}"),
             }
         }

@@ -36,6 +36,13 @@ pub trait Files: fmt::Debug + Send + Sync + 'static {
     /// When that cannot be told.
     fn length(&self, path: &Path) -> io::Result<u64>;
 
+    /// How many bytes more the file system of `directory` takes from a user without privileges.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be told.
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
+
     /// The names in `directory`.
     ///
     /// # Errors
@@ -116,6 +123,11 @@ impl Files for OsFiles {
 
     fn length(&self, path: &Path) -> io::Result<u64> {
         Ok(fs::metadata(path)?.len())
+    }
+
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(directory)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {

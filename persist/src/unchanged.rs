@@ -83,6 +83,10 @@ impl<F: Files> Files for Unchanged<F> {
         self.0.length(path)
     }
 
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+        self.0.free_bytes(directory)
+    }
+
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         self.0.names(directory)
     }

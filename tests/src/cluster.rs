@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::kv::{Client, ClientConfig, KvOptions, KvStore};
-use quorate::{Credentials, Node, NodeConfig, NodeId, Role, StateMachine, Status};
+use quorate::{Credentials, Node, NodeBuilder, NodeConfig, NodeId, Role, StateMachine, Status};
 use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate_persist::Files;
 use quorate_quic_transport::runtime::IoThread;
 use tempfile::TempDir;
 
@@ -92,16 +93,32 @@ impl Cluster {
         node: NodeId,
         around: impl FnOnce(KvStore) -> M,
     ) {
+        let started = self
+            .builder(node)
+            .start_kv_with(KvOptions::default(), around)
+            .expect("the node starts");
+        self.nodes.insert(node, started);
+    }
+
+    /// As [`start_node`](Self::start_node), with its files on `files`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_node_on(&mut self, node: NodeId, files: Arc<dyn Files>) {
+        let builder = self.builder(node).files(files);
+        let started = builder.start_kv().expect("the node starts");
+        self.nodes.insert(node, started);
+    }
+
+    fn builder(&self, node: NodeId) -> NodeBuilder {
         let mut config = NodeConfig::new(self.addresses[&node], self.data_dir(node));
         config.peers = (self.addresses.iter())
             .map(|(&node, &at)| (node, vec![at]))
             .collect();
         (self.configure)(&mut config);
         let credentials = self.credentials(&Subject::Node(node.into()));
-        let started = Node::builder(config, credentials)
-            .start_kv_with(KvOptions::default(), around)
-            .expect("the node starts");
-        self.nodes.insert(node, started);
+        Node::builder(config, credentials)
     }
 
     /// Where the files of `node` are.

@@ -79,6 +79,8 @@ fn metrics_are_documented_and_true() {
         assert_eq!(samples["quorate_has_leader{}"], 1.0);
         assert_eq!(samples["quorate_voters{}"], 3.0);
         assert!(samples["quorate_last_index{}"] >= 11.0);
+        assert!(samples["quorate_disk_free_bytes{}"] > 1e6, "{samples:?}");
+        assert_eq!(samples["quorate_disk_nearly_full{}"], 0.0);
         let appends = samples["quorate_log_append_duration_seconds_count{}"];
         let entries = samples["quorate_log_entries_appended_total{}"];
         assert!(appends > 0.0 && entries >= 10.0, "{samples:?}");

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) heartbeat_interval: Option<Duration>,
     /// How many bytes of the log stay for members that were away.
     pub(crate) log_tail: Option<u64>,
+    /// How many bytes of the disk are kept free.
+    pub(crate) disk_reserve: Option<u64>,
     /// How much the node is preferred as the leader.
     pub(crate) priority: Option<u8>,
     /// How many connections the node accepts, and of one client's, reader's or admin's certificate.
@@ -91,6 +93,9 @@ pub(crate) struct Flags {
     /// How much of the log stays for members that were away, such as 64MiB (default); others get a snapshot
     #[arg(long, value_name = "SIZE")]
     pub(crate) log_tail: Option<String>,
+    /// With less free on the disk, a leader refuses to store more, such as 512MiB (default); 0: never
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_reserve: Option<String>,
     /// 0 (default) to 255: who leads hands over to a node with more that has caught up
     #[arg(long, value_name = "NUMBER")]
     pub(crate) priority: Option<String>,
@@ -198,6 +203,7 @@ runtime = "green threads"
 election-timeout = "250"
 log = "inof"
 log-tail = "some"
+disk-reserve = "none"
 priority = 256
 connections-max = 0
 [peers]
@@ -210,7 +216,7 @@ connections-max = 0
         assert_eq!(failure.code, exit::CONFIG);
         let mut read = 0;
         for expected in [
-            "14 mistakes in the configuration",
+            "15 mistakes in the configuration",
             "n1.toml:1: node: a value of type string; expected this node's number",
             "n1.toml:2: data_dir: unknown key; did you mean `data-dir`?",
             "n1.toml:3: colour: unknown key; known are node, ",
@@ -219,11 +225,12 @@ connections-max = 0
             "n1.toml:6: election-timeout: `250` is not a time",
             "n1.toml:7: log: `inof` is no log filter: unknown level; use error, ",
             "n1.toml:8: log-tail: `some` is not a size",
-            "n1.toml:9: priority: `256` is not a number from 0 to 255",
-            "n1.toml:10: connections-max: `0` is not a number of 1 or more",
-            "n1.toml:12: peers.0: `0` is not a node's number",
-            "n1.toml:13: peers.2: `127.0.0.1:99999` is not HOST:PORT",
-            "n1.toml:14: peers.3: a value of type integer",
+            "n1.toml:9: disk-reserve: `none` is not a size",
+            "n1.toml:10: priority: `256` is not a number from 0 to 255",
+            "n1.toml:11: connections-max: `0` is not a number of 1 or more",
+            "n1.toml:13: peers.0: `0` is not a node's number",
+            "n1.toml:14: peers.2: `127.0.0.1:99999` is not HOST:PORT",
+            "n1.toml:15: peers.3: a value of type integer",
             "cert or --cert is missing",
         ] {
             let Some(at) = failure.message[read..].find(expected) else {

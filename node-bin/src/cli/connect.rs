@@ -387,6 +387,10 @@ mod tests {
             bytes: 2,
             bytes_max: 1,
         };
+        let no_room = Refusal::DiskNearlyFull {
+            free_bytes: 1,
+            reserve_bytes: 2,
+        };
         let still = |refusal| ClientError::StillRefused {
             within: Duration::from_secs(5),
             node,
@@ -413,6 +417,7 @@ mod tests {
             (unreachable(true), 77),
             (unreachable(false), 69),
             (refused(Refusal::not_yet("?")), 75),
+            (refused(no_room), 75),
             (ClientError::NobodyTookOver { node }, 75),
         ] {
             assert_eq!(failure(&error).code, code, "{error}");

@@ -142,6 +142,8 @@ async fn serve(
     raft.priority = settings.priority.unwrap_or(raft.priority);
     raft.log_tail_bytes = settings.log_tail.unwrap_or(raft.log_tail_bytes);
     raft.log_bytes_max = raft.log_bytes_max.max(raft.log_tail_bytes);
+    let reserve = &mut config.disk_reserve_bytes;
+    *reserve = settings.disk_reserve.unwrap_or(*reserve);
     let limits = &mut config.limits;
     limits.connections_max = settings.connections_max.unwrap_or(limits.connections_max);
     limits.connections_per_client_max = settings

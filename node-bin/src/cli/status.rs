@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
+use quorate::DiskSpace;
 use quorate::kv::{Client, ClientError, NodeStatus, PeerStatus};
 use quorate_consensus::{NodeId, Term};
 use quorate_persist::seconds_now;
@@ -33,7 +34,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    /// Exit with 0 only if every node answers, all name one leader, and none lags; say why not
+    /// Exit with 0 only if every node answers, all name one leader, none lags, and disks have room; say why not
     #[arg(long, conflicts_with_all = ["json", "peers", "watch"])]
     check: bool,
     /// How many entries a node may lack for that
@@ -183,7 +184,7 @@ fn answers(reports: &[Report]) -> impl Iterator<Item = &NodeStatus> {
         .filter_map(|report| report.status.as_ref().ok())
 }
 
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
     "NODE",
     "ROLE",
     "TERM",
@@ -193,6 +194,7 @@ const COLUMNS: [&str; 9] = [
     "APPLIED",
     "LAG",
     "CERTIFICATE",
+    "DISK",
 ];
 
 fn for_people(reports: &[Report], now_s: u64, out: &mut dyn Write) -> io::Result<()> {
@@ -287,7 +289,20 @@ fn row(status: &NodeStatus, committed: u64, now_s: u64) -> [String; COLUMNS.len(
         status.applied.to_string(),
         committed.saturating_sub(status.applied.value()).to_string(),
         expiry(status.certificate_not_after, now_s),
+        status.disk.map_or_else(|| "-".into(), |disk| room(&disk)),
     ]
+}
+
+/// In whole units, rounded down.
+fn room(disk: &DiskSpace) -> String {
+    let free = match disk.free_bytes >> 20 {
+        mib if mib >= 10 << 10 => format!("{} GiB", mib >> 10),
+        mib => format!("{mib} MiB"),
+    };
+    match disk.nearly_full {
+        true => format!("NEARLY FULL: {free}"),
+        false => format!("{free} free"),
+    }
 }
 
 /// In the unit that matters to whoever has to renew it.
@@ -350,10 +365,19 @@ mod tests {
             certificate_not_after: NOW + 89 * 24 * 3600,
             uptime_ms: 1,
             version: "0.1.0".into(),
+            disk: Some(disk(77 << 30, false)),
         };
         Report {
             node: node(id),
             status: Ok(status),
+        }
+    }
+
+    pub(super) fn disk(free_bytes: u64, nearly_full: bool) -> DiskSpace {
+        DiskSpace {
+            free_bytes,
+            reserve_bytes: 512 << 20,
+            nearly_full,
         }
     }
 
@@ -383,10 +407,10 @@ mod tests {
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "\
-NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE
-1     leader    4     1       1008@4  1007    1007     0    89 d left
+NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE  DISK
+1     leader    4     1       1008@4  1007    1007     0    89 d left    77 GiB free
 2     unreachable: refused
-3     follower  4     1       1006@4  1005    1005     2    89 d left
+3     follower  4     1       1006@4  1005    1005     2    89 d left    77 GiB free
 "
         );
     }
@@ -470,6 +494,19 @@ NODE  PEER  RTT     LOST  QUEUED  MATCHED  STATE
         assert_eq!(expiry(0, NOW), "EXPIRED");
     }
 
+    /// Free room is in the unit in which it matters; a disk that is nearly full stands out.
+    #[test]
+    fn room_on_the_disk() {
+        for (free, nearly_full, text) in [
+            (77 << 30, false, "77 GiB free"),
+            ((10 << 30) - 1, false, "10239 MiB free"),
+            (500 << 20, true, "NEARLY FULL: 500 MiB"),
+            (0, true, "NEARLY FULL: 0 MiB"),
+        ] {
+            assert_eq!(room(&disk(free, nearly_full)), text);
+        }
+    }
+
     /// JSON has numbers as numbers, the role in Raft's words, and the reason of an absent node.
     #[test]
     fn json_for_machines() {
@@ -477,6 +514,8 @@ NODE  PEER  RTT     LOST  QUEUED  MATCHED  STATE
         assert_eq!(json["leader"], 1);
         assert_eq!(json["nodes"][0]["role"], "leader");
         assert_eq!(json["nodes"][0]["last"]["index"], 1008);
+        assert_eq!(json["nodes"][0]["disk"]["nearly_full"], false);
+        assert_eq!(json["nodes"][0]["disk"]["free_bytes"], 77_u64 << 30);
         assert_eq!(json["nodes"][1]["reachable"], false);
         assert_eq!(json["nodes"][1]["why"], "unreachable: refused");
         assert_eq!(json["nodes"][2]["members"]["voters"], json!([1, 2, 3]));

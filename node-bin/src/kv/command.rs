@@ -165,6 +165,21 @@ impl Command {
         }
     }
 
+    /// Whether the state may be larger after it: a leader whose disk is nearly full refuses it. A lease is there for keys to
+    /// be bound to it. A session is what every write needs, also one that deletes; there are
+    /// [`SESSIONS_MAX`](super::SESSIONS_MAX) of them at most.
+    pub(super) fn grows(&self) -> bool {
+        match self {
+            Self::Put { .. } | Self::GrantLease { .. } => true,
+            Self::CompareAndSet { value, .. } => value.is_some(),
+            Self::Transact(transaction) => transaction.grows(),
+            Self::Delete { .. }
+            | Self::KeepLease { .. }
+            | Self::RevokeLease { .. }
+            | Self::OpenSession => false,
+        }
+    }
+
     /// Checks the sizes, as every member does before it applies the command.
     ///
     /// # Errors
@@ -311,6 +326,48 @@ mod tests {
             let other = [&[2], &encoded[1..]].concat();
             let unknown = Invalid::UnknownVersion { version: 2 };
             assert_eq!(Command::decode(&other), Err(unknown));
+        }
+    }
+
+    /// What sets a key grows, wherever it stands, and a lease for keys does; what removes, reads or prolongs does not.
+    #[test]
+    fn what_makes_the_state_grow() {
+        use super::super::transaction::{Compare, Condition, Step};
+        let key = || Bytes::from_static(b"key");
+        let set = |value| Command::CompareAndSet {
+            key: key(),
+            expected: Some(bytes(9)),
+            value,
+        };
+        let put = || Step::Put {
+            key: key(),
+            value: bytes(0),
+            lease: None,
+        };
+        let rest = || vec![Step::Delete { key: key() }, Step::Get { key: key() }];
+        let transact = |then, otherwise| {
+            let (key, condition) = (key(), Condition::Value(bytes(9)));
+            Command::Transact(Transaction {
+                compare: vec![Compare { key, condition }],
+                then,
+                otherwise,
+            })
+        };
+        let [with_put, without] = [[rest(), vec![put()]].concat(), rest()];
+        for (command, grows) in [
+            (commands().remove(0), true),
+            (Command::Delete { key: key() }, false),
+            (set(Some(bytes(0))), true),
+            (set(None), false),
+            (transact(without.clone(), without.clone()), false),
+            (transact(with_put.clone(), without.clone()), true),
+            (transact(without, with_put), true),
+            (Command::GrantLease { ttl_ms: 1_000 }, true),
+            (Command::KeepLease { lease: 7 }, false),
+            (Command::RevokeLease { lease: 7 }, false),
+            (Command::OpenSession, false),
+        ] {
+            assert_eq!(command.grows(), grows, "{command:?}");
         }
     }
 

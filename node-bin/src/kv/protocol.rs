@@ -17,6 +17,7 @@ use super::history::{Change, Watched};
 use super::invalid::Invalid;
 use super::logged::Tag;
 use super::query::{Answer, Query};
+use crate::node::{DiskNearlyFull, DiskSpace, mib};
 
 /// The most bytes of explanation in [`Refusal::Malformed`]: enough for a sentence, too little to be a
 /// burden when a hostile peer provokes many of them.
@@ -235,6 +236,17 @@ pub enum Refusal {
         /// What has to be so first; at most [`EXPLANATION_BYTES_MAX`] bytes.
         why: String,
     },
+    /// The disk of the leader is nearly full, and the command makes the state grow. What does not is carried out.
+    #[error(
+        "its disk is nearly full ({} MiB are free, of the {} MiB that it keeps): free space there; \
+         reads and deletes go on", mib(*free_bytes), mib(*reserve_bytes)
+    )]
+    DiskNearlyFull {
+        /// How many bytes are free.
+        free_bytes: u64,
+        /// How many are kept free.
+        reserve_bytes: u64,
+    },
 }
 
 impl Refusal {
@@ -251,7 +263,8 @@ impl Refusal {
             | Self::NotChanged { .. }
             | Self::Malformed { .. }
             | Self::HistoryGone { .. }
-            | Self::NotYet { .. } => false,
+            | Self::NotYet { .. }
+            | Self::DiskNearlyFull { .. } => false,
         }
     }
 
@@ -299,6 +312,21 @@ impl From<Invalid> for Refusal {
                 bytes_max: VALUE_BYTES_MAX as u64,
             },
             invalid => Self::malformed(invalid),
+        }
+    }
+}
+
+impl From<DiskNearlyFull> for Refusal {
+    fn from(full: DiskNearlyFull) -> Self {
+        // Whoever is told knows who says so.
+        let DiskNearlyFull {
+            node: _,
+            free_bytes,
+            reserve_bytes,
+        } = full;
+        Self::DiskNearlyFull {
+            free_bytes,
+            reserve_bytes,
         }
     }
 }
@@ -372,6 +400,8 @@ pub struct NodeStatus {
     pub uptime_ms: u64,
     /// The version of its program.
     pub version: String,
+    /// How much room its disk has, if it looks after that.
+    pub disk: Option<DiskSpace>,
 }
 
 /// How a node sees another one.

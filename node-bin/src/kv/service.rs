@@ -66,6 +66,11 @@ impl KvService {
         (tag, command): (Option<Tag>, Command),
         reply: Reply,
     ) {
+        if command.grows()
+            && let Err(full) = node.check_room()
+        {
+            return refuse(reply, full.into());
+        }
         let of_a_session = tag.is_some() || command == Command::OpenSession;
         let logged = Logged {
             elapsed_ms: 0,
@@ -375,6 +380,7 @@ fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus
             .map_or(0, |since| since.as_secs()),
         uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").into(),
+        disk: node.disk_space(),
     }
 }
 

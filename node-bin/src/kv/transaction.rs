@@ -124,6 +124,12 @@ impl Transaction {
         steps.all(|step| matches!(step, Step::Get { .. }))
     }
 
+    /// Whether either of its lists sets a key: which of them will be taken, nobody knows yet.
+    pub(super) fn grows(&self) -> bool {
+        let mut steps = self.then.iter().chain(&self.otherwise);
+        steps.any(|step| matches!(step, Step::Put { .. }))
+    }
+
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         let most = [self.compare.len(), self.then.len(), self.otherwise.len()];
         if let Some(steps) = most.into_iter().find(|&it| it > TRANSACTION_STEPS_MAX) {

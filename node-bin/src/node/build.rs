@@ -29,6 +29,7 @@ use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
 use super::seams::{RuntimeClock, SERVICE};
 use super::service::{NoService, Service};
+use super::space::{self, Shrinks, Space};
 use super::{Facts, Node, NodeHandle, Outcome, secret};
 
 /// The name of the log in a node's data folder.
@@ -43,6 +44,7 @@ pub struct NodeBuilder {
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
     around_log: Box<AroundLog>,
+    shrinks: Box<Shrinks>,
 }
 
 /// Puts something around the log of a node that starts.
@@ -67,6 +69,7 @@ impl NodeBuilder {
             environment: Arc::new(System),
             files: Arc::new(OsFiles),
             around_log: Box::new(|_, _, log| log),
+            shrinks: Box::new(|_| false),
         }
     }
 
@@ -111,6 +114,14 @@ impl NodeBuilder {
         + 'static,
     ) -> Self {
         self.around_log = Box::new(around);
+        self
+    }
+
+    /// Which commands [`NodeHandle::propose`] takes although the disk is nearly full: those that `shrinks` says make the
+    /// state smaller, or no larger. Without it, none.
+    #[must_use]
+    pub fn shrinks(mut self, shrinks: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        self.shrinks = Box::new(shrinks);
         self
     }
 
@@ -246,6 +257,8 @@ impl NodeBuilder {
                 }),
             },
         );
+        let space = Arc::new(Space::new(owner.node, self.config.disk_reserve_bytes));
+        let files = Arc::clone(&self.files);
         let handle = NodeHandle {
             raft,
             control,
@@ -253,13 +266,15 @@ impl NodeBuilder {
                 node: owner.node,
                 identity: self.credentials.identity().clone(),
                 listen: transport.local_addr(),
-                data_dir: directory,
+                data_dir: directory.clone(),
                 started: clock.now(),
                 runtime: Arc::clone(&runtime),
                 files: self.files,
                 book,
                 subscribers,
                 metrics,
+                space: Arc::clone(&space),
+                shrinks: self.shrinks,
             }),
             transport,
         };
@@ -270,6 +285,12 @@ impl NodeBuilder {
         threads.spawn(&runtime, thread("log"), &end, writer.run())?;
         threads.spawn(&runtime, thread("state"), &end, applier.run())?;
         threads.spawn(&runtime, thread("snap"), &end, courier.run())?;
+        if space.is_measured() {
+            let (due, looks) = async_channel::bounded(1);
+            let watch = space::watch(space, files, directory, looks);
+            threads.spawn(&runtime, thread("space"), &end, watch)?;
+            runtime.spawn(Box::pin(space::ask(handle.clone(), due)));
+        }
         let drive = run::drive(handle.clone(), driver, Arc::clone(&outcome), end);
         runtime.spawn(Box::pin(drive));
         let serve = run::serve(

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use quorate_consensus::{Config, NodeId};
 use quorate_quic_transport::{Limits, Timings};
 
+use super::space::DISK_RESERVE_BYTES_DEFAULT;
+
 /// Where a node listens, where it keeps its files, and who the others are.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -34,6 +36,11 @@ pub struct NodeConfig {
     /// How large each half of the journal in a new log is; see
     /// [`Options::journal_bytes`](quorate_persist::Options::journal_bytes). Default 8 MiB.
     pub log_journal_bytes: u64,
+    /// How many bytes of the file system of `data_dir` are kept free: with fewer, a node that leads refuses what makes the
+    /// state grow, with [`DiskNearlyFull`](crate::DiskNearlyFull), so that it does not stop for want of room. Default
+    /// [`DISK_RESERVE_BYTES_DEFAULT`](crate::DISK_RESERVE_BYTES_DEFAULT). Too small: what is on its way fills the disk. Too
+    /// large: room that is not used. Zero: nothing is measured and nothing refused.
+    pub disk_reserve_bytes: u64,
     /// Bounds of connections, queues and frames. The defaults suit nine nodes and some thousand clients.
     pub limits: Limits,
     /// Timing of connections. The defaults are for one site: with round trips of some hundred milliseconds, raise
@@ -55,6 +62,7 @@ impl NodeConfig {
             raft: Config::new(anybody),
             log_cache_bytes: quorate_persist::CACHE_BYTES_DEFAULT,
             log_journal_bytes: quorate_persist::JOURNAL_BYTES_DEFAULT,
+            disk_reserve_bytes: DISK_RESERVE_BYTES_DEFAULT,
             limits: Limits::default(),
             timings: Timings::default(),
         }

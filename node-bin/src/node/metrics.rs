@@ -17,7 +17,7 @@ use quorate_consensus::{
 };
 use quorate_quic_transport::{PeerState, PeerStatus};
 
-use super::{LOG_FILE, NodeHandle};
+use super::{DiskSpace, LOG_FILE, NodeHandle};
 
 /// Bounds of the histogram of appends: 100 us, what a good disk takes, to 26 s, in steps of a factor of two.
 const APPEND_SECONDS_MIN: f64 = 0.000_1;
@@ -25,6 +25,7 @@ const APPEND_BUCKETS: u16 = 19;
 
 type Number = Gauge<u64, AtomicU64>;
 type Seconds = Gauge<f64, AtomicU64>;
+type OfNode<M> = Family<Vec<(&'static str, String)>, M>;
 type OfPeer<M> = Family<Vec<(&'static str, String)>, M>;
 
 /// Counted while the node runs; gauges are set when somebody wants to know.
@@ -53,6 +54,9 @@ struct Gauges {
     log_bytes: Number,
     uptime: Seconds,
     certificate_end: Number,
+    /// Without a sample where it is not measured: zero would say that the disk is full.
+    disk_free: OfNode<Number>,
+    disk_nearly_full: OfNode<Number>,
     clients: Number,
     peer_connected: OfPeer<Number>,
     peer_rtt: OfPeer<Seconds>,
@@ -205,6 +209,17 @@ impl Gauges {
             registry.register(name, help, family.clone());
         }
         registry.register_with_unit(
+            "disk_free",
+            "How much an ordinary user may still write to the data folder's file system",
+            Unit::Bytes,
+            self.disk_free.clone(),
+        );
+        registry.register(
+            "disk_nearly_full",
+            "Whether so little is free that a leader refuses what makes the state grow: 0 or 1",
+            self.disk_nearly_full.clone(),
+        );
+        registry.register_with_unit(
             "peer_round_trip",
             "The smoothed round-trip time to the member",
             Unit::Seconds,
@@ -226,6 +241,7 @@ impl Gauges {
         let end = node.credentials().not_after().duration_since(UNIX_EPOCH);
         self.certificate_end
             .set(end.unwrap_or(Duration::ZERO).as_secs());
+        self.set_disk(node.disk_space());
         let transport = node.transport();
         self.clients.set(transport.client_connections() as u64);
         self.forget_peers();
@@ -235,6 +251,17 @@ impl Gauges {
                 let matched = progress.map(|progress| progress.matched);
                 self.set_peer(peer, &link, matched, status);
             }
+        }
+    }
+
+    fn set_disk(&self, space: Option<DiskSpace>) {
+        self.disk_free.clear();
+        self.disk_nearly_full.clear();
+        if let Some(space) = space {
+            let none = Vec::new();
+            self.disk_free.get_or_create(&none).set(space.free_bytes);
+            let nearly_full = space.nearly_full.into();
+            self.disk_nearly_full.get_or_create(&none).set(nearly_full);
         }
     }
 

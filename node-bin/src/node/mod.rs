@@ -12,6 +12,7 @@ mod run;
 mod seams;
 mod secret;
 mod service;
+mod space;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -28,8 +29,7 @@ use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
     Clock, DriverControl, Fatal, LeaderChange, LogIndex, Membership, MembershipChange,
-    MembershipError, NodeId, ProposeError, RaftHandle, ReadError, Role, Stale, Status, Stopped,
-    TransferError,
+    MembershipError, NodeId, RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
 };
 use quorate_quic_transport::{OtherIdentity, Transport};
 use tracing::{info, warn};
@@ -42,6 +42,8 @@ pub use members::ADDRESSES_MAX;
 pub use peers::PEERS_FILE;
 pub(crate) use seams::{GROUP, SERVICE};
 pub use service::Service;
+pub(crate) use space::mib;
+pub use space::{CommandError, DISK_RESERVE_BYTES_DEFAULT, DiskNearlyFull, DiskSpace};
 
 /// How long an orderly shutdown waits for another voter to take over before it stops all the same. A
 /// hand-over takes a round trip and an fsync; twice an election timeout means that nobody is there.
@@ -76,6 +78,8 @@ struct Facts {
     book: members::AddressBook,
     subscribers: events::Subscribers,
     metrics: Arc<metrics::Metrics>,
+    space: Arc<space::Space>,
+    shrinks: Box<space::Shrinks>,
 }
 
 impl fmt::Debug for NodeHandle {
@@ -153,6 +157,27 @@ impl NodeHandle {
             .ok()
     }
 
+    /// How much room the file system of that folder has, as of about a second ago; `None` where it cannot be measured, or is
+    /// not to be ([`NodeConfig::disk_reserve_bytes`]).
+    #[must_use]
+    pub fn disk_space(&self) -> Option<DiskSpace> {
+        self.facts.space.known()
+    }
+
+    /// Whether this node takes what makes the state grow. Only who leads refuses it: the others say who does.
+    pub(crate) fn check_room(&self) -> Result<(), DiskNearlyFull> {
+        match self.disk_space() {
+            Some(space) if space.nearly_full && self.raft.leader().role == Role::Leader => {
+                Err(DiskNearlyFull {
+                    node: self.facts.node,
+                    free_bytes: space.free_bytes,
+                    reserve_bytes: space.reserve_bytes,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs `task` on the node's I/O thread. It must not block.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.facts.runtime.spawn(Box::pin(task));
@@ -198,18 +223,29 @@ impl NodeHandle {
     }
 
     /// Replicates `command` and resolves to the state machine's answer. Works at the leader only: elsewhere
-    /// [`ProposeError::NotLeader`] names it, if it is known. A program that is to take commands at every node forwards
+    /// [`ProposeError::NotLeader`](crate::ProposeError::NotLeader) names it, if it is known. A program that is to take commands at every node forwards
     /// them by a call of its own over [`transport`](Self::transport), which the leader's [`Service`] answers.
+    ///
+    /// A leader whose disk is nearly full takes only what [`NodeBuilder::shrinks`] names;
+    /// [`raft`](Self::raft) knows nothing of disks, and takes everything.
     ///
     /// # Errors
     ///
-    /// [`ProposeError`], each of whose variants says whether anything happened.
+    /// [`CommandError`], each of whose variants says whether anything happened.
     pub fn propose(
         &self,
         command: Bytes,
-    ) -> impl Future<Output = Result<Bytes, ProposeError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Bytes, CommandError>> + Send + use<> {
+        let room = self.check_room();
+        let room = room.or_else(|full| match (self.facts.shrinks)(&command) {
+            true => Ok(()),
+            false => Err(full),
+        });
         let raft = self.raft.clone();
-        async move { raft.propose(command).await }
+        async move {
+            room?;
+            Ok(raft.propose(command).await?)
+        }
     }
 
     /// Answers `query` from the state as it is here, however old, and says how old at most.

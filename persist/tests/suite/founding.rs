@@ -164,6 +164,10 @@ impl Files for Folders {
         }
     }
 
+    fn free_bytes(&self, _directory: &Path) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         let names = self.lock();
         names.alive()?;

@@ -483,6 +483,11 @@ impl Files for Mounted {
         Ok(state.content(file)?.bytes.len() as u64)
     }
 
+    /// It fills up by faults, and not by what is written.
+    fn free_bytes(&self, _directory: &Path) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         let state = self.reads()?;
         let inside = state

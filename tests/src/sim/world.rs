@@ -231,6 +231,8 @@ impl World {
         config.log_cache_bytes = 1 << 20;
         // So small that halves fill up all the time, and some commits are larger than one.
         config.log_journal_bytes = 64 << 10;
+        // No disk here has a size.
+        config.disk_reserve_bytes = 0;
         let raft = &mut config.raft;
         raft.seed = self.seed;
         raft.priority = self.params.priority(node);

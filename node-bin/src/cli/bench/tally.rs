@@ -160,7 +160,10 @@ pub(super) fn kind(error: &ClientError) -> &'static str {
             Refusal::Overloaded => "overloaded",
             _ => "refused",
         },
-        ClientError::Refused { .. } => "refused",
+        ClientError::Refused { refusal, .. } => match refusal {
+            Refusal::DiskNearlyFull { .. } => "disk nearly full",
+            _ => "refused",
+        },
         ClientError::Unreachable { .. } => "unreachable",
         _ => "other",
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_consensus::{Config, NodeId};
 use toml::de::{DeTable, DeValue};
 
-use super::value::{count, folder, node_id, size, time};
+use super::value::{count, folder, node_id, size, size_or_none, time};
 use super::{Flags, Settings};
 use crate::cli::places::Place;
 use crate::cli::runtime::Runtime;
@@ -57,6 +57,7 @@ const KEYS: &[Key] = &[
     text("election-timeout", "a time, such as \"250ms\""),
     text("heartbeat-interval", "a time, such as \"50ms\""),
     text("log-tail", "a size, such as \"64MiB\""),
+    text("disk-reserve", "a size, such as \"512MiB\", or \"0\""),
     Key {
         name: "priority",
         integer: true,
@@ -238,6 +239,7 @@ impl Reading {
                 flags.heartbeat_interval.clone(),
             ),
             ("log-tail", "--log-tail", flags.log_tail.clone()),
+            ("disk-reserve", "--disk-reserve", flags.disk_reserve.clone()),
             ("priority", "--priority", flags.priority.clone()),
         ];
         for (key, flag, text) in given {
@@ -287,6 +289,7 @@ impl Reading {
             }
         }
         let log_tail = self.value("log-tail", size);
+        let disk_reserve = self.value("disk-reserve", size_or_none);
         let priority = self.value("priority", |text| {
             text.parse()
                 .map_err(|_| format!("`{text}` is not a number from 0 to 255"))
@@ -307,6 +310,7 @@ impl Reading {
             election_timeout,
             heartbeat_interval,
             log_tail,
+            disk_reserve,
             priority,
             connections_max,
             connections_per_client_max,

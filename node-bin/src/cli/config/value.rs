@@ -61,6 +61,14 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         })
 }
 
+/// As [`size`], or `0`.
+pub(crate) fn size_or_none(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        text => size(text).map_err(|mistake| mistake + ", or 0"),
+    }
+}
+
 /// How many of something there may be: one at least.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     text.parse()
@@ -89,7 +97,9 @@ mod tests {
             "99999999999GiB",
         ] {
             assert!(size(bad).is_err(), "{bad}");
+            assert_eq!(size_or_none(bad).is_err(), bad != "0", "{bad}");
         }
+        assert_eq!(size_or_none("64MiB"), Ok(64 << 20));
     }
 
     /// Times are whole numbers with a unit; nothing overflows.

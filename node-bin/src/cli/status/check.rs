@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate::DiskSpace;
 use quorate_consensus::{NodeId, Term};
 
 use super::{Report, answers, leader};
@@ -19,7 +20,8 @@ pub(super) struct Reason {
     pub(super) line: String,
 }
 
-/// All reasons; none when every node answers, all know the same leader, and nobody lacks more than `behind` entries.
+/// All reasons; none when every node answers, all know the same leader, nobody lacks more than `behind` entries, and no
+/// disk is nearly full.
 pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
     let leads = leader(reports);
     // What another cluster has committed says nothing of this one.
@@ -35,6 +37,16 @@ pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
     }
     for report in reports {
         let number = report.node.value();
+        let mut add = |code, what: String| {
+            let line = format!("node {number}: {what}");
+            reasons.push(Reason { code, line });
+        };
+        if let Ok(status) = &report.status
+            && let Some(disk) = &status.disk
+            && disk.nearly_full
+        {
+            add(exit::TEMPORARY, nearly_full(disk));
+        }
         let (code, what) = match &report.status {
             Err(silent) => (exit::UNAVAILABLE, silent.why.clone()),
             Ok(status) => {
@@ -55,10 +67,17 @@ pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
                 }
             }
         };
-        let line = format!("node {number}: {what}");
-        reasons.push(Reason { code, line });
+        add(code, what);
     }
     reasons
+}
+
+fn nearly_full(disk: &DiskSpace) -> String {
+    let [free, reserve] = [disk.free_bytes, disk.reserve_bytes].map(|bytes| bytes >> 20);
+    format!(
+        "its disk is nearly full, {free} MiB are free of the {reserve} MiB that it keeps: as the leader it refuses \
+         what grows, as a follower it goes on and stops when nothing is left"
+    )
 }
 
 /// A leader is the same in later terms as well, but not in those of another founding.
@@ -107,7 +126,7 @@ pub(super) fn two_clusters(reports: &[Report]) -> Option<String> {
 mod tests {
     use quorate_consensus::Role;
 
-    use super::super::tests::{node, silent, status};
+    use super::super::tests::{disk, node, silent, status};
     use super::*;
 
     fn lines(reports: &[Report]) -> Vec<(u8, String)> {
@@ -160,6 +179,33 @@ mod tests {
         let deposed = status(3, Role::Leader, 3, 3, 1007);
         let why = "node 3: says that node 3 leads term 3, and not node 1 in term 4";
         assert_eq!(lines(&[one, two, deposed]), [(75, why.into())]);
+    }
+
+    /// A disk that is nearly full is told of, beside whatever else there is to say of the node.
+    #[test]
+    fn a_disk_that_is_nearly_full() {
+        let [one, mut two, mut three] = cluster();
+        for report in [&mut two, &mut three] {
+            let status = report.status.as_mut().unwrap_or_else(|_| unreachable!());
+            status.disk = Some(disk(100 << 20, true));
+        }
+        if let Ok(status) = &mut three.status {
+            status.leader = None;
+        }
+        let told = lines(&[one, two, three]);
+        let codes: Vec<u8> = told.iter().map(|(code, _)| *code).collect();
+        assert_eq!(codes, [75; 3], "{told:?}");
+        let [(_, second), (_, third), (_, lost)] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert!(
+            second.starts_with("node 2: its disk is nearly full, 100 MiB are free of the 512 MiB")
+        );
+        assert!(
+            third.starts_with("node 3: its disk is nearly full"),
+            "{third}"
+        );
+        assert_eq!(lost, "node 3: knows of no leader");
     }
 
     /// What was recovered beside a cluster that goes on is told from a mere election.

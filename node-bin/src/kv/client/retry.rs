@@ -97,6 +97,7 @@ fn refused(operation: Operation, refusal: &Refusal) -> Verdict {
         | Refusal::NotChanged { .. }
         | Refusal::NotYet { .. }
         | Refusal::HistoryGone { .. }
+        | Refusal::DiskNearlyFull { .. }
         | Refusal::Malformed { .. } => Verdict::Fail,
     }
 }
@@ -139,6 +140,10 @@ mod tests {
             needs: Needs::Admin,
             has: quorate_certs::Role::Client,
         });
+        let no_room = refused(Refusal::DiskNearlyFull {
+            free_bytes: 1,
+            reserve_bytes: 2,
+        });
         for (trouble, read, write, transfer) in [
             (Trouble::NotSent, Retry, Retry, Retry),
             (Trouble::Unsendable, Fail, Fail, Fail),
@@ -158,6 +163,7 @@ mod tests {
             (refused(Refusal::HistoryGone { since: 1 }), Fail, Fail, Fail),
             (too_large, Fail, Fail, Fail),
             (not_allowed, Fail, Fail, Fail),
+            (no_room, Fail, Fail, Fail),
             (refused(Refusal::malformed("?")), Fail, Fail, Fail),
         ] {
             assert_eq!(decide(Operation::Repeatable, &trouble), read, "{trouble:?}");

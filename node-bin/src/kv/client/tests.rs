@@ -189,6 +189,7 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
         certificate_not_after: 0,
         uptime_ms: 0,
         version: "0.0.0".into(),
+        disk: None,
     }
 }
 

@@ -69,6 +69,10 @@ impl Files for Failing {
         OsFiles.length(path)
     }
 
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+        OsFiles.free_bytes(directory)
+    }
+
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         OsFiles.names(directory)
     }

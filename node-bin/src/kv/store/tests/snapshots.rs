@@ -353,6 +353,10 @@ impl Files for Full {
         OsFiles.length(path)
     }
 
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+        OsFiles.free_bytes(directory)
+    }
+
     fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         OsFiles.names(directory)
     }
