@@ -20,8 +20,8 @@ use super::NodeHandle;
 /// How much of the disk is kept free unless told otherwise: what a node with its defaults still writes when nothing grows
 /// any more. The journal's halves are there already, and hard state takes its way through them. A log that is not as
 /// long as its tail yet grows by up to 144 MiB (64 MiB of entries, and what redb adds); what is applied in memory, by up to
-/// 192 MiB (two of 48 MiB, in values that take twice their size); and for the second until it is noticed, with
-/// what is on its way by then, there are some 170 MiB.
+/// 288 MiB (two of 72 MiB, in values that take twice their size); and for the second until it is noticed, with
+/// what is on its way by then, there are some 80 MiB: at full load a node writes some 60 in that time.
 pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 512 << 20;
 
 /// How much more than the reserve has to be free again before commands that grow are taken: an eighth of it, and at most

@@ -136,7 +136,14 @@ impl Cluster {
             .open(self.log_file(node))
             .map_err(cannot)?;
         let mut child = Command::new(std::env::current_exe().map_err(cannot)?)
-            .args(["start", "--until-stdin-closes", "--config"])
+            // Folders for what is temporary may be small, and a thousand keys need no reserve.
+            .args([
+                "start",
+                "--until-stdin-closes",
+                "--disk-reserve",
+                "0",
+                "--config",
+            ])
             .arg(self.config_file(node))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
