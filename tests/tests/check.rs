@@ -77,3 +77,32 @@ fn a_stopped_nodes_files_are_checked_and_left_alone() {
     quorate(["check", &data]).failed(NO_INPUT, &["no data folder", "log.redb"]);
     assert_eq!(quorate(["check"]).code, USAGE);
 }
+
+/// A stopped node's state takes less room after many deletes, and the node goes on from it; one that runs is left alone.
+#[test]
+fn a_stopped_nodes_state_is_compacted() {
+    let mut cluster = Cluster::started();
+    let data = cluster.text("data1");
+    let bench = ["bench", "put", "--seconds=2", "--keys=400", "--value=8192"];
+    cluster.run(&bench).succeeded();
+    quorate(["compact", &data]).failed(UNAVAILABLE, &["a node is running on", "stop it first"]);
+    assert_eq!(cluster.signal(1, "TERM"), 0);
+    cluster.start(1);
+    cluster.run(&["kv", "del", "--prefix=bench/"]).succeeded();
+    cluster.takes_writes("after");
+    assert_eq!(cluster.signal(1, "TERM"), 0);
+
+    let state = Path::new(&data).join("kv.redb");
+    let length = || fs::metadata(&state).unwrap().len();
+    let before = length();
+    assert!(before > 4 << 20, "{before}");
+    let compacted = quorate(["compact", &data]).succeeded();
+    assert!(compacted.out.contains("kv.redb: "), "{compacted:#?}");
+    assert!(length() < before / 2, "{before} to {}", length());
+    quorate(["check", &data]).succeeded();
+    cluster.start(1);
+    cluster.takes_writes("afterwards");
+    assert_eq!(cluster.signal(1, "TERM"), 0);
+    let nothing = cluster.text("nothing");
+    quorate(["compact", &nothing]).failed(NO_INPUT, &["is no data folder"]);
+}

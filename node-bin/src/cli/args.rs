@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    bench, certs, check, completions, demo, exit, kv, members, metrics, recover, snapshot, start,
-    status, transfer,
+    bench, certs, check, compact, completions, demo, exit, kv, members, metrics, recover, snapshot,
+    start, status, transfer,
 };
 
 /// Raft consensus, encrypted and authenticated from the first packet.
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Check the files of a stopped node, without changing them
     Check(check::CheckArgs),
+    /// Give back what the files of a stopped node hold free, after many deletes
+    Compact(compact::CompactArgs),
     /// Save the state of a running cluster to a file, and make a new cluster from one
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),

@@ -180,6 +180,11 @@ fn members(membership: &Membership) -> String {
 }
 
 impl Checked {
+    /// Whether there is a file of the state, which was in order then.
+    pub(super) fn has_state(&self) -> bool {
+        self.state.is_some()
+    }
+
     fn in_words(&self) -> String {
         let CheckedLog {
             identity,

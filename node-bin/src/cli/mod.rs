@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod certs;
 mod check;
+mod compact;
 mod completions;
 mod config;
 mod connect;
@@ -122,6 +123,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
         Command::TransferLeader(args) => transfer::run(args, out),
         Command::Bench(args) => bench::run(&args, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Compact(args) => compact::run(&args, out),
         Command::Snapshot(command) => snapshot::run(&command, out),
         Command::Completions(args) => completions::run(&args, out),
         Command::Recover(args) => recover::run(&args, out),

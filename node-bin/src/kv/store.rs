@@ -3,6 +3,7 @@
 
 mod apply;
 mod bound;
+mod compact;
 mod digest;
 mod flusher;
 mod listing;
@@ -35,6 +36,7 @@ use quorate_persist::{
 use redb::{Database, StorageError};
 
 use self::apply::{Applying, check_order};
+pub use self::compact::CompactError;
 use self::digest::Digest;
 use self::flusher::{Flusher, Write};
 use self::overlay::Overlay;

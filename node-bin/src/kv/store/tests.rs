@@ -7,6 +7,7 @@ use quorate_persist::{Corruption, begin_durable};
 use redb::ReadableTable;
 use tempfile::TempDir;
 
+mod compacting;
 mod fixtures;
 mod flushing;
 mod model;

@@ -300,8 +300,8 @@ fn g6_a_damaged_record_is_not_given_away() {
 
 /// A disk that is full for what is made on it after a while.
 #[derive(Debug)]
-struct Full {
-    room: Arc<AtomicI64>,
+pub(super) struct Full {
+    pub(super) room: Arc<AtomicI64>,
 }
 
 #[derive(Debug)]
