@@ -100,7 +100,8 @@ impl Comparison {
 
     /// A comparison was begun, here or not: the next one comes an interval later.
     pub(crate) fn put_off(&mut self, now: u64) {
-        self.due = now + self.interval;
+        // An interval of any length may be configured, also one that means "never".
+        self.due = now.saturating_add(self.interval);
     }
 
     /// The state as it is after the entry `at` will be compared; what was not finished before is given up.
@@ -327,6 +328,18 @@ mod tests {
                 assert!(!comparison.reads_on());
             }
         }
+    }
+
+    /// Who is told never to begin a comparison takes part in those of others, and begins none after.
+    #[test]
+    fn an_interval_without_end_never_ends() {
+        let mut comparison = Comparison::new(u64::MAX);
+        comparison.begins(at(9), 5);
+        comparison.heard(id(1), at(9), 7);
+        comparison.heard(id(2), at(9), 7);
+        let agreed = Some(Decision::Agreed(at(9), 7));
+        assert_eq!(comparison.decides(&of_three()), agreed);
+        assert!(!comparison.is_due(u64::MAX - 1, at(12)));
     }
 
     /// Digests of another comparison say nothing, and a finding is told again until it is decided.
