@@ -10,7 +10,7 @@ use super::done::Done;
 use super::handle::Input;
 use super::seams::{Batch, Clock, Command, StateMachine, StateMachineError};
 use super::worker::Alarm;
-use crate::entry::{Entry, Payload};
+use crate::entry::{Entry, ORIGIN, Payload};
 use crate::error::{Fatal, ProposeError, ReadError};
 use crate::types::{EntryId, LogIndex};
 
@@ -48,6 +48,10 @@ pub(super) struct Checkpoints {
     pub(super) interval: Duration,
     pub(super) unsaved_bytes: u64,
     pub(super) unsaved_since: Option<Instant>,
+    /// The last entry that was applied.
+    applied: LogIndex,
+    /// What was applied when it was last asked.
+    asked: LogIndex,
 }
 
 impl Checkpoints {
@@ -57,10 +61,13 @@ impl Checkpoints {
             interval,
             unsaved_bytes: 0,
             unsaved_since: None,
+            applied: ORIGIN.index,
+            asked: ORIGIN.index,
         }
     }
 
-    fn applied(&mut self, bytes: u64, now: Instant) {
+    fn applied(&mut self, last: LogIndex, bytes: u64, now: Instant) {
+        self.applied = last;
         self.unsaved_bytes += bytes;
         self.unsaved_since.get_or_insert(now);
     }
@@ -71,9 +78,16 @@ impl Checkpoints {
         })
     }
 
-    fn saved(&mut self) {
+    fn asked(&mut self) {
+        self.asked = self.applied;
         self.unsaved_bytes = 0;
         self.unsaved_since = None;
+    }
+
+    /// Whether what has now become durable shows that the last call was left out, because an earlier checkpoint
+    /// was under way: no entry may ever come to make another one due.
+    fn left_out(&self, durable: LogIndex) -> bool {
+        durable < self.asked
     }
 }
 
@@ -160,7 +174,8 @@ impl Applier {
                 format!("the state is that after {applied}, and the snapshot's after {last}");
             return Err(StateMachineError::new(wrong));
         }
-        self.checkpoints.saved();
+        self.checkpoints.applied = last.index;
+        self.checkpoints.asked();
         let _ = self.inbox.try_send(Input::Applied(last.index));
         Ok(())
     }
@@ -170,6 +185,9 @@ impl Applier {
         if durable > self.durable {
             self.durable = durable;
             let _ = self.inbox.try_send(Input::Durable(durable));
+            if self.checkpoints.left_out(durable) {
+                self.checkpoint()?;
+            }
         }
         Ok(())
     }
@@ -193,13 +211,14 @@ impl Applier {
                 done.call(Ok(answer));
             }
         }
-        self.checkpoints.applied(work.bytes, self.clock.now());
+        self.checkpoints
+            .applied(last.index, work.bytes, self.clock.now());
         let _ = self.inbox.try_send(Input::Applied(last.index));
         Ok(())
     }
 
     fn checkpoint(&mut self) -> Result<(), StateMachineError> {
-        self.checkpoints.saved();
+        self.checkpoints.asked();
         self.state_machine.checkpoint()
     }
 }
@@ -235,10 +254,9 @@ mod tests {
     use std::pin::Pin;
     use std::sync::Mutex;
 
-    use futures_lite::future::block_on;
+    use futures_lite::future::{block_on, poll_once};
 
     use super::*;
-    use crate::entry::ORIGIN;
     use crate::types::Term;
 
     /// Notes what it is asked to do; fails when it is told to "fail".
@@ -291,28 +309,122 @@ mod tests {
         }
     }
 
-    /// What the state machine is asked to do when the driver hands over `commands` and stops.
-    fn asked(commands: &[&'static str], checkpoint_bytes: u64) -> Vec<&'static str> {
-        let noted = Arc::new(Mutex::new(Vec::new()));
+    /// Notes for each checkpoint up to where it saves, or that it is left out. One ends when the test says so.
+    #[derive(Clone, Default)]
+    struct Slow(Arc<Mutex<Flushes>>);
+
+    struct Flushes {
+        applied: EntryId,
+        durable: EntryId,
+        under_way: Option<EntryId>,
+        asked: Vec<Option<EntryId>>,
+    }
+
+    impl Default for Flushes {
+        fn default() -> Self {
+            Self {
+                applied: ORIGIN,
+                durable: ORIGIN,
+                under_way: None,
+                asked: Vec::new(),
+            }
+        }
+    }
+
+    impl Slow {
+        fn ends(&self) {
+            let mut flushes = self.0.lock().unwrap();
+            flushes.durable = flushes.under_way.take().expect("it is under way");
+        }
+    }
+
+    impl StateMachine for Slow {
+        fn applied(&self) -> EntryId {
+            ORIGIN
+        }
+
+        fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+            self.0.lock().unwrap().applied = batch.last;
+            Ok(vec![Bytes::new(); batch.commands.len()])
+        }
+
+        fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+            Ok(Bytes::new())
+        }
+
+        fn checkpoint(&mut self) -> Result<(), StateMachineError> {
+            let mut flushes = self.0.lock().unwrap();
+            let begun = flushes.under_way.is_none().then_some(flushes.applied);
+            flushes.under_way = flushes.under_way.or(begun);
+            flushes.asked.push(begun);
+            Ok(())
+        }
+
+        fn durable(&mut self) -> Result<EntryId, StateMachineError> {
+            Ok(self.0.lock().unwrap().durable)
+        }
+    }
+
+    fn id(index: u64) -> EntryId {
+        EntryId::new(Term::new(1), LogIndex::new(index))
+    }
+
+    fn applier(
+        state_machine: Box<dyn StateMachine>,
+        checkpoint_bytes: u64,
+    ) -> (Applier, Sender<ApplierJob>) {
         let (sender, jobs) = async_channel::unbounded();
         let (inbox, _driver) = async_channel::unbounded();
-        for (index, command) in (2..).zip(commands) {
-            let entry = Entry {
-                id: EntryId::new(Term::new(1), LogIndex::new(index)),
-                payload: Payload::Command(Bytes::from(*command)),
-            };
-            let job = ApplierJob::Apply(vec![(entry, None)]);
-            sender.try_send(job).unwrap();
-        }
-        drop(sender);
         let applier = Applier {
-            state_machine: Box::new(Noted(Arc::clone(&noted))),
+            state_machine,
             jobs,
             inbox,
             clock: Arc::new(Standstill(Instant::now())),
             checkpoints: Checkpoints::new(checkpoint_bytes, Duration::from_secs(5)),
             durable: ORIGIN.index,
         };
+        (applier, sender)
+    }
+
+    fn applies(index: u64, command: &'static str) -> ApplierJob {
+        let entry = Entry {
+            id: id(index),
+            payload: Payload::Command(Bytes::from(command)),
+        };
+        ApplierJob::Apply(vec![(entry, None)])
+    }
+
+    /// A checkpoint that is left out while an earlier one is under way is asked for again as soon as that one has
+    /// ended, also when nothing is written any more; and not once more.
+    #[test]
+    fn a_checkpoint_that_was_left_out_is_asked_for_again() {
+        let slow = Slow::default();
+        let (applier, jobs) = applier(Box::new(slow.clone()), 1);
+        let mut run = Box::pin(applier.run());
+        let mut turn = |job| {
+            jobs.try_send(job).unwrap();
+            assert!(block_on(poll_once(&mut run)).is_none());
+            slow.0.lock().unwrap().asked.clone()
+        };
+        turn(applies(2, "a"));
+        turn(applies(3, "b"));
+        assert_eq!(turn(ApplierJob::Tick), [Some(id(2)), None]);
+        slow.ends();
+        let all = [Some(id(2)), None, Some(id(3))];
+        assert_eq!(turn(ApplierJob::Tick), all);
+        slow.ends();
+        turn(ApplierJob::Tick);
+        assert_eq!(turn(ApplierJob::Tick), all);
+    }
+
+    /// What the state machine is asked to do when the driver hands over `commands` and stops.
+    fn asked(commands: &[&'static str], checkpoint_bytes: u64) -> Vec<&'static str> {
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let (applier, jobs) = applier(Box::new(Noted(Arc::clone(&noted))), checkpoint_bytes);
+        for (index, command) in (2..).zip(commands) {
+            jobs.try_send(applies(index, command)).unwrap();
+        }
+        drop(jobs);
         block_on(applier.run());
         let noted = noted.lock().unwrap();
         noted.clone()
