@@ -90,7 +90,7 @@ pub enum TransferError {
     /// The target is not a voter of the cluster, or there is no other voter.
     #[error("there is no such voter to hand leadership to")]
     NoTarget,
-    /// The target did not take over in time. This node leads on, or an election decides.
+    /// The target did not take over in time. This node leads on.
     #[error(
         "{target} did not take over within two election timeouts; try again, or name another voter"
     )]
@@ -98,7 +98,11 @@ pub enum TransferError {
         /// Who should have taken over.
         target: NodeId,
     },
-    /// The node is stopping.
+    /// Leadership was on its way to the target when this node stopped, or had to follow: it may lead by now, or an election
+    /// decides.
+    #[error("whether the other node has taken over is not known; see who leads")]
+    OutcomeUnknown,
+    /// The node is stopping. Nothing happened.
     #[error("the node is stopping")]
     Stopped,
 }

@@ -44,9 +44,10 @@ mod types;
 pub use config::{Config, SCAN_BYTES_PER_TICK};
 pub use driver::{
     Applier, Batch, Chunk, Clock, Command, Courier, Driver, DriverControl, INBOX_BYTES_MAX,
-    INBOX_REQUESTS_MAX, LogStore, PLACE_BYTES_MAX, Parts, READS_BYTES_MAX, READS_MAX, RaftHandle,
-    Running, SnapshotSink, SnapshotSource, Stale, StateMachine, StateMachineError, StateScan,
-    Stopped, StoreError, Transport, Undelivered, Writer, assemble,
+    INBOX_REQUESTS_MAX, LogStore, MESSAGES_BYTES_MAX, MESSAGES_MAX, PLACE_BYTES_MAX, Parts,
+    READS_BYTES_MAX, READS_MAX, RaftHandle, Running, SnapshotSink, SnapshotSource, Stale,
+    StateMachine, StateMachineError, StateScan, Stopped, StoreError, Transport, Undelivered,
+    Writer, assemble,
 };
 pub use durability::{
     Append, AppendTicket, Cut, LogWrite, Recovered, memberships_of, persist, read_tail,

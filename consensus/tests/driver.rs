@@ -346,6 +346,16 @@ fn the_inbox_is_bounded_and_nobody_waits_for_ever() {
         [Err(ProposeError::Overloaded)],
         "the last one only"
     );
+    // However much is asked here: a leader without its followers' answers would be none for long.
+    let member = NodeId::new(2).unwrap();
+    let message = Message {
+        term: Term::new(1),
+        body: Body::TimeoutNow,
+    };
+    for number in 1..=quorate_consensus::MESSAGES_MAX + 1 {
+        let taken = control.deliver(member, message.clone());
+        assert_eq!(taken, number <= quorate_consensus::MESSAGES_MAX, "{number}");
+    }
     // Before the driver runs, so that it stops before it takes anything else.
     control.stop();
     block_on(driver.run()).unwrap();

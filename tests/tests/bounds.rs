@@ -13,7 +13,8 @@ use quorate::kv::{
 use quorate::saved::STATE_BYTES_MAX;
 use quorate_certs::{BUNDLE_BYTES_MAX, CHAIN_CERTIFICATES_MAX, FILE_BYTES_MAX, ROOTS_MAX};
 use quorate_consensus::{
-    Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, NODE_ID_STEP_MAX, READS_BYTES_MAX, READS_MAX,
+    Config, INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, MESSAGES_BYTES_MAX, MESSAGES_MAX,
+    NODE_ID_STEP_MAX, READS_BYTES_MAX, READS_MAX,
 };
 use quorate_quic_transport::{Limits, Timings};
 
@@ -311,6 +312,10 @@ fn rows() -> Vec<String> {
                 number(INBOX_REQUESTS_MAX),
                 bytes(INBOX_BYTES_MAX)
             ),
+        ),
+        row(
+            "messages of members waiting for consensus",
+            format!("{} and {}", number(MESSAGES_MAX), bytes(MESSAGES_BYTES_MAX)),
         ),
         row(
             "entries not yet committed",

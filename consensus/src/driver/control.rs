@@ -36,7 +36,7 @@ impl DriverControl {
             | Body::TimeoutNow => 0,
         };
         self.0
-            .push(
+            .push_message(
                 bytes,
                 Input::Message {
                     from,

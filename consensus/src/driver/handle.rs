@@ -22,13 +22,19 @@ use crate::snapshots::ChunkWanted;
 use crate::status::Status;
 use crate::types::{EntryId, LogIndex, NodeId};
 
-/// How many requests and messages may wait for the driver. It takes them in turns of a thousand, so
+/// How many requests may wait for the driver. It takes them in turns of a thousand, so
 /// more than this means that it cannot keep up, and the sender should know.
 pub const INBOX_REQUESTS_MAX: usize = 16_384;
 
-/// How many bytes of commands and entries may wait for the driver; four times what may be uncommitted by default,
-/// times two for what peers send.
+/// How many bytes of commands may wait for the driver: eight times what may be uncommitted by default.
 pub const INBOX_BYTES_MAX: u64 = 32 << 20;
+
+/// How many messages of members may wait for the driver, whatever else waits: however many requests there are, they
+/// must not cost the leader its followers' answers. What does not fit is dropped, as by a network.
+pub const MESSAGES_MAX: usize = 16_384;
+
+/// How many bytes of entries and snapshots may wait in them.
+pub const MESSAGES_BYTES_MAX: u64 = 32 << 20;
 
 /// How many reads may wait for their answers, those that a majority has confirmed and the state machine has not
 /// come to among them. As many as [`Config::reads_max`](crate::Config::reads_max) may wait for the majority.
@@ -123,8 +129,10 @@ pub struct RaftHandle {
 
 /// What handles and driver share.
 pub(super) struct Shared {
-    /// What is in the inbox.
+    /// What is in the inbox and was asked here.
     pub(super) inbox: Budget,
+    /// What is in the inbox and came from other members.
+    pub(super) messages: Budget,
     /// The reads that are not answered, wherever they are.
     reads: Budget,
     pub(super) leader: Mutex<LeaderChange>,
@@ -134,6 +142,7 @@ impl Shared {
     pub(super) fn new(leader: LeaderChange) -> Arc<Self> {
         Arc::new(Self {
             inbox: Budget::new(INBOX_REQUESTS_MAX, INBOX_BYTES_MAX),
+            messages: Budget::new(MESSAGES_MAX, MESSAGES_BYTES_MAX),
             reads: Budget::new(READS_MAX, READS_BYTES_MAX),
             leader: Mutex::new(leader),
         })
@@ -349,13 +358,22 @@ impl RaftHandle {
         }
     }
 
-    /// Gives `input` to the driver, or back.
-    pub(super) fn push(&self, bytes: u64, input: Input) -> Option<Input> {
-        if !self.shared.inbox.admit(bytes) {
+    /// Gives a message to the driver, or back.
+    pub(super) fn push_message(&self, bytes: u64, input: Input) -> Option<Input> {
+        self.push_within(&self.shared.messages, bytes, input)
+    }
+
+    /// Gives a request to the driver, or back.
+    fn push(&self, bytes: u64, input: Input) -> Option<Input> {
+        self.push_within(&self.shared.inbox, bytes, input)
+    }
+
+    fn push_within(&self, budget: &Budget, bytes: u64, input: Input) -> Option<Input> {
+        if !budget.admit(bytes) {
             return Some(input);
         }
         let error = self.inbox.try_send(input).err()?;
-        self.shared.inbox.release(bytes);
+        budget.release(bytes);
         Some(error.into_inner())
     }
 }

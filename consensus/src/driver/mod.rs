@@ -27,7 +27,8 @@ pub use applier::Applier;
 pub use control::DriverControl;
 pub use courier::Courier;
 pub use handle::{
-    INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, READS_BYTES_MAX, READS_MAX, RaftHandle, Stale, Stopped,
+    INBOX_BYTES_MAX, INBOX_REQUESTS_MAX, MESSAGES_BYTES_MAX, MESSAGES_MAX, READS_BYTES_MAX,
+    READS_MAX, RaftHandle, Stale, Stopped,
 };
 pub use seams::{
     Batch, Chunk, Clock, Command, LogStore, PLACE_BYTES_MAX, SnapshotSink, SnapshotSource,
@@ -348,7 +349,7 @@ impl Driver {
                 message,
                 bytes,
             } => {
-                self.shared.inbox.release(bytes);
+                self.shared.messages.release(bytes);
                 // The core has noted why it refused.
                 let accepted = self.node.handle_message(from, message).is_ok();
                 if accepted && self.node.leader() == Some(from) {
@@ -379,7 +380,11 @@ impl Driver {
                 let _ = self.applier.try_send(ApplierJob::Query(query, done));
             }
             Input::Transfer { target, done } => match self.node.transfer_leader(target) {
-                Ok(_) => self.waiting.transfers.push(done),
+                // From now on it may come about, whatever happens here.
+                Ok(_) => {
+                    let done = done.or(TransferError::OutcomeUnknown);
+                    self.waiting.transfers.push(done);
+                }
                 Err(error) => done.call(Err(error)),
             },
             Input::ChangeMembership {

@@ -106,10 +106,11 @@ impl RaftNode {
         };
         let outcome = match self.seen.leader {
             Some(leader) if leader != self.config.node => Ok(leader),
-            _ if self.now >= transfer.until => Err(TransferError::TimedOut {
+            _ if self.now < transfer.until => return,
+            _ if self.seen.role == Role::Leader => Err(TransferError::TimedOut {
                 target: transfer.target,
             }),
-            _ => return,
+            _ => Err(TransferError::OutcomeUnknown),
         };
         self.transfer = None;
         self.out.transfer = Some(outcome);

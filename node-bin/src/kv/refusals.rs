@@ -176,6 +176,7 @@ mod tests {
                 TransferError::TimedOut { target: node(3) },
                 Refusal::TimedOut,
             ),
+            (TransferError::OutcomeUnknown, Refusal::OutcomeUnknown),
             (TransferError::Stopped, Refusal::Stopping),
         ] {
             assert_eq!(transfer_refusal(&error, to), refusal, "{error}");
