@@ -55,6 +55,17 @@ fn impossible_transfers_are_refused() {
     assert_eq!(alone.transfer(1, None), Err(TransferError::NoTarget));
 }
 
+/// A leader that has to follow before it hears of the target cannot say that nothing came of it.
+#[test]
+fn a_transfer_whose_end_is_not_heard_is_unknown() {
+    let mut rig = Rig::led_by(1, Setup::voters(3));
+    rig.isolate(1);
+    assert_eq!(rig.transfer(1, Some(3)), Ok(id(3)));
+    rig.run_until(120, "it is told", |rig| !rig.transfers().is_empty());
+    assert_eq!(rig.transfers(), [(1, Err(TransferError::OutcomeUnknown))]);
+    assert!(!rig.leads(1));
+}
+
 /// A target that does not answer costs a pause, then the leader leads on.
 #[test]
 fn a_transfer_to_a_dead_node_times_out() {
