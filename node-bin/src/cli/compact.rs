@@ -11,11 +11,15 @@ use quorate_persist::OsFiles;
 use super::check::{check, failure};
 use super::{Failure, exit};
 
+/// For its help: when, and how in a cluster that goes on.
+const HELP: &str = "\
+The file of the state does not shrink by itself when keys are deleted. Stop one node after the other,
+compact its folder, start it again: the others go on meanwhile. Everything is checked first, as by
+`quorate check`; whatever interrupts it, the content stays the same.";
+
 /// Make the key-value store's file of a stopped node as small as what is in it.
-///
-/// Files do not shrink by themselves when keys are deleted. Stop one node after the other, compact its folder,
-/// start it again: the others go on meanwhile. Before that, everything is checked as by `quorate check`.
 #[derive(Args, Debug)]
+#[command(after_help = HELP)]
 pub(crate) struct CompactArgs {
     /// The data folder
     #[arg(value_name = "DIR")]
