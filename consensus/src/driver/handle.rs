@@ -263,7 +263,7 @@ impl RaftHandle {
     ///
     /// # Errors
     ///
-    /// [`TransferError`]; with all but `Stopped`, this node goes on as before.
+    /// [`TransferError`]; with all but `Stopped` and `OutcomeUnknown`, this node goes on as before.
     pub async fn transfer_leader(&self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
         let (done, answer) = Done::channel(TransferError::Stopped);
         // A dropped `done` answers by itself.

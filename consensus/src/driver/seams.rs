@@ -127,7 +127,7 @@ pub trait StateMachine: Send + 'static {
     /// Called between batches when the log has grown by [`Config::checkpoint_bytes`] or
     /// [`Config::checkpoint_interval`] has passed since the last call, or when a member needs a snapshot:
     /// begins to make durable what was applied. It may go on in the background after this has returned, and be left out while an
-    /// earlier one does: after a crash, the state is as at the last one that was completed, and what
+    /// earlier one does: once [`durable`](Self::durable) tells of the end of that one, it is asked for again. After a crash, the state is as at the last one that was completed, and what
     /// came later is applied again from the log. A state machine in memory does nothing here.
     ///
     /// # Errors

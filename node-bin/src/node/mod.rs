@@ -326,7 +326,7 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`TransferError`]; with all but `Stopped` this node goes on as before.
+    /// [`TransferError`]; with all but `Stopped` and `OutcomeUnknown`, this node goes on as before.
     pub async fn transfer_leader(&self, target: Option<NodeId>) -> Result<NodeId, TransferError> {
         self.raft.transfer_leader(target).await
     }
