@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures_lite::future::{self, block_on};
 use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate::consensus::{Entry, INBOX_BYTES_MAX, LogIndex, LogStore, LogWrite, StoreError};
+use quorate::kv::{Client, ClientConfig, ClientError};
 use quorate::transport::IncomingCall;
+use quorate::transport::runtime::IoThread;
 use quorate::{
     Batch, CommandError, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle,
     NodeId, ORIGIN, ProposeError, Service, StartError, StateMachine, StateMachineError,
@@ -21,13 +23,18 @@ use quorate::{
 /// Far above anything expected: reached only by a fault.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn credentials(node: u64) -> Credentials {
+fn ca() -> Ca {
     let name = ClusterName::new("test").unwrap();
-    let ca = Ca::generate(&name, &CaOptions::default()).unwrap();
-    let issued = ca
-        .issue(&Subject::node(node).unwrap(), &IssueOptions::default())
-        .unwrap();
+    Ca::generate(&name, &CaOptions::default()).unwrap()
+}
+
+fn issued(ca: &Ca, subject: &Subject) -> Credentials {
+    let issued = ca.issue(subject, &IssueOptions::default()).unwrap();
     issued.credentials().unwrap()
+}
+
+fn credentials(node: u64) -> Credentials {
+    issued(&ca(), &Subject::node(node).unwrap())
 }
 
 fn config(directory: &Path, peers: &[u64]) -> NodeConfig {
@@ -229,6 +236,37 @@ fn a_panic_of_any_part_stops_the_node() {
             future::or(end, late).await;
         });
     }
+}
+
+/// A node that led when it stopped claims nothing of the kind to clients, who are told that it has stopped.
+#[test]
+fn a_node_that_has_stopped_does_not_lead() {
+    let (directory, ca) = (tempfile::tempdir().unwrap(), ca());
+    let builder = Node::builder(
+        config(directory.path(), &[]),
+        issued(&ca, &Subject::node(1).unwrap()),
+    );
+    let node = builder.start_kv().unwrap();
+    let io = IoThread::spawn("clients").unwrap();
+    let client = || {
+        let mut config = ClientConfig::new(
+            vec![(node.id(), node.local_addr())],
+            issued(&ca, &Subject::client("test").unwrap()),
+        );
+        config.request_timeout = Duration::from_secs(1);
+        Client::connect(config, io.runtime()).unwrap()
+    };
+    while block_on(client().put("k", "v")).is_err() {}
+    let refused = vec![0; INBOX_BYTES_MAX as usize].into();
+    node.raft()
+        .propose_then(refused, |outcome| panic!("meant to be seen: {outcome:?}"));
+    block_on(node.stopped()).expect_err("it panicked");
+    let error = block_on(client().get("k")).unwrap_err();
+    let ClientError::NoLeader { tried, .. } = &error else {
+        panic!("it leads: {error:?}");
+    };
+    let said: Vec<&str> = tried.iter().map(|tried| tried.why.as_str()).collect();
+    assert_eq!(said, ["it is stopping"]);
 }
 
 /// The log of a node, on a disk that can be made to hang.

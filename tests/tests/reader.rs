@@ -230,6 +230,7 @@ fn reads(lease: u64) -> Vec<Request> {
     let mut requests = vec![
         Request::Status,
         Request::Metrics,
+        Request::Leader,
         // Something has happened since, so that the answer comes at once.
         Request::Watch { watched, after: 1 },
     ];

@@ -303,7 +303,7 @@ impl RaftHandle {
         answer.await
     }
 
-    /// Who leads, as this node last knew.
+    /// Who leads, as this node last knew; nobody, once it has stopped.
     #[must_use]
     pub fn leader(&self) -> LeaderChange {
         *self
@@ -311,6 +311,12 @@ impl RaftHandle {
             .leader
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the node runs no more, however it ended: it answers nothing, and its word on who leads is of the past.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.inbox.is_closed()
     }
 
     /// Asks the node to start an election at once. For tests, and for a node that is alone.
@@ -352,7 +358,7 @@ impl RaftHandle {
 
     /// Nothing happened: because too much waits, or because the node has stopped.
     fn refusal<E>(&self, overloaded: E, stopped: E) -> E {
-        match self.inbox.is_closed() {
+        match self.has_stopped() {
             true => stopped,
             false => overloaded,
         }

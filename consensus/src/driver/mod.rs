@@ -274,14 +274,7 @@ impl Driver {
 
     /// Answers whoever still waits, with what is certain. Handles may live on, and with them the channel.
     fn end(&mut self) {
-        self.inbox.close();
-        let mut leader = self
-            .shared
-            .leader
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        (leader.role, leader.leader) = (Role::Follower, None);
-        drop(leader);
+        self.close();
         for token in self.node.abandon_proposals() {
             if let Some(done) = self.waiting.proposals.remove(&token) {
                 done.call(Err(ProposeError::Stopped));
@@ -292,6 +285,17 @@ impl Driver {
                 done.call(Err(ProposeError::Stopped));
             }
         }
+    }
+
+    /// Nothing is taken any more, and handles, which live on, name nobody as the leader: least of all this node.
+    fn close(&self) {
+        self.inbox.close();
+        let mut leader = self
+            .shared
+            .leader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (leader.role, leader.leader) = (Role::Follower, None);
     }
 
     /// The next input, or `None` when a tick is due first.
@@ -543,7 +547,7 @@ impl Driver {
 /// long as there are handles, and whoever waits for an answer has one.
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.inbox.close();
+        self.close();
         while self.inbox.try_recv().is_ok() {}
     }
 }

@@ -51,6 +51,7 @@ impl Metrics {
             Request::Watch { .. } => "watch",
             Request::Status => "status",
             Request::Metrics => "metrics",
+            Request::Leader => "leader",
             Request::TransferLeader { .. } => "transfer_leader",
             Request::ChangeMembers { .. } => "change_members",
         };

@@ -66,6 +66,9 @@ pub enum Request {
     },
     /// What this very node counts and measures.
     Metrics,
+    /// Who leads, as far as this very node knows: the little of `Status` that whoever looks for a leader asks again
+    /// and again.
+    Leader,
 }
 
 impl Request {
@@ -83,7 +86,8 @@ impl Request {
             | Self::ReadStale(_)
             | Self::Watch { .. }
             | Self::Status
-            | Self::Metrics => Needs::Reader,
+            | Self::Metrics
+            | Self::Leader => Needs::Reader,
             // Sessions and leases among them: whatever changes the state or the time that something in it lasts.
             Self::Write(_) | Self::WriteOnce { .. } => Needs::Client,
             Self::TransferLeader { .. } | Self::ChangeMembers { .. } => Needs::Admin,
@@ -163,6 +167,15 @@ pub enum Response {
     },
     /// What the node counts and measures, in the text format of OpenMetrics.
     Metrics(String),
+    /// Who leads.
+    Leader {
+        /// The current term of the node.
+        term: Term,
+        /// What it is in that term.
+        role: Role,
+        /// Who leads that term, as far as it knows.
+        leader: Option<NodeId>,
+    },
 }
 
 impl Message for Response {
@@ -462,6 +475,7 @@ mod tests {
         }
         assert_eq!(Request::Status.needs(), Needs::Reader);
         assert_eq!(Request::Metrics.needs(), Needs::Reader);
+        assert_eq!(Request::Leader.needs(), Needs::Reader);
         assert_eq!(transfer.needs(), Needs::Admin);
         for (needs, node, reader, client, admin) in [
             (Needs::Reader, false, true, true, true),

@@ -222,6 +222,11 @@ impl Service for KvService {
             },
             Request::Status => status(node.clone(), call.reply),
             Request::Metrics => self.metrics(node, call.reply),
+            Request::Leader => {
+                let known = node.raft().leader();
+                call.reply
+                    .send(&who_leads(known, node.raft().has_stopped()));
+            }
             Request::TransferLeader { to } => transfer(node.clone(), to, call.reply),
             Request::ChangeMembers { change, expected } => {
                 change_members(node.clone(), change, expected, call.reply);
@@ -304,6 +309,16 @@ fn status(node: NodeHandle, reply: Reply) {
         };
         reply.send(&response);
     });
+}
+
+/// Without a question to the driver: thousands of clients ask at once when a leader has failed. `stopped` was looked at
+/// after `known`.
+fn who_leads(known: LeaderChange, stopped: bool) -> Response {
+    let LeaderChange { term, role, leader } = known;
+    match stopped {
+        true => Response::Refused(Refusal::Stopping),
+        false => Response::Leader { term, role, leader },
+    }
 }
 
 fn transfer(node: NodeHandle, to: Option<NodeId>, reply: Reply) {
@@ -436,5 +451,23 @@ impl NodeBuilder {
             files.remove(&path).map_err(data_dir)?;
         }
         started
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_consensus::Term;
+
+    use super::*;
+
+    /// A node says what it knows, and once it has stopped, nothing of what it knew.
+    #[test]
+    fn a_stopped_node_names_no_leader() {
+        let (term, role, leader) = (Term::new(7), Role::Leader, NodeId::new(1));
+        let known = LeaderChange { term, role, leader };
+        let said = Response::Leader { term, role, leader };
+        assert_eq!(who_leads(known, false), said);
+        let stopping = Response::Refused(Refusal::Stopping);
+        assert_eq!(who_leads(known, true), stopping);
     }
 }

@@ -186,6 +186,10 @@ fn panics(part: &'static str, called: Called) {
     let rest = stage.workers.iter().filter(|(_, part)| part.is_some());
     assert_eq!(rest.count(), 0, "no worker waits for a driver that is gone");
 
+    assert!(handle.has_stopped());
+    let known = handle.leader();
+    assert_eq!((known.role, known.leader), (Role::Follower, None), "{part}");
+
     let unknown = |outcome| matches!(outcome, Some(Err(ProposeError::OutcomeUnknown { .. })));
     assert!(unknown(block_on(poll_once(&mut second))));
     let first = block_on(poll_once(&mut first));
@@ -218,6 +222,7 @@ fn control_without_a_panic_the_node_goes_on() {
     assert_eq!(block_on(poll_once(&mut command)), None);
     assert_eq!(block_on(poll_once(&mut read)), None);
     assert!(stage.panicked.is_empty() && stage.ended.is_none());
+    assert!(!handle.has_stopped() && handle.leader().leader == Some(node(1)));
     stage.accept(3);
     stage.turn();
     assert_eq!(block_on(poll_once(&mut command)), Some(Ok(Bytes::new())));

@@ -5,21 +5,22 @@
 //! inside it (tokio's do). So operations send a [`Job`] here instead.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use quinn::Runtime;
 use quorate_certs::Identity;
-use quorate_consensus::NodeId;
+use quorate_consensus::{NodeId, Role, Term};
 use quorate_quic_transport::runtime::sleep_until;
 use quorate_quic_transport::{CallError, Inbound, Inbox, NotSent, Received, Transport};
 use tracing::debug;
 
 use super::retry;
+use super::search::Search;
 use super::shared::Shared;
-use crate::kv::protocol::{NodeStatus, Notice, Request, Response};
+use crate::kv::protocol::{Notice, Request, Response};
 
 /// How many jobs may wait for the keeper. It takes microseconds for each; beyond this, operations wait.
 pub(super) const JOBS_MAX: usize = 1024;
@@ -130,6 +131,10 @@ fn node_of(identity: &Identity) -> Option<NodeId> {
 
 /// Asks every node who leads, in rounds, until a leader is known, or cannot be, or nobody wants to know.
 async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
+    let Some(follow_members) = shared.upgrade().map(|shared| shared.follow_members) else {
+        return;
+    };
+    let search = Arc::new(Mutex::new(Search::new(follow_members)));
     for round in 1.. {
         let (found, pause) = {
             let Some(shared) = shared.upgrade() else {
@@ -143,7 +148,9 @@ async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
                 return;
             };
             for node in shared.nodes() {
-                runtime.spawn(Box::pin(probe(Arc::downgrade(&shared), node)));
+                let question = lock(&search).question(node, runtime.now());
+                let probe = probe(Arc::downgrade(&shared), node, question, search.clone());
+                runtime.spawn(Box::pin(probe));
             }
             (found, retry::pause(round, shared.draw()))
         };
@@ -152,39 +159,52 @@ async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
     }
 }
 
-async fn probe(shared: Weak<Shared>, node: NodeId) {
+async fn probe(shared: Weak<Shared>, node: NodeId, question: Request, search: Arc<Mutex<Search>>) {
     let Some(peer) = shared.upgrade().and_then(|shared| shared.peer(node)) else {
         return;
     };
     let answer = peer
-        .call::<Request, Response>(Request::Status, PROBE_TIMEOUT)
+        .call::<Request, Response>(question.clone(), PROBE_TIMEOUT)
         .await;
     let Some(shared) = shared.upgrade() else {
         return;
     };
-    match answer {
+    let (term, role, leader) = match answer {
         Ok(Response::Status(status)) => {
             // First, for the leader may be one of whom only this node says where it is.
             shared.hear_of(&status);
-            let mut routing = shared.routing();
-            routing.note(node, describe(&status));
-            routing.handle_announcement(node, status.term, status.leader);
+            (status.term, status.role, status.leader)
         }
-        Ok(Response::Refused(refusal)) => shared.routing().note(node, refusal.to_string()),
-        Ok(_) => shared
-            .routing()
-            .note(node, "gave a senseless answer".into()),
-        Err(CallError::NotSent(NotSent::NotConnected)) => shared
-            .routing()
-            .note(node, "not connected yet when it was asked".into()),
-        Err(error) => shared.routing().note(node, error.to_string()),
-    }
+        Ok(Response::Leader { term, role, leader }) => (term, role, leader),
+        Ok(Response::Refused(refusal)) => return shared.routing().note(node, refusal.to_string()),
+        Ok(_) => {
+            return shared
+                .routing()
+                .note(node, "gave a senseless answer".into());
+        }
+        Err(CallError::NotSent(why)) => {
+            lock(&search).handle_not_sent(node, &question);
+            let said = match why {
+                NotSent::NotConnected => "not connected yet when it was asked".into(),
+                why => CallError::NotSent(why).to_string(),
+            };
+            return shared.routing().note(node, said);
+        }
+        Err(error) => return shared.routing().note(node, error.to_string()),
+    };
+    let names_a_stranger = leader.is_some_and(|leader| shared.peer(leader).is_none());
+    lock(&search).handle_answer(node, &question, names_a_stranger);
+    let mut routing = shared.routing();
+    routing.note(node, describe(term, role, leader));
+    routing.handle_announcement(node, term, leader);
 }
 
-fn describe(status: &NodeStatus) -> String {
-    let NodeStatus {
-        role, term, leader, ..
-    } = status;
+/// Every change of a search is complete before its lines could panic.
+fn lock(search: &Mutex<Search>) -> MutexGuard<'_, Search> {
+    search.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn describe(term: Term, role: Role, leader: Option<NodeId>) -> String {
     match leader {
         Some(leader) => format!("{role} in term {term}, follows node {}", leader.value()),
         None => format!("{role} in term {term}, knows of no leader"),

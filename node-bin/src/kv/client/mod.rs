@@ -19,6 +19,7 @@ mod lock;
 mod requests;
 mod retry;
 mod routing;
+mod search;
 mod sessions;
 mod shared;
 mod sweep;

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     /// How long one operation may take.
     pub(super) within: Duration,
     /// Whether nodes that it was not given are asked.
-    follow_members: bool,
+    pub(super) follow_members: bool,
     /// Names for what must be applied once.
     pub(super) sessions: Sessions,
     /// The state of [`Shared::draw`].

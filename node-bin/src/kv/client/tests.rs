@@ -18,6 +18,7 @@ use crate::node::SERVICE;
 
 mod late;
 mod nodes;
+mod search;
 mod unknown;
 
 /// Far longer than anything here takes, and still the end of a test that hangs.
@@ -38,6 +39,8 @@ struct Part {
     /// Answers to give before any other.
     refusals: Vec<Refusal>,
     writes: u64,
+    /// How often it was asked for its status, and for who leads.
+    asked: (u64, u64),
     /// What each write that arrived was called.
     tags: Vec<Tag>,
     /// How many sessions there are, of which only the last is known.
@@ -120,8 +123,10 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         let opened = Outcome::SessionOpened { session };
         return call.reply.send(&Response::Written(opened));
     }
-    if request != Request::Status {
-        arrivals.try_send(()).unwrap();
+    match request {
+        Request::Status => part.asked.0 += 1,
+        Request::Leader => part.asked.1 += 1,
+        _ => arrivals.try_send(()).unwrap(),
     }
     if let Request::WriteOnce { tag, .. } = request {
         part.writes += 1;
@@ -133,6 +138,11 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
     }
     let response = match request {
         Request::Status => Response::Status(Box::new(status(id, part))),
+        Request::Leader => Response::Leader {
+            term: Term::new(part.term),
+            role: role(id, part),
+            leader: part.leader,
+        },
         _ if !part.refusals.is_empty() => Response::Refused(part.refusals.remove(0)),
         Request::Metrics => Response::Metrics(String::new()),
         _ if !leads => Response::Refused(Refusal::NotLeader {
@@ -173,11 +183,7 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
         cluster: "stage".into(),
         listen: (Ipv4Addr::LOCALHOST, 1).into(),
         term: Term::new(part.term),
-        role: if part.leader == Some(id) {
-            Role::Leader
-        } else {
-            Role::Follower
-        },
+        role: role(id, part),
         leader: part.leader,
         last: EntryId::default(),
         commit: LogIndex::ZERO,
@@ -190,6 +196,13 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
         uptime_ms: 0,
         version: "0.0.0".into(),
         disk: None,
+    }
+}
+
+fn role(id: NodeId, part: &Part) -> Role {
+    match part.leader == Some(id) {
+        true => Role::Leader,
+        false => Role::Follower,
     }
 }
 
@@ -276,17 +289,6 @@ fn patiently<T>(future: impl Future<Output = T>) -> T {
         panic!("not done within {PATIENCE:?}");
     };
     block_on(or(future, too_long))
-}
-
-/// A client that knows nothing finds the leader by asking, and sends the write to nobody else.
-#[test]
-fn finds_the_leader() {
-    let (stage, nodes) = Stage::three();
-    let client = stage.client(&nodes, PATIENCE);
-    assert_eq!(patiently(client.put("k", "v")).unwrap(), 1);
-    assert_eq!(client.leader(), Some(node(1)));
-    let writes = nodes.each_ref().map(|node| node.part().writes);
-    assert_eq!(writes, [1, 0, 0]);
 }
 
 /// A refusal that names the leader is followed; the write happens once.
@@ -579,62 +581,6 @@ fn a_node_that_goes_on_refusing_is_quoted() {
         panic!("{error:?}");
     };
     assert_eq!((by, refusal), (node(2), Refusal::TimedOut));
-}
-
-/// Without a leader, the error says of every node why it did not help, and names a leader whose address
-/// is missing.
-#[test]
-fn no_leader_says_what_each_node_said() {
-    let (stage, nodes) = Stage::three();
-    nodes[0].believe(3, 0);
-    nodes[1].believe(4, 9);
-    patiently(nodes[2].transport.shutdown(Duration::ZERO));
-    let client = stage.hurried(&nodes, &nodes[..2], Duration::from_secs(1));
-    let error = patiently(client.put("k", "v")).unwrap_err();
-    let ClientError::NoLeader {
-        tried, unlisted, ..
-    } = error
-    else {
-        panic!("{error:?}");
-    };
-    assert_eq!(unlisted, Some(node(9)));
-    let why: Vec<&str> = tried.iter().map(|tried| tried.why.as_str()).collect();
-    assert!(why[0].contains("knows of no leader"), "{why:?}");
-    assert!(why[1].contains("node 9"), "{why:?}");
-    assert!(!why[2].contains("leader"), "{why:?}");
-}
-
-/// When no node will ever accept us, every operation fails at once with the reasons, not at its deadline,
-/// and no time is mentioned that would suggest waiting.
-#[test]
-fn a_hopeless_search_ends_early() {
-    let (stage, nodes) = Stage::three();
-    let other = Stage::new(); // the same names from another CA
-    let issued = other
-        .ca
-        .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
-    let endpoints = nodes
-        .iter()
-        .map(|node| (node.id, node.transport.local_addr()));
-    let mut config = ClientConfig::new(endpoints.collect(), issued.unwrap().credentials().unwrap());
-    config.request_timeout = 2 * PATIENCE;
-    let client = Client::connect(config, stage.io.runtime()).unwrap();
-    let error = patiently(client.put("k", "v")).unwrap_err();
-    let ClientError::NoUsableNode { tried } = &error else {
-        panic!("{error:?}");
-    };
-    assert!(error.to_string().starts_with("no node can be used;"));
-    for node in client.nodes() {
-        let error = patiently(client.status(node)).unwrap_err();
-        assert!(
-            matches!(&error, ClientError::Unreachable { why, for_good: true, .. } if why.contains("certificate")),
-            "{error:?}"
-        );
-    }
-    assert!(
-        tried.iter().all(|tried| tried.why.contains("certificate")),
-        "{error}"
-    );
 }
 
 /// Closing, or dropping the last clone, ends the connections; operations after it fail at once.

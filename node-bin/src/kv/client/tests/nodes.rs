@@ -55,7 +55,7 @@ fn nodes_are_added_and_forgotten() {
     assert_eq!(others.filter(Result::is_ok).count(), MEMBERS_MAX - 1);
 }
 
-async fn until(condition: impl Fn() -> bool) {
+pub(super) async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         async_io::Timer::after(Duration::from_millis(1)).await;
     }
