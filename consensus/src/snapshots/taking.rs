@@ -14,8 +14,8 @@ const WAIT_TICKS_MAX: u64 = 16 * WAIT_TICKS_MIN;
 
 /// The snapshot that this node is getting, if it is.
 ///
-/// There is one thing at a time that it waits for: a step of the sink, or a piece. So each answer can only be
-/// that to the last question.
+/// There is one thing at a time that a transfer waits for: a step of the sink, or a piece. So each answer can only be
+/// that to the last question. What the sink does for a transfer that was given up bears another number.
 #[derive(Debug, Default)]
 pub(crate) struct Taking {
     transfers: u64,
@@ -59,8 +59,10 @@ pub(crate) enum Next {
 }
 
 impl Taking {
-    /// The leader `from` says that this node needs the snapshot up to `last`. One that is on its way
-    /// already goes on, from now on with what `from` gives; another one is not begun while it does.
+    /// `from`, which leads now, says that this node needs the snapshot up to `last`. One that is on its way
+    /// already goes on, from now on with what `from` gives. Another one takes the place of what a former leader
+    /// gives: that one may have failed, and the leader waits for its own to arrive, whatever else does. While the
+    /// leader's own is on its way, none is begun.
     pub(crate) fn offered(
         &mut self,
         from: NodeId,
@@ -68,6 +70,8 @@ impl Taking {
         membership: Membership,
         now: u64,
     ) -> Option<Next> {
+        self.current
+            .take_if(|it| it.last != last && it.from != from && it.needs_its_giver());
         if let Some(current) = &mut self.current {
             if current.last != last {
                 return None;
@@ -173,6 +177,14 @@ impl Taking {
 }
 
 impl Current {
+    /// Whether there are pieces to come. What is all here is only to be finished.
+    fn needs_its_giver(&self) -> bool {
+        match self.state {
+            State::Beginning | State::Asking { .. } | State::Keeping { next: Some(_) } => true,
+            State::Keeping { next: None } | State::Finishing => false,
+        }
+    }
+
     /// Asks for the piece after what is kept.
     fn ask_first(&mut self, now: u64) -> Next {
         self.state = State::Asking {
@@ -220,6 +232,11 @@ mod tests {
 
     fn last() -> EntryId {
         EntryId::new(Term::new(3), LogIndex::new(9))
+    }
+
+    /// What another leader has.
+    fn other() -> EntryId {
+        EntryId::new(Term::new(4), LogIndex::new(20))
     }
 
     fn membership() -> Membership {
@@ -289,8 +306,8 @@ mod tests {
         assert_eq!(taking.done(1, true, 0), None, "what is over is over");
     }
 
-    /// A second offer of the same snapshot resumes it, also from another member; one of another snapshot
-    /// waits until this one is over.
+    /// A second offer of the same snapshot resumes it, also from another member; one of another snapshot by the same
+    /// leader waits until this one is over.
     #[test]
     fn an_offer_resumes_what_it_offers() {
         let mut taking = taking();
@@ -298,8 +315,7 @@ mod tests {
         taking.done(1, true, 6);
         let resumed = taking.offered(id(3), last(), membership(), 7);
         assert_eq!(resumed, Some(Next::Ask(id(3), request("k"))));
-        let other = EntryId::new(Term::new(3), LogIndex::new(20));
-        assert_eq!(taking.offered(id(3), other, membership(), 8), None);
+        assert_eq!(taking.offered(id(3), other(), membership(), 8), None);
         taking.gone(id(2), last());
         assert!(taking.current.is_some(), "that one is not asked any more");
         let piece = Bytes::from("piece");
@@ -315,9 +331,66 @@ mod tests {
         assert!(taking.current.is_some(), "that came before, and late");
         taking.done(1, true, 8);
         taking.gone(id(3), last());
-        let begun = taking.offered(id(3), other, membership(), 9);
-        let begin = step(2, TakeStep::Begin(other));
+        let begun = taking.offered(id(3), other(), membership(), 9);
+        let begin = step(2, TakeStep::Begin(other()));
         assert_eq!(begun, Some(Next::Do(begin)));
+    }
+
+    /// In which node 2, of which `state` is waited for, is followed by node 3, which offers another snapshot.
+    fn succeeded(state: &str) -> (Taking, Option<Next>) {
+        let mut taking = Taking::default();
+        taking.offered(id(2), last(), membership(), 0);
+        if state != "beginning" {
+            taking.done(1, true, 0);
+        }
+        match state {
+            "keeping" => drop(arrives(&mut taking, "", Some("k"))),
+            "keeping the last" | "finishing" => drop(arrives(&mut taking, "", None)),
+            _ => {}
+        }
+        if state == "finishing" {
+            taking.done(1, true, 5);
+        }
+        let next = taking.offered(id(3), other(), membership(), 6);
+        (taking, next)
+    }
+
+    /// What a former leader gives does not keep the leader's waiting, and nothing of it is taken any more.
+    #[test]
+    fn the_leaders_snapshot_takes_the_place_of_a_former_leaders() {
+        for state in ["beginning", "asking", "keeping"] {
+            let (mut taking, next) = succeeded(state);
+            let begin = step(2, TakeStep::Begin(other()));
+            assert_eq!(next, Some(Next::Do(begin)), "{state}");
+            let again = taking.offered(id(3), other(), membership(), 7);
+            assert_eq!(again, None, "{state}: it is being begun");
+            // What is said and done of the former one comes late.
+            assert_eq!(arrives(&mut taking, "", Some("k")), None, "{state}");
+            taking.gone(id(2), last());
+            assert_eq!(taking.done(1, true, 8), None, "{state}");
+            assert_eq!(taking.done(1, false, 8), None, "{state}");
+            let request = Transfer::Request {
+                last: other(),
+                after: Bytes::new(),
+            };
+            let asked = taking.done(2, true, 9);
+            assert_eq!(asked, Some(Next::Ask(id(3), request)), "{state}");
+            assert_eq!(arrives(&mut taking, "", Some("k")), None, "{state}");
+        }
+    }
+
+    /// What is all here needs no giver: it is finished, whoever leads.
+    #[test]
+    fn what_is_here_is_finished() {
+        for state in ["keeping the last", "finishing"] {
+            let (mut taking, next) = succeeded(state);
+            assert_eq!(next, None, "{state}");
+            if state != "finishing" {
+                taking.done(1, true, 7);
+            }
+            let whole = Some(Next::Whole(last(), membership()));
+            assert_eq!(taking.done(1, true, 8), whole, "{state}");
+        }
     }
 
     /// Nothing is asked for before the sink is ready, however late that is: what the sink has done is told

@@ -1,6 +1,6 @@
 //! Compaction, and snapshots for members that need what was compacted.
 
-use quorate_consensus::{Body, LogIndex, MembershipChange, Transfer};
+use quorate_consensus::{Body, LogIndex, MembershipChange, Term, Transfer};
 
 use crate::rig::{Fate, Rig, Setup, id};
 
@@ -75,9 +75,8 @@ fn a_member_that_needs_what_was_compacted_gets_a_snapshot() {
     assert_eq!(offers(&rig, 3), 1, "the log goes on after the snapshot");
 }
 
-/// G2: the leader that gives a snapshot goes away in the middle of it; the member gets one all the same.
-#[test]
-fn g2_the_leader_changes_while_a_snapshot_is_sent() {
+/// The member 3 is getting a snapshot from 1, each piece of which takes as long as `net` says, and node 2 has what 1 has.
+fn being_given(net: impl Fn(u64) -> Fate + 'static) -> Rig {
     let mut rig = Rig::led_by(1, small());
     away(&mut rig, 3);
     write(&mut rig, 1, 0, 100);
@@ -86,25 +85,99 @@ fn g2_the_leader_changes_while_a_snapshot_is_sent() {
     });
     rig.checkpoint(2);
     let mut pieces = 0;
-    rig.net.rule = Some(Box::new(move |_, _, message| {
-        if matches!(message.body, Body::Transfer(Transfer::Chunk { .. })) {
+    rig.net.rule = Some(Box::new(move |_, _, message| match message.body {
+        Body::Transfer(Transfer::Chunk { .. }) => {
             pieces += 1;
+            net(pieces)
         }
-        if pieces > 3 {
-            Fate::Drop
-        } else {
-            Fate::Deliver
-        }
+        _ => Fate::Deliver,
     }));
     rig.restart(3);
     rig.ticks(60);
     assert!(rig.applied(3).is_empty());
+    rig
+}
+
+/// Whom the member 3 has asked for a piece, in order.
+fn asked(rig: &Rig) -> Vec<u64> {
+    let requests = rig.sent.iter().filter_map(|(from, to, message)| {
+        let asks = matches!(message.body, Body::Transfer(Transfer::Request { .. }));
+        (*from == 3 && asks).then_some(*to)
+    });
+    requests.collect()
+}
+
+/// G2: the leader that gives a snapshot goes away in the middle of it; the member gets the next one's all the same,
+/// and at once.
+#[test]
+fn g2_the_leader_changes_while_a_snapshot_is_sent() {
+    let mut rig = being_given(|piece| match piece > 3 {
+        true => Fate::Drop,
+        false => Fate::Deliver,
+    });
     rig.crash(1);
     rig.net.rule = None;
     let leader = rig.elect_one_of(&[2]);
-    rig.run_until(8_000, "the member has it", |rig| {
+    rig.run_until(50, "the member has it", |rig| {
         rig.applied_index(3) == rig.applied_index(leader)
     });
+    rig.restart(1);
+    rig.run_until(300, "all agree", Rig::agrees);
+}
+
+/// A leader that has handed over, and gives on, keeps the next one's waiting no longer: that one waits for its own to
+/// arrive in any case.
+#[test]
+fn g2_who_has_handed_over_is_not_asked_any_more() {
+    let mut rig = being_given(|_| Fate::Delay(10));
+    assert_eq!(asked(&rig).last(), Some(&1));
+    rig.transfer(1, Some(2)).unwrap();
+    let offered = |rig: &Rig| {
+        let is_offer = |body: &Body| matches!(body, Body::Snapshot { .. });
+        let mut sent = rig.sent.iter();
+        sent.any(|(from, to, message)| (*from, *to) == (2, 3) && is_offer(&message.body))
+    };
+    rig.run_until(50, "the next one offers its own", offered);
+    let before = asked(&rig).len();
+    rig.run_until(400, "all agree", Rig::agrees);
+    assert!(asked(&rig)[before..].iter().all(|&giver| giver == 2));
+}
+
+/// A former leader does not know that it is one: what it offers, in its own term or as if it led this one, does not take
+/// the place of what the leader gives.
+#[test]
+fn a_former_leader_displaces_no_snapshot() {
+    let mut rig = being_given(|piece| match piece > 3 {
+        true => Fate::Drop,
+        false => Fate::Deliver,
+    });
+    let (membership, last) = (rig.status(1).membership, rig.durable(1).last());
+    let former = rig.term(1);
+    rig.crash(1);
+    rig.net.rule = Some(Box::new(|_, _, message| match message.body {
+        // Slow enough for whoever is quicker.
+        Body::Transfer(Transfer::Chunk { .. }) => Fate::Delay(40),
+        _ => Fate::Deliver,
+    }));
+    rig.elect_one_of(&[2]);
+    rig.run_until(50, "the leader's is asked for", |rig| {
+        asked(rig).last() == Some(&2)
+    });
+    let before = asked(&rig).len();
+    rig.ticks(35);
+    for term in [former, rig.term(2)] {
+        let membership = membership.clone();
+        let offer = quorate_consensus::Message {
+            term: Term::new(term),
+            body: Body::Snapshot { last, membership },
+        };
+        let _ = rig.hear(3, 1, offer);
+    }
+    rig.net.rule = None;
+    rig.run_until(400, "the member has it", |rig| {
+        rig.applied_index(3) == rig.applied_index(2)
+    });
+    assert!(asked(&rig)[before..].iter().all(|&giver| giver == 2));
     rig.restart(1);
     rig.run_until(300, "all agree", Rig::agrees);
 }
