@@ -317,8 +317,18 @@ impl RaftNode {
         self.settle();
     }
 
-    /// Starts an election now, instead of waiting for the election timeout. For tests and for a node
-    /// that is alone.
+    /// The node begins to run. The only voter has nobody to wait for, and leads at once.
+    pub fn handle_started(&mut self) {
+        if self.membership().is_single_voter(self.config.node) {
+            self.campaign();
+        }
+    }
+
+    /// Starts an election now, instead of waiting for the election timeout: with a pre-vote (thesis, section 9.6), to
+    /// which members say nothing that have heard of a leader of late. So a leader that is alive leads on in its term, and
+    /// this node knows of none until it hears of it again. But who calls an election has no leader, and may vote: where
+    /// so many do at the same moment that they are a majority, one of them takes over. Nothing happens where this node
+    /// leads, is no voter, or may not lead yet.
     pub fn campaign(&mut self) {
         let voter = self.membership().is_voter(self.config.node);
         if voter && self.seen.role != Role::Leader && self.may_campaign() {

@@ -319,7 +319,10 @@ impl RaftHandle {
         self.inbox.is_closed()
     }
 
-    /// Asks the node to start an election at once. For tests, and for a node that is alone.
+    /// Asks the node to start an election at once. One node that does so deposes no leader that is alive, but knows of
+    /// none for a moment; several at once may, as [`RaftNode::campaign`](crate::RaftNode::campaign) says. For simulations,
+    /// which call elections when no timeout would. What moves leadership is [`transfer_leader`](Self::transfer_leader),
+    /// and a node that is alone leads by itself.
     pub fn campaign(&self) {
         let _ = self.inbox.try_send(Input::Campaign);
     }

@@ -225,6 +225,8 @@ impl Driver {
     ///
     /// [`Fatal`] when the node stopped by itself.
     pub async fn run(mut self) -> Result<(), Fatal> {
+        self.node.handle_started();
+        self.carry_out();
         let outcome = loop {
             let mut input = self.next().await;
             let mut taken = 0;

@@ -2,7 +2,7 @@
 
 use quorate_consensus::Role;
 
-use crate::rig::{Rig, Setup};
+use crate::rig::{Rig, Setup, id};
 
 /// A node that is alone elects itself, commits, and recovers all of it after a power loss.
 #[test]
@@ -78,6 +78,37 @@ fn a_split_vote_is_resolved() {
         rig.pump();
         rig.run_until(400, "a leader", |rig| rig.leader().is_some());
     }
+}
+
+/// An election that one node calls while the leader is alive changes neither the leader nor its term, and holds up
+/// nothing.
+#[test]
+fn a_needless_election_deposes_nobody() {
+    let mut rig = Rig::led_by(1, Setup::voters(3).learners(1));
+    rig.run_until(50, "all agree", Rig::agrees);
+    let term = rig.term(1);
+    for node in [2, 3, 4, 1].repeat(10) {
+        rig.campaign(node);
+        rig.commit(1, &node.to_string());
+        rig.run_until(20, "it follows again", |rig| {
+            rig.status(node).leader == Some(id(1))
+        });
+    }
+    assert!(rig.leads(1));
+    rig.run_until(50, "all agree", Rig::agrees);
+    for node in 1..=4 {
+        assert_eq!(rig.term(node), term, "n{node}");
+    }
+
+    // Negative control: those who have no leader vote, and here they are a majority.
+    for node in [2, 3] {
+        rig.core(node).campaign();
+    }
+    rig.pump();
+    rig.run_until(50, "another one leads", |rig| {
+        rig.leader().is_some_and(|leader| leader != 1)
+    });
+    assert!(rig.term(2) > term);
 }
 
 /// A node that returns from isolation does not depose the leader: pre-vote left its term alone.

@@ -193,7 +193,6 @@ impl NodeBuilder {
         let applied = finish_install(&mut state_machine, opened.recovered.base())?;
         let core = self.core(&owner, &opened, applied)?;
         let membership = core.membership().clone();
-        let alone = membership.is_single_voter(owner.node);
         let members = Members::new(membership);
 
         let memory = PeerMemory::open(
@@ -302,9 +301,6 @@ impl NodeBuilder {
             Arc::clone(&outcome),
         );
         runtime.spawn(Box::pin(serve));
-        if alone {
-            handle.raft.campaign();
-        }
         info!(
             node = %owner.node, cluster = owner.cluster, boot = instance.boot,
             listen = %handle.local_addr(), "started"
