@@ -66,6 +66,7 @@ mod budget;
 mod call;
 mod close;
 mod config;
+mod congestion;
 mod connection;
 mod credentials;
 mod dial;

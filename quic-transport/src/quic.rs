@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::{
     config::{Config, Timings},
+    congestion,
     environment::{Environment, TimeOfDay},
     message::WireLane,
     rng::Rng,
@@ -53,6 +54,7 @@ pub(crate) fn transport_config(timings: &Timings, side: Side) -> Arc<TransportCo
         .keep_alive_interval(keep_alive)
         .initial_rtt(timings.initial_rtt)
         .ack_frequency_config(Some(ack_frequency))
+        .congestion_controller_factory(congestion::factory())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(window.into())
         .send_window(window.into())
