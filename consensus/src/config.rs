@@ -28,7 +28,7 @@ pub struct Config {
     ///
     /// Default 50 ms. Bounds: 1 ms up to a quarter of the election timeout.
     pub heartbeat_interval: Duration,
-    /// How much this node is preferred as the leader, as long as it is a voter, its disk answers, and it has
+    /// How much this node is preferred as the leader, as long as it is a voter, its disk and state machine answer, and it has
     /// everything that is committed: who leads hands over to one that is preferred more. Default 0: it leads as
     /// it happens. It never keeps anybody from leading when the preferred ones are away.
     pub priority: u8,
@@ -95,6 +95,17 @@ pub struct Config {
     /// disk that pauses costs a restart. Too large: a member that does nothing looks alive. At least
     /// eight election timeouts.
     pub disk_hang_timeout: Duration,
+    /// After what time in which the state machine has not come back with what it was given to apply a leader gives
+    /// leadership to another voter, and every member says so:
+    /// [`Event::StateMachineStalled`](crate::Event::StateMachineStalled). It ends by itself when the state machine
+    /// comes back, and never ends a node: the next start would give it the same. Installing a snapshot does not count.
+    ///
+    /// Default 30 s. What it is given at once is at most some 8 MiB of commands, which takes milliseconds to apply.
+    /// What may come in between is a checkpoint or a snapshot that blocks although it should not: to clone or write a state of 1
+    /// GiB takes a slow disk 20 s. Too small: leadership changes for work that takes the next leader as long. Too large:
+    /// the clients of a leader whose state machine hangs wait as long. At least four election timeouts; without end,
+    /// `Duration::MAX`, nobody watches.
+    pub apply_stall_timeout: Duration,
 }
 
 /// Ticks per shortest election timeout. Finer ticks separate the timeouts of two followers better,
@@ -142,6 +153,7 @@ impl Config {
             snapshot_bytes_per_second: 64 << 20,
             compare_interval: Duration::from_secs(600),
             disk_hang_timeout: Duration::from_secs(60),
+            apply_stall_timeout: Duration::from_secs(30),
         }
     }
 
@@ -159,6 +171,7 @@ impl Config {
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let hang_min = self.election_timeout.saturating_mul(8);
+        let stall_min = self.election_timeout.saturating_mul(4);
         let mut check = |ok: bool, mistake: String| {
             if !ok {
                 mistakes.push(mistake);
@@ -250,6 +263,14 @@ impl Config {
                 self.disk_hang_timeout, self.election_timeout
             ),
         );
+        check(
+            self.apply_stall_timeout >= stall_min,
+            format!(
+                "a state machine is given {:?} to apply, which is less than four election timeouts of {:?}: make the \
+                 time for it {stall_min:?} or longer, or the election timeout shorter",
+                self.apply_stall_timeout, self.election_timeout
+            ),
+        );
         mistakes
     }
 
@@ -273,6 +294,13 @@ impl Config {
 
     pub(crate) fn compare_ticks(&self) -> u64 {
         let ticks = self.compare_interval.div_duration_f64(self.tick_interval());
+        ticks as u64
+    }
+
+    pub(crate) fn apply_stall_ticks(&self) -> u64 {
+        let ticks = self
+            .apply_stall_timeout
+            .div_duration_f64(self.tick_interval());
         ticks as u64
     }
 

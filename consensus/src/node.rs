@@ -21,7 +21,6 @@ use crate::compaction::Compaction;
 use crate::comparison::Comparison;
 use crate::config::{Config, ELECTION_TICKS};
 use crate::convert;
-use crate::disk_watch::DiskWatch;
 use crate::durability::{AppendTicket, LogWrite, Recovered};
 use crate::entry::{Entry, Payload};
 use crate::error::{ProposeError, ReadError, StartError};
@@ -38,6 +37,7 @@ use crate::repeats::Repeats;
 use crate::sanitize::{self, Receiver, Refused};
 use crate::slog_bridge;
 use crate::snapshots::{Giving, Taking};
+use crate::stall_watch::{STALLED_TICKS, StallWatch};
 use crate::start::{check_recovered, raft_config};
 use crate::status::{PeerProgress, Status};
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
@@ -60,7 +60,8 @@ pub struct RaftNode {
     reads: Reads,
     read_round: u64,
     gate: DurabilityGate,
-    disk: DiskWatch,
+    disk: StallWatch,
+    state_machine: StallWatch,
     repeats: Repeats,
     /// The last append that was refused for want of room, without its entries, and who sent it.
     refused: Option<(NodeId, Message)>,
@@ -156,7 +157,8 @@ impl RaftNode {
             },
             memberships: Memberships::new(recovered, applied.index),
             gate: DurabilityGate::new(hard_state),
-            disk: DiskWatch::default(),
+            disk: StallWatch::new(STALLED_TICKS),
+            state_machine: StallWatch::new(config.apply_stall_ticks()),
             repeats: Repeats::default(),
             refused: None,
             compaction: Compaction::new(&config, recovered),
@@ -199,6 +201,7 @@ impl RaftNode {
             self.raw.tick();
         }
         self.watch_disk();
+        self.watch_state_machine();
         self.watch_snapshots();
         self.watch_comparison();
         self.watch_membership();
@@ -376,6 +379,7 @@ impl RaftNode {
             ),
             commit: LogIndex::new(self.raw.raft.raft_log.committed),
             applied: self.applied,
+            state_machine_stalled: self.state_machine_stalls(),
             membership: self.membership().clone(),
             peers: if self.seen.role == Role::Leader {
                 self.progress()
@@ -500,7 +504,10 @@ impl RaftNode {
             Body::Append { entries, .. } if !entries.is_empty() && self.must_wait_for_room() => {
                 Err(Refused::Busy)
             }
-            Body::TimeoutNow if !self.may_campaign() => Err(Refused::Busy),
+            // Who leads gives leadership away where its state machine hangs, and what hangs here would hang its clients.
+            Body::TimeoutNow if !self.may_campaign() || self.state_machine.is_late(self.now) => {
+                Err(Refused::Busy)
+            }
             // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
             Body::Vote { granted: true, .. }
                 if self.seen.role != Role::Leader && !self.log_is_durable() =>

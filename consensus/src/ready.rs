@@ -119,6 +119,16 @@ pub enum Event {
         /// After how long.
         waited: Duration,
     },
+    /// The state machine has not come back with what it was given for so long; a leader hands over.
+    StateMachineStalled {
+        /// For how long.
+        waited: Duration,
+    },
+    /// The state machine has come back, and goes on.
+    StateMachineAnswers {
+        /// After how long.
+        waited: Duration,
+    },
 }
 
 /// A committed entry, and who proposed it here.

@@ -1,6 +1,7 @@
 //! How a node stands, for people and tests.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub struct Status {
     pub commit: LogIndex,
     /// The last entry its state machine has applied.
     pub applied: LogIndex,
+    /// For how long its state machine has not come back with what it was given, once that is
+    /// [`Config::apply_stall_timeout`](crate::Config::apply_stall_timeout).
+    pub state_machine_stalled: Option<Duration>,
     /// The members.
     pub membership: Membership,
     /// How far each other member is; known to the leader only.

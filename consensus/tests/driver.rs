@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_lite::future::{self, block_on};
 use quorate_consensus::{
-    Batch, Body, Clock, Config, DriverControl, Entry, EntryId, Fatal, LogIndex, LogStore, LogWrite,
-    Membership, MembershipChange, MembershipError, Message, NodeId, ORIGIN, Parts, ProposeError,
-    READS_BYTES_MAX, RaftHandle, RaftNode, ReadError, Recovered, Running, StateMachine,
-    StateMachineError, StoreError, Term, Transport, Undelivered, assemble,
+    Batch, Body, Clock, Config, DriverControl, Entry, EntryId, Event, Fatal, LogIndex, LogStore,
+    LogWrite, Membership, MembershipChange, MembershipError, Message, NodeId, ORIGIN, Parts,
+    ProposeError, READS_BYTES_MAX, RaftHandle, RaftNode, ReadError, Recovered, Running,
+    StateMachine, StateMachineError, StoreError, Term, Transport, Undelivered, assemble,
 };
 
 struct Nowhere;
@@ -118,12 +118,22 @@ impl Clock for ThreadClock {
 const DISK_HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn assembled(disk: &Arc<Mutex<Disk>>, hang_timeout: Duration) -> Running {
+    let timeout = |config: &mut Config| config.disk_hang_timeout = hang_timeout;
+    assembled_with(disk, timeout, Counter(0), |_| {})
+}
+
+fn assembled_with(
+    disk: &Arc<Mutex<Disk>>,
+    timeout: impl FnOnce(&mut Config),
+    state_machine: impl StateMachine,
+    observer: impl FnMut(&Event) + Send + 'static,
+) -> Running {
     let node = NodeId::new(1).unwrap();
     let recovered = Recovered::founding(Membership::new([node], []).unwrap());
     let mut config = Config::new(node);
     config.election_timeout = Duration::from_millis(20);
     config.heartbeat_interval = Duration::from_millis(5);
-    config.disk_hang_timeout = hang_timeout;
+    timeout(&mut config);
     let core = RaftNode::new(config, &recovered, ORIGIN, Vec::new()).unwrap();
     let log = Log {
         entries: BTreeMap::new(),
@@ -134,9 +144,9 @@ fn assembled(disk: &Arc<Mutex<Disk>>, hang_timeout: Duration) -> Running {
         Parts {
             transport: Box::new(Nowhere),
             store: Box::new(log),
-            state_machine: Box::new(Counter(0)),
+            state_machine: Box::new(state_machine),
             clock: Arc::new(ThreadClock),
-            observer: Box::new(|_| {}),
+            observer: Box::new(observer),
         },
     )
 }
@@ -304,6 +314,77 @@ fn a_failed_state_machine_stops_the_node() {
         "{outcome:?}"
     );
     assert!(matches!(node.end(), Err(Fatal::StateMachine(_))));
+}
+
+/// A [`Counter`] that takes no batch while somebody holds the lock.
+struct Held(Counter, Arc<Mutex<()>>);
+
+impl StateMachine for Held {
+    fn applied(&self) -> EntryId {
+        self.0.applied()
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+        let _may = self.1.lock().unwrap();
+        self.0.apply(batch)
+    }
+
+    fn query(&mut self, query: &[u8]) -> Result<Bytes, StateMachineError> {
+        self.0.query(query)
+    }
+}
+
+/// A state machine that hangs: who waits for it is told that the outcome is unknown, the node says so and goes on, and
+/// without a restart all is well when the state machine comes back, with the answers that are due then.
+#[test]
+fn b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back() {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let (held, (sender, events)) = (Arc::new(Mutex::new(())), mpsc::channel());
+    let Running {
+        handle,
+        control,
+        driver,
+        writer,
+        applier,
+        ..
+    } = assembled_with(
+        &Arc::new(Mutex::new(Disk::Works)),
+        |config| config.apply_stall_timeout = TIMEOUT,
+        Held(Counter(0), Arc::clone(&held)),
+        move |event| sender.send(event.clone()).unwrap(),
+    );
+    let workers = [
+        thread::spawn(|| block_on(writer.run())),
+        thread::spawn(|| block_on(applier.run())),
+    ];
+    let driver = thread::spawn(|| block_on(driver.run()));
+    handle.campaign();
+    assert_eq!(block_on(handle.propose("x".into())), Ok("1".into()));
+    let stalled = || block_on(handle.status()).unwrap().state_machine_stalled;
+    let hang = held.lock().unwrap();
+    let outcome = block_on(handle.propose("four".into()));
+    let Err(ProposeError::OutcomeUnknown { at: Some(at) }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(stalled() >= Some(TIMEOUT));
+    assert_eq!(block_on(handle.status()).unwrap().commit, at.index);
+    // What it is asked meanwhile waits for its answer until it is told the same.
+    let mut late = pin!(handle.propose("ten bytes.".into()));
+    assert_eq!(block_on(future::poll_once(&mut late)), None);
+    drop(hang);
+    let answer = block_on(late);
+    let unknown = matches!(answer, Err(ProposeError::OutcomeUnknown { .. }));
+    assert!(unknown || answer == Ok("15".into()), "{answer:?}");
+    assert_eq!(block_on(handle.query(Bytes::new())), Ok("15".into()));
+    assert_eq!(block_on(handle.propose("xx".into())), Ok("17".into()));
+    let back = |event| matches!(event, Event::StateMachineAnswers { .. });
+    assert!(events.iter().any(back), "it says so");
+    assert_eq!(stalled(), None);
+    control.stop();
+    driver.join().unwrap().unwrap();
+    for worker in workers {
+        worker.join().unwrap();
+    }
 }
 
 /// Nobody knows whose answer is missing, so nobody is given another's.

@@ -130,7 +130,7 @@ fn of_locks() -> Vec<String> {
 fn of_nodes() -> Vec<String> {
     let raft = Config::new(NodeId::new(1).expect("one is not zero"));
     let election = raft.election_timeout.as_millis() as u64;
-    let stalled = elections("consensus/src/disk_watch.rs", "STALLED_TICKS");
+    let stalled = elections("consensus/src/stall_watch.rs", "STALLED_TICKS");
     let given_up = elections("consensus/src/snapshots/mod.rs", "STALLED_TICKS");
     let preference = "consensus/src/node/preference.rs";
     assert_eq!(elections(preference, "ASK_TICKS") * election, 1000);
@@ -160,6 +160,10 @@ fn of_nodes() -> Vec<String> {
             stalled * election / 1000
         ),
         format!("after {} s it stops", raft.disk_hang_timeout.as_secs()),
+        format!(
+            "after {} s (`apply_stall_timeout`) that node says so",
+            raft.apply_stall_timeout.as_secs()
+        ),
         format!(
             "the last checkpoint ({} s or {} of commands, unless set",
             raft.checkpoint_interval.as_secs(),

@@ -15,7 +15,7 @@ use serde::Deserialize;
 /// The kinds of failure and how many scenarios each has. Numbers are never given twice.
 const KINDS: &[(char, u8, &str)] = &[
     ('A', 16, "Crashes around a write"),
-    ('B', 18, "Disk faults"),
+    ('B', 19, "Disk faults"),
     ('C', 10, "Time"),
     ('D', 17, "Network"),
     ('E', 10, "Identity, amnesia, backups"),

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use super::done::Done;
 use super::handle::Input;
 use super::seams::{Batch, Clock, Command, StateMachine, StateMachineError};
+use super::unanswered::Unanswered;
 use super::worker::Alarm;
 use crate::entry::{Entry, ORIGIN, Payload};
-use crate::error::{Fatal, ProposeError, ReadError};
+use crate::error::{Fatal, ReadError};
 use crate::types::{EntryId, LogIndex};
 
 /// How many bytes of entries one call of `apply` gets: enough to share what a call costs, little
@@ -20,7 +21,7 @@ const APPLY_BATCH_BYTES_MAX: u64 = 4 << 20;
 
 /// What the driver asks of the applier.
 pub(super) enum ApplierJob {
-    Apply(Vec<(Entry, Option<Done<Bytes, ProposeError>>)>),
+    Apply(Vec<Entry>),
     Query(Bytes, Done<Bytes, ReadError>),
     /// A member needs a snapshot.
     Snapshot,
@@ -38,6 +39,7 @@ pub struct Applier {
     pub(super) inbox: Sender<Input>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) checkpoints: Checkpoints,
+    pub(super) unanswered: Arc<Unanswered>,
     /// What was last told to be durable.
     pub(super) durable: LogIndex,
 }
@@ -127,10 +129,9 @@ impl Applier {
             match job {
                 ApplierJob::Apply(entries) => {
                     work.commands.reserve(entries.len());
-                    work.done.reserve(entries.len());
-                    for (entry, done) in entries {
+                    for entry in entries {
                         let (at, compare) = (entry.id, entry.payload == Payload::Compare);
-                        work.add(entry, done);
+                        work.add(entry);
                         if compare {
                             self.apply(std::mem::take(&mut work))?;
                             let scan = self.state_machine.scan()?;
@@ -194,23 +195,28 @@ impl Applier {
 
     fn apply(&mut self, work: Work) -> Result<(), StateMachineError> {
         let Some(last) = work.last else { return Ok(()) };
-        let count = work.commands.len();
-        let answers = self.state_machine.apply(&Batch {
-            commands: work.commands,
-            last,
-        })?;
-        if answers.len() != count {
+        let commands = work.commands;
+        let batch = Batch { commands, last };
+        let answers = self.state_machine.apply(&batch)?;
+        if answers.len() != batch.commands.len() {
             let wrong = format!(
-                "the state machine gave {} answers to {count} commands",
-                answers.len()
+                "the state machine gave {} answers to {} commands",
+                answers.len(),
+                batch.commands.len()
             );
             return Err(StateMachineError::new(wrong));
         }
-        for (done, answer) in work.done.into_iter().zip(answers) {
-            if let Some(done) = done {
+        let waiting = self.unanswered.take_to(last.index);
+        let mut waiting = waiting.into_iter().peekable();
+        for (command, answer) in batch.commands.iter().zip(answers) {
+            if let Some((_, done)) = waiting.next_if(|(id, _)| *id == command.id) {
                 done.call(Ok(answer));
             }
         }
+        assert!(
+            waiting.next().is_none(),
+            "nobody proposes what is no command"
+        );
         self.checkpoints
             .applied(last.index, work.bytes, self.clock.now());
         let _ = self.inbox.try_send(Input::Applied(last.index));
@@ -227,22 +233,17 @@ impl Applier {
 #[derive(Default)]
 struct Work {
     commands: Vec<Command>,
-    done: Vec<Option<Done<Bytes, ProposeError>>>,
     last: Option<EntryId>,
     bytes: u64,
 }
 
 impl Work {
-    fn add(&mut self, entry: Entry, done: Option<Done<Bytes, ProposeError>>) {
+    fn add(&mut self, entry: Entry) {
         self.bytes += entry.bytes();
         self.last = Some(entry.id);
         match entry.payload {
-            Payload::Command(data) => {
-                self.commands.push(Command { id: entry.id, data });
-                self.done.push(done);
-            }
+            Payload::Command(data) => self.commands.push(Command { id: entry.id, data }),
             Payload::Empty | Payload::Compare | Payload::Digest { .. } | Payload::Membership(_) => {
-                assert!(done.is_none(), "nobody proposes {:?}", entry.id);
             }
         }
     }
@@ -381,6 +382,7 @@ mod tests {
             inbox,
             clock: Arc::new(Standstill(Instant::now())),
             checkpoints: Checkpoints::new(checkpoint_bytes, Duration::from_secs(5)),
+            unanswered: Arc::default(),
             durable: ORIGIN.index,
         };
         (applier, sender)
@@ -391,7 +393,7 @@ mod tests {
             id: id(index),
             payload: Payload::Command(Bytes::from(command)),
         };
-        ApplierJob::Apply(vec![(entry, None)])
+        ApplierJob::Apply(vec![entry])
     }
 
     /// A checkpoint that is left out while an earlier one is under way is asked for again as soon as that one has

@@ -9,6 +9,7 @@ mod handle;
 mod seams;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 mod worker;
 mod writer;
 
@@ -40,6 +41,7 @@ use applier::{ApplierJob, Checkpoints};
 use courier::CourierJob;
 use done::Done;
 use handle::{Input, Shared};
+use unanswered::Unanswered;
 use writer::WriterJob;
 
 use crate::entry::ORIGIN;
@@ -112,6 +114,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
     let config = node.config();
     let checkpoints = Checkpoints::new(config.checkpoint_bytes, config.checkpoint_interval);
     let handle = RaftHandle::new(inbox_sender.clone(), Arc::clone(&shared));
+    let unanswered = Arc::<Unanswered>::default();
     Running {
         control: DriverControl::new(handle.clone()),
         handle,
@@ -134,6 +137,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
             inbox: inbox_sender,
             clock: Arc::clone(&parts.clock),
             checkpoints,
+            unanswered: Arc::clone(&unanswered),
             durable: ORIGIN.index,
         },
         driver: Driver {
@@ -151,6 +155,7 @@ pub fn assemble(node: RaftNode, mut parts: Parts) -> Running {
             observer: parts.observer,
             shared,
             waiting: Waiting::default(),
+            unanswered,
             sleep: None,
             ticks: 0,
             unsettled: None,
@@ -171,6 +176,7 @@ pub struct Driver {
     observer: Box<dyn FnMut(&Event) + Send>,
     shared: Arc<Shared>,
     waiting: Waiting,
+    unanswered: Arc<Unanswered>,
     next_tick: Instant,
     ticks: u64,
     /// When the last turn ended.
@@ -474,12 +480,12 @@ impl Driver {
         }
         self.carry_snapshots(&mut ready);
         if !ready.committed.is_empty() {
-            let entries = ready.committed.into_iter().map(|committed| {
-                let done = committed
-                    .token
-                    .and_then(|token| self.waiting.proposals.remove(&token));
-                (committed.entry, done)
+            let waits = ready.committed.iter().filter_map(|committed| {
+                let done = self.waiting.proposals.remove(&committed.token?)?;
+                Some((committed.entry.id, done))
             });
+            self.unanswered.add(waits.collect());
+            let entries = ready.committed.into_iter().map(|committed| committed.entry);
             let _ = self.applier.try_send(ApplierJob::Apply(entries.collect()));
         }
         for token in ready.reads {
@@ -519,7 +525,13 @@ impl Driver {
         if let Some(membership) = ready.membership {
             (self.observer)(&Event::Members(membership));
         }
-        ready.events.iter().for_each(&mut self.observer);
+        for event in &ready.events {
+            (self.observer)(event);
+            if let Event::StateMachineStalled { .. } = event {
+                // Only it knows the answers, and nobody is to wait for ever.
+                self.unanswered.give_up();
+            }
+        }
         unreachable
     }
 

@@ -98,6 +98,19 @@ impl StoreError {
 /// `apply` must be deterministic: its outcome may depend on the state and the command only, never on
 /// a clock, on chance, on hash order or on the machine. Members whose state machines differ answer
 /// differently.
+///
+/// A call that does not return keeps its node in the cluster, which votes, writes its log and answers how it stands,
+/// but applies nothing and answers no client. After [`Config::apply_stall_timeout`], 30 s, in which nothing of what it was
+/// given came back, the node says so ([`Event::StateMachineStalled`], [`Status::state_machine_stalled`], a warning), whoever waits for a
+/// command is told [`OutcomeUnknown`], and a leader hands over to a voter that goes on; if there is none, because a command
+/// takes every member as long, it leads on. All that ends when the call returns. Queries wait until then, and only
+/// entries that are to be applied show that it hangs: one query alone does not. Time in [`install`](Self::install) does not
+/// count.
+///
+/// [`Config::apply_stall_timeout`]: crate::Config::apply_stall_timeout
+/// [`Event::StateMachineStalled`]: crate::Event::StateMachineStalled
+/// [`Status::state_machine_stalled`]: crate::Status::state_machine_stalled
+/// [`OutcomeUnknown`]: crate::ProposeError::OutcomeUnknown
 pub trait StateMachine: Send + 'static {
     /// The last entry whose effect the state holds as it was opened. [`ORIGIN`](crate::ORIGIN) for an
     /// empty state; everything after it is applied again from the log. A state machine that always says so has the

@@ -1,4 +1,4 @@
-//! Giving leadership away: because somebody asks, or because this node's disk does not answer.
+//! Giving leadership away: because somebody asks, or because this node's disk or state machine does not answer.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use tracing::{info, warn};
 
 use super::RaftNode;
 use crate::config::ELECTION_TICKS;
-use crate::disk_watch::{STALLED_TICKS, Sight};
 use crate::error::TransferError;
 use crate::ready::Event;
+use crate::stall_watch::Sight;
 use crate::types::{NodeId, Role};
 
 pub(super) struct Transfer {
@@ -56,8 +56,15 @@ impl RaftNode {
     /// node that is told to stop does not wait for it.
     #[must_use]
     pub fn disk_stalls(&self) -> Option<Duration> {
-        let ticks = self.disk.waited(self.now);
-        (ticks >= STALLED_TICKS).then(|| self.duration(ticks))
+        let ticks = self.disk.stalled(self.now)?;
+        Some(self.duration(ticks))
+    }
+
+    /// For how long the state machine has not come back with what it was given, once that is
+    /// [`Config::apply_stall_timeout`](crate::Config::apply_stall_timeout).
+    pub(super) fn state_machine_stalls(&self) -> Option<Duration> {
+        let ticks = self.state_machine.stalled(self.now)?;
+        Some(self.duration(ticks))
     }
 
     fn duration(&self, ticks: u64) -> Duration {
@@ -93,6 +100,41 @@ impl RaftNode {
         }
     }
 
+    /// A leader whose state machine does not come back answers no client, though all it takes on is committed: it
+    /// gives leadership to one whose state machine goes on. It cannot see which those are. One that is late itself
+    /// refuses, and it asks another one the next time; where all are, because what they were given is to blame, it
+    /// leads on.
+    pub(super) fn watch_state_machine(&mut self) {
+        // A state that is replaced takes as long as it is large, and a node that is about to does not lead. But what
+        // has hung before still does: what is to be installed waits for that.
+        let installs = self.is_installing() && self.state_machine.stalled(self.now).is_none();
+        let behind = self.applied < self.handed && !installs;
+        let oldest = behind.then_some(self.applied.value());
+        let Some(sight) = self.state_machine.look(oldest, self.now) else {
+            return;
+        };
+        let (node, term, applied) = (self.config.node, self.seen.term, self.applied);
+        match sight {
+            Sight::Stalled { ticks } => {
+                let waited = self.duration(ticks);
+                self.out.events.push(Event::StateMachineStalled { waited });
+                warn!(
+                    %node, %term, role = %self.seen.role, ?waited, %applied, given = %self.handed,
+                    "the state machine does not come back: nothing is answered until it does"
+                );
+                if self.seen.role == Role::Leader && self.transfer.is_none() {
+                    let target = self.voter_in_turn(self.state_machine.times(ticks));
+                    let _ = target.map(|target| self.transfer_leader(Some(target)));
+                }
+            }
+            Sight::Recovered { ticks } => {
+                let waited = self.duration(ticks);
+                self.out.events.push(Event::StateMachineAnswers { waited });
+                info!(%node, %term, ?waited, %applied, "the state machine has come back");
+            }
+        }
+    }
+
     /// One of an earlier term: whoever should have led has lost leadership again.
     pub(super) fn fail_transfer(&mut self) {
         if let Some(Transfer { target, .. }) = self.transfer.take() {
@@ -123,5 +165,17 @@ impl RaftNode {
             .filter(|peer| self.membership().stays_voter(peer.node) && may(peer.node))
             .max_by_key(|peer| (peer.active, peer.matched))
             .map(|peer| peer.node)
+    }
+
+    /// Of the other voters that answer, the one whose turn it is the `time`-th time; at first one that has most of the
+    /// log.
+    fn voter_in_turn(&self, time: u64) -> Option<NodeId> {
+        let mut voters = self.progress();
+        // What `raft` calls active is forgotten once a round, a moment before somebody answers.
+        let (members, rounds) = (self.membership(), &self.rounds);
+        voters.retain(|peer| members.stays_voter(peer.node) && rounds.is_active(peer.node));
+        voters.sort_by_key(|peer| std::cmp::Reverse((peer.matched, peer.node)));
+        let turn = (time - 1).checked_rem(voters.len() as u64)?;
+        voters.get(turn as usize).map(|peer| peer.node)
     }
 }

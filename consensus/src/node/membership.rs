@@ -311,7 +311,7 @@ impl Rounds {
         self.kept_up.get(&node).is_some_and(|kept| *kept >= rounds)
     }
 
-    fn is_active(&self, node: NodeId) -> bool {
+    pub(super) fn is_active(&self, node: NodeId) -> bool {
         self.heard.iter().any(|round| round.contains(&node))
     }
 }

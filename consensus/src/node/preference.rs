@@ -71,7 +71,9 @@ impl RaftNode {
             return;
         }
         let follows = self.seen.role == Role::Follower && self.membership().stays_voter(id);
-        let healthy = self.disk.waited(self.now) == 0 && !self.is_restoring();
+        let healthy = self.disk.waited(self.now) == 0
+            && !self.state_machine.is_late(self.now)
+            && !self.is_restoring();
         if let Some(leader) = self.seen.leader
             && follows
             && healthy

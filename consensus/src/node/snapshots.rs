@@ -193,7 +193,7 @@ impl RaftNode {
     }
 
     /// Whether a snapshot was received that the state machine has not installed yet.
-    fn is_installing(&self) -> bool {
+    pub(super) fn is_installing(&self) -> bool {
         let installing = self.raw.snap().is_some() || self.applied < self.raw.store().base().index;
         installing && !planted::is("second-snapshot-taken-early")
     }

@@ -15,5 +15,6 @@ mod proposals;
 mod reads;
 mod restart;
 mod snapshots;
+mod stalls;
 mod transfer;
 mod traps;

@@ -18,9 +18,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_consensus::{
-    Config, EntryId, Fetch, LeaderChange, LogIndex, Membership, MembershipChange, MembershipError,
-    Message, NodeId, ProposalToken, ProposeError, RaftNode, ReadError, ReadToken, Refused,
-    TransferError,
+    Config, EntryId, Event, Fetch, LeaderChange, LogIndex, Membership, MembershipChange,
+    MembershipError, Message, NodeId, ProposalToken, ProposeError, RaftNode, ReadError, ReadToken,
+    Refused, TransferError,
 };
 
 pub(crate) use checker::Checker;
@@ -123,6 +123,7 @@ struct Slot {
     fetches: VecDeque<Fetch>,
     boot: u64,
     changes: Vec<LeaderChange>,
+    events: Vec<Event>,
     /// Why it stopped itself.
     stopped: Option<String>,
     diverged: bool,
@@ -137,6 +138,7 @@ impl Slot {
             fetches: VecDeque::new(),
             boot: 0,
             changes: Vec::new(),
+            events: Vec::new(),
             stopped: None,
             diverged: false,
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_consensus::{
-    EntryId, LeaderChange, LogIndex, NodeId, Payload, ProposalToken, ProposeError, RaftNode,
+    EntryId, Event, LeaderChange, LogIndex, NodeId, Payload, ProposalToken, ProposeError, RaftNode,
     ReadToken, Role, Status,
 };
 
@@ -107,6 +107,11 @@ impl Rig {
 
     pub(crate) fn queued_writes(&self, node: u64) -> usize {
         self.slots[&node].disk.queue.len()
+    }
+
+    /// What else happened to `node`, in all its lives.
+    pub(crate) fn events(&self, node: u64) -> &[Event] {
+        &self.slots[&node].events
     }
 
     pub(crate) fn changes(&self, node: u64) -> &[LeaderChange] {

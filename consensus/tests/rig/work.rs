@@ -76,6 +76,7 @@ impl Rig {
             .extend(ready.committed.into_iter().map(Job::Apply));
         machine.queue.extend(ready.reads.into_iter().map(Job::Read));
         slot.changes.extend(ready.change);
+        slot.events.extend(ready.events);
         if let Some(stop) = &ready.stop {
             slot.diverged |= matches!(stop, Fatal::StateDiverged { .. });
             slot.stopped = Some(stop.to_string());

@@ -34,7 +34,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    /// Exit with 0 only if every node answers, all name one leader, none lags, and disks have room; say why not
+    /// Exit with 0 only if every node answers, all name one leader, none lags or hangs, and disks have room; say why not
     #[arg(long, conflicts_with_all = ["json", "peers", "watch"])]
     check: bool,
     /// How many entries a node may lack for that
@@ -286,11 +286,20 @@ fn row(status: &NodeStatus, committed: u64, now_s: u64) -> [String; COLUMNS.len(
         leader,
         status.last.to_string(),
         status.commit.to_string(),
-        status.applied.to_string(),
+        applied(status),
         committed.saturating_sub(status.applied.value()).to_string(),
         expiry(status.certificate_not_after, now_s),
         status.disk.map_or_else(|| "-".into(), |disk| room(&disk)),
     ]
+}
+
+/// How far its state machine is, which stands out where it does not come back.
+fn applied(status: &NodeStatus) -> String {
+    let applied = status.applied;
+    match status.state_machine_stalled_ms {
+        Some(stalled) => format!("{applied} STALLED {} s", stalled / 1000),
+        None => applied.to_string(),
+    }
 }
 
 /// In whole units, rounded down.
@@ -366,6 +375,7 @@ mod tests {
             uptime_ms: 1,
             version: "0.1.0".into(),
             disk: Some(disk(77 << 30, false)),
+            state_machine_stalled_ms: None,
         };
         Report {
             node: node(id),
@@ -413,6 +423,22 @@ NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE  DISK
 3     follower  4     1       1006@4  1005    1005     2    89 d left    77 GiB free
 "
         );
+    }
+
+    /// A state machine that does not come back stands out.
+    #[test]
+    fn a_state_machine_that_hangs_stands_out() {
+        let mut reports = cluster();
+        if let Ok(status) = &mut reports[0].status {
+            status.state_machine_stalled_ms = Some(42_700);
+        }
+        let mut out = Vec::new();
+        for_people(&reports, NOW, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("  1007 STALLED 42 s  0    89 d"), "{out}");
+        assert!(out.contains("  1005               2    89 d"), "{out}");
+        let json = in_json(&reports);
+        assert_eq!(json["nodes"][0]["state_machine_stalled_ms"], 42_700);
     }
 
     /// Who sees whom how; without a connection there is no round trip.

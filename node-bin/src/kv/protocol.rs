@@ -415,6 +415,9 @@ pub struct NodeStatus {
     pub version: String,
     /// How much room its disk has, if it looks after that.
     pub disk: Option<DiskSpace>,
+    /// For how many milliseconds its state machine has not come back with what it was given to apply, once that is
+    /// [`Config::apply_stall_timeout`](quorate_consensus::Config::apply_stall_timeout).
+    pub state_machine_stalled_ms: Option<u64>,
 }
 
 /// How a node sees another one.

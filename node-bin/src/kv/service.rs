@@ -1,6 +1,7 @@
 //! The server side of the key-value store: who may ask what, and how an answer comes about.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future;
@@ -393,10 +394,15 @@ fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus
         certificate_not_after: not_after
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
-        uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: milliseconds(node.uptime()),
         version: env!("CARGO_PKG_VERSION").into(),
         disk: node.disk_space(),
+        state_machine_stalled_ms: status.state_machine_stalled.map(milliseconds),
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The name of the state's file in a node's data folder.

@@ -35,6 +35,7 @@ pub(super) struct Metrics {
     entries: Counter,
     leader_changes: Counter,
     disk_stalls: Counter,
+    state_machine_stalls: Counter,
     snapshots_offered: Counter,
     snapshots_received: Counter,
     gauges: Gauges,
@@ -74,6 +75,7 @@ impl Metrics {
             entries: Counter::default(),
             leader_changes: Counter::default(),
             disk_stalls: Counter::default(),
+            state_machine_stalls: Counter::default(),
             snapshots_offered: Counter::default(),
             snapshots_received: Counter::default(),
             gauges: Gauges::default(),
@@ -107,6 +109,11 @@ impl Metrics {
                 &self.disk_stalls,
             ),
             (
+                "state_machine_stalls",
+                "How often the state machine did not come back in time",
+                &self.state_machine_stalls,
+            ),
+            (
                 "snapshots_offered",
                 "Snapshots offered to members that lack entries of the log",
                 &self.snapshots_offered,
@@ -129,6 +136,7 @@ impl Metrics {
         let counter = match event {
             Event::Leader(_) => &self.leader_changes,
             Event::DiskStalled { .. } => &self.disk_stalls,
+            Event::StateMachineStalled { .. } => &self.state_machine_stalls,
             Event::SnapshotOffered { .. } => &self.snapshots_offered,
             Event::SnapshotReceived { .. } => &self.snapshots_received,
             _ => return,

@@ -108,7 +108,7 @@ impl Stage {
             Called::Install => apply(ApplierJob::Install(at(9))),
             Called::Scan => {
                 let (id, payload) = (at(2), Payload::Compare);
-                apply(ApplierJob::Apply(vec![(Entry { id, payload }, None)]));
+                apply(ApplierJob::Apply(vec![Entry { id, payload }]));
             }
             Called::Begin => take(TakeStep::Begin(at(9))),
             Called::Add => take(TakeStep::Add(Bytes::new())),

@@ -20,8 +20,8 @@ pub(super) struct Reason {
     pub(super) line: String,
 }
 
-/// All reasons; none when every node answers, all know the same leader, nobody lacks more than `behind` entries, and no
-/// disk is nearly full.
+/// All reasons; none when every node answers, all know the same leader, nobody lacks more than `behind` entries, no
+/// state machine hangs, and no disk is nearly full.
 pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
     let leads = leader(reports);
     // What another cluster has committed says nothing of this one.
@@ -46,6 +46,11 @@ pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
             && disk.nearly_full
         {
             add(exit::TEMPORARY, nearly_full(disk));
+        }
+        if let Ok(status) = &report.status
+            && let Some(stalled) = status.state_machine_stalled_ms
+        {
+            add(exit::TEMPORARY, hangs(stalled));
         }
         let (code, what) = match &report.status {
             Err(silent) => (exit::UNAVAILABLE, silent.why.clone()),
@@ -77,6 +82,14 @@ fn nearly_full(disk: &DiskSpace) -> String {
     format!(
         "its disk is nearly full, {free} MiB are free of the {reserve} MiB that it keeps: as the leader it refuses \
          what grows, as a follower it goes on and stops when nothing is left"
+    )
+}
+
+fn hangs(stalled_ms: u64) -> String {
+    format!(
+        "its state machine has not come back for {} s with what it was given to apply: it answers nobody until it does, \
+         and as the leader hands over to a node where it goes on, if there is one",
+        stalled_ms / 1000
     )
 }
 
@@ -206,6 +219,20 @@ mod tests {
             "{third}"
         );
         assert_eq!(lost, "node 3: knows of no leader");
+    }
+
+    /// A state machine that hangs is told of, though its node answers and may not be far behind yet.
+    #[test]
+    fn a_state_machine_that_hangs() {
+        let [mut one, two, three] = cluster();
+        if let Ok(status) = &mut one.status {
+            status.state_machine_stalled_ms = Some(31_900);
+        }
+        let told = lines(&[one, two, three]);
+        let [(75, line)] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert!(line.starts_with("node 1: its state machine has not come back for 31 s"));
     }
 
     /// What was recovered beside a cluster that goes on is told from a mere election.

@@ -196,6 +196,7 @@ fn status(id: NodeId, part: &Part) -> NodeStatus {
         uptime_ms: 0,
         version: "0.0.0".into(),
         disk: None,
+        state_machine_stalled_ms: None,
     }
 }
 

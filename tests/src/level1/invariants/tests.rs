@@ -61,6 +61,7 @@ fn status(term: u64, commit: u64, applied: u64) -> Status {
         last: at(term, 9),
         commit: LogIndex::new(commit),
         applied: LogIndex::new(applied),
+        state_machine_stalled: None,
         membership: membership(),
         peers: Vec::new(),
     }

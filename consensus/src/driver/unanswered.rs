@@ -1,0 +1,44 @@
+//! Those whose commands are committed, and whom the state machine has not answered yet.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::done::Done;
+use crate::error::ProposeError;
+use crate::types::{EntryId, LogIndex};
+
+/// Shared by the driver, which knows when somebody has waited for too long, and the applier, which has the answers.
+#[derive(Default)]
+pub(super) struct Unanswered(Mutex<VecDeque<Waits>>);
+
+/// Somebody waits for the outcome of this entry.
+pub(super) type Waits = (EntryId, Done<Bytes, ProposeError>);
+
+impl Unanswered {
+    /// More of them, in the order of the log, before the applier is given their entries.
+    pub(super) fn add(&self, more: Vec<Waits>) {
+        self.all().extend(more);
+    }
+
+    /// Those who wait for entries up to `last`: the caller has their answers.
+    pub(super) fn take_to(&self, last: LogIndex) -> VecDeque<Waits> {
+        let mut all = self.all();
+        let later = all.partition_point(|(id, _)| id.index <= last);
+        let rest = all.split_off(later);
+        std::mem::replace(&mut *all, rest)
+    }
+
+    /// Tells all of them that the outcome is not known: it is committed, but what was answered is not here.
+    pub(super) fn give_up(&self) {
+        let all = std::mem::take(&mut *self.all());
+        for (id, done) in all {
+            done.call(Err(ProposeError::OutcomeUnknown { at: Some(id) }));
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, VecDeque<Waits>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
