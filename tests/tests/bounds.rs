@@ -6,9 +6,9 @@ use std::path::Path;
 use quorate::NodeId;
 use quorate::kv::{
     BACKUP_IDLE_MAX, BACKUPS_MAX, KEY_BYTES_MAX, LEASE_KEYS_COUNTED_MAX, LEASE_TTL_MAX,
-    LEASE_TTL_MIN, RANGE_BYTES_MAX, RANGE_LIMIT_MAX, REQUEST_TIMEOUT, SESSION_TTL, SESSIONS_MAX,
-    TRANSACTION_STEPS_MAX, VALUE_BYTES_MAX, WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX,
-    WATCHERS_MAX,
+    LEASE_TTL_MIN, LEASES_MAX, LEASES_OF_ONE_MAX, RANGE_BYTES_MAX, RANGE_LIMIT_MAX,
+    REQUEST_TIMEOUT, SESSION_TTL, SESSIONS_MAX, TRANSACTION_STEPS_MAX, VALUE_BYTES_MAX,
+    WATCH_HISTORY_BYTES_DEFAULT, WATCH_WAIT_MAX, WATCHERS_MAX,
 };
 use quorate::saved::STATE_BYTES_MAX;
 use quorate_certs::{BUNDLE_BYTES_MAX, CHAIN_CERTIFICATES_MAX, FILE_BYTES_MAX, ROOTS_MAX};
@@ -97,6 +97,11 @@ fn of_watches_and_leases() -> Vec<String> {
         ),
         format!("A node answers {} who wait", number(WATCHERS_MAX)),
         format!("({} s to {days} days)", LEASE_TTL_MIN.as_secs()),
+        format!(
+            "at most {} of the {} leases",
+            number(LEASES_OF_ONE_MAX),
+            number(LEASES_MAX)
+        ),
         format!(
             "one moment for up to {} keys",
             number(constant("node-bin/src/kv/store/apply.rs", "ENDED_ROWS_MAX") as usize)

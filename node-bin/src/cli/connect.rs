@@ -199,6 +199,7 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         ClientError::OutcomeUnknown { .. }
         | ClientError::TimedOut { .. }
         | ClientError::TooManyLeases
+        | ClientError::TooManyLeasesOfOne
         | ClientError::LockLost(_)
         | ClientError::BackupGone { .. }
         | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
@@ -411,6 +412,7 @@ mod tests {
             (refused(Refusal::HistoryGone { since: 7 }), 65),
             (ClientError::LeaseUnknown { lease: 7 }, 1),
             (ClientError::TooManyLeases, 75),
+            (ClientError::TooManyLeasesOfOne, 75),
             (ClientError::LockLost(quorate::kv::Lost::Ended), 75),
             (ClientError::UnknownNode { node }, 64),
             (ClientError::NoUsableNode { tried: Vec::new() }, 77),

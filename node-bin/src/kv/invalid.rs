@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, VALUE_BYTES_MAX};
 use super::logged::SLOTS_MAX;
 use super::query::{RANGE_BYTES_MAX, RANGE_LIMIT_MAX};
-use super::store::LEASES_MAX;
+use super::store::{LEASES_MAX, LEASES_OF_ONE_MAX};
 use super::transaction::TRANSACTION_STEPS_MAX;
 
 /// The longest life of a lease is a whole number of days.
@@ -87,4 +87,10 @@ pub enum Invalid {
          backups took its place; begin the backup again"
     )]
     BackupGone,
+    /// The identity that asks has as many leases as one may have.
+    #[error(
+        "this identity has {LEASES_OF_ONE_MAX} leases, as many as one may have; revoke what is not needed, bind several \
+         keys to one lease, or use more identities"
+    )]
+    TooManyLeasesOfOne,
 }

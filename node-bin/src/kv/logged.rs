@@ -14,7 +14,11 @@ pub const SLOTS_MAX: u16 = 4096;
 
 /// The version in front of what is written here; [`VERSION`] is that of a command alone, as logs had it
 /// before there were sessions.
-const LOGGED: u8 = 3;
+const LOGGED: u8 = 4;
+
+/// The same, as logs had it before leases belonged to somebody: whoever gets one in such an entry is not noted, also where
+/// it is applied again by a version that would, so that all members have the same.
+const SESSIONS_OWNED: u8 = 3;
 
 /// The same without an owner, as logs had it before sessions belonged to somebody.
 const UNOWNED: u8 = 2;
@@ -49,8 +53,8 @@ pub struct Logged {
     /// The command; without one, only time has passed.
     pub command: Option<Command>,
     /// Who sent it, as the leader saw it: the [fingerprint](quorate_certs::Identity::fingerprint) of the identity in
-    /// the certificate. A session is used by whoever opened it, and nobody else. Zero where nobody asks: without a tag,
-    /// and where no session is opened.
+    /// the certificate. A session is used by whoever opened it, and nobody else, and a lease counts in the share of
+    /// whoever got it. Zero where nobody asks: without a tag, and where no session is opened and no lease granted.
     pub owner: u64,
 }
 
@@ -76,11 +80,13 @@ impl Logged {
     pub fn decode(bytes: &Bytes) -> Result<Self, Invalid> {
         let malformed = |_| Invalid::Malformed;
         match bytes.split_first() {
-            Some((&version @ (LOGGED | UNOWNED), body)) => {
+            Some((&version @ (LOGGED | SESSIONS_OWNED | UNOWNED), body)) => {
                 let taken = postcard::take_from_bytes::<InPlace<'_>>(body);
                 let (logged, rest) = taken.map_err(malformed)?;
                 let (owner, rest) = match version {
-                    LOGGED => postcard::take_from_bytes(rest).map_err(malformed)?,
+                    LOGGED | SESSIONS_OWNED => {
+                        postcard::take_from_bytes(rest).map_err(malformed)?
+                    }
                     _ => (0, rest),
                 };
                 match rest {
@@ -92,6 +98,11 @@ impl Logged {
             Some((&version, _)) => Err(Invalid::UnknownVersion { version }),
             None => Err(Invalid::Malformed),
         }
+    }
+
+    /// Whether the entry of which these are the bytes names who gets a lease by it.
+    pub(super) fn names_grantees(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&LOGGED)
     }
 
     /// Checks the sizes, as every member does before it applies the command.
@@ -307,8 +318,8 @@ mod tests {
         }
         let longer = Bytes::from([&encoded[..], &[0]].concat());
         assert_eq!(Logged::decode(&longer), Err(Invalid::Malformed));
-        let other = Bytes::from([&[4], &encoded[1..]].concat());
-        let unknown = Invalid::UnknownVersion { version: 4 };
+        let other = Bytes::from([&[5], &encoded[1..]].concat());
+        let unknown = Invalid::UnknownVersion { version: 5 };
         assert_eq!(Logged::decode(&other), Err(unknown));
     }
 
@@ -318,6 +329,9 @@ mod tests {
         let command = logged().command.unwrap();
         let expected = Logged::from(command.clone());
         assert_eq!(Logged::decode(&command.encode()), Ok(expected));
+        let before = [&[SESSIONS_OWNED], &logged().encode()[1..]].concat();
+        assert_eq!(Logged::decode(&before.clone().into()), Ok(logged()));
+        assert!(!Logged::names_grantees(&before) && Logged::names_grantees(&logged().encode()));
         let mut unowned = logged();
         unowned.owner = 0;
         let encoded = unowned.encode();

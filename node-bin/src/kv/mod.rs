@@ -42,6 +42,6 @@ pub use query::{
 pub use service::STATE_FILE;
 pub use store::{
     CompactError, KV_CACHE_BYTES_DEFAULT, KV_OVERLAY_BYTES_DEFAULT, KvOptions, KvStore, LEASES_MAX,
-    SESSION_TTL, SESSIONS_MAX,
+    LEASES_OF_ONE_MAX, SESSION_TTL, SESSIONS_MAX,
 };
 pub use transaction::{Compare, Condition, Step, StepOutcome, TRANSACTION_STEPS_MAX, Transaction};

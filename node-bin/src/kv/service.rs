@@ -72,12 +72,13 @@ impl KvService {
         {
             return refuse(reply, full.into());
         }
-        let of_a_session = tag.is_some() || command == Command::OpenSession;
+        let of_somebody =
+            tag.is_some() || matches!(command, Command::OpenSession | Command::GrantLease { .. });
         let logged = Logged {
             elapsed_ms: 0,
             tag,
             command: Some(command),
-            owner: match of_a_session {
+            owner: match of_somebody {
                 true => who.fingerprint(),
                 false => 0,
             },

@@ -47,7 +47,7 @@ use self::scan::KvScan;
 use self::snapshot::KvSource;
 pub(crate) use self::snapshot::sink_to;
 use self::timed::Timed;
-pub use self::timed::{LEASES_MAX, SESSION_TTL, SESSIONS_MAX};
+pub use self::timed::{LEASES_MAX, LEASES_OF_ONE_MAX, SESSION_TTL, SESSIONS_MAX};
 use self::view::Below;
 use super::board::Board;
 use super::history::WATCH_HISTORY_BYTES_DEFAULT;

@@ -134,6 +134,9 @@ pub enum ClientError {
     /// There are as many leases as there can be. Nothing happened; it may be otherwise later.
     #[error("{}; nothing was changed", Invalid::TooManyLeases)]
     TooManyLeases,
+    /// This client's identity has as many leases as one may have. Nothing happened; it may be otherwise later.
+    #[error("{}; nothing was changed", Invalid::TooManyLeasesOfOne)]
+    TooManyLeasesOfOne,
     /// The request breaks a limit and was not sent.
     #[error("{0}; nothing was sent")]
     Invalid(#[from] Invalid),

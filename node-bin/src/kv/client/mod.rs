@@ -514,6 +514,7 @@ fn refused(node: NodeId, invalid: Invalid) -> ClientError {
     match invalid {
         Invalid::LeaseUnknown { lease } => ClientError::LeaseUnknown { lease },
         Invalid::TooManyLeases => ClientError::TooManyLeases,
+        Invalid::TooManyLeasesOfOne => ClientError::TooManyLeasesOfOne,
         Invalid::BackupGone => ClientError::BackupGone { node },
         invalid => {
             let refusal = invalid.into();

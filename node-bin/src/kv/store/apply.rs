@@ -80,10 +80,17 @@ impl Applying<'_> {
             self.timed.advance(elapsed_ms, revision);
             self.end_what_is_due(revision)?;
         }
+        let sender = Sender {
+            owner,
+            grantee: match Logged::names_grantees(&entry.data) {
+                true => owner,
+                false => 0,
+            },
+        };
         match (tag, command) {
             (_, None) => Ok(Outcome::Written { revision }.encode()),
-            (None, Some(command)) => Ok(self.carry_out(command, owner, revision)?.encode()),
-            (Some(tag), Some(command)) => self.apply_once(&tag, command, owner, revision),
+            (None, Some(command)) => Ok(self.carry_out(command, sender, revision)?.encode()),
+            (Some(tag), Some(command)) => self.apply_once(&tag, command, sender, revision),
         }
     }
 
@@ -102,10 +109,10 @@ impl Applying<'_> {
         &mut self,
         tag: &Tag,
         command: Command,
-        owner: u64,
+        sender: Sender,
         revision: u64,
     ) -> Result<Bytes, StoreFault> {
-        if !self.timed.has_session(tag.session, owner) {
+        if !self.timed.has_session(tag.session, sender.owner) {
             // Also where it is somebody else's, who is not told so: numbers of sessions are easily guessed.
             return Ok(Outcome::SessionExpired.encode());
         }
@@ -122,11 +129,11 @@ impl Applying<'_> {
                 return Ok(Outcome::Superseded.encode());
             }
         }
-        let outcome = self.carry_out(command, owner, revision)?;
+        let outcome = self.carry_out(command, sender, revision)?;
         let (data, answer) = Kept::encode(tag.sequence, &outcome, revision);
         // Opening a session may have ended this one: nothing would remove what is kept in it now, or, where some of
         // what was kept is gone already, it would live on without that.
-        if self.timed.has_session(tag.session, owner) {
+        if self.timed.has_session(tag.session, sender.owner) {
             self.active.set_own(&row, Some(Value { data, revision }));
             if let Some(row) = self.timed.use_session(tag.session, revision) {
                 self.write(row);
@@ -138,7 +145,7 @@ impl Applying<'_> {
     fn carry_out(
         &mut self,
         command: Command,
-        owner: u64,
+        sender: Sender,
         revision: u64,
     ) -> Result<Outcome, StoreFault> {
         match command {
@@ -168,13 +175,17 @@ impl Applying<'_> {
                 Ok(Outcome::Swapped { revision })
             }
             Command::Transact(transaction) => self.transact(&transaction, revision),
-            Command::GrantLease { ttl_ms } => Ok(match self.timed.grant(revision, ttl_ms) {
-                Some(row) => {
-                    self.write(row);
-                    Outcome::LeaseGranted { lease: revision }
-                }
-                None => refuse(Invalid::TooManyLeases),
-            }),
+            Command::GrantLease { ttl_ms } => {
+                Ok(match self.timed.grant(revision, ttl_ms, sender.grantee) {
+                    Ok(rows) => {
+                        rows.into_iter().for_each(|row| self.write(row));
+                        Outcome::LeaseGranted { lease: revision }
+                    }
+                    // Its own doing, as often as it likes: no warning.
+                    Err(invalid @ Invalid::TooManyLeasesOfOne) => Outcome::Refused(invalid),
+                    Err(invalid) => refuse(invalid),
+                })
+            }
             Command::KeepLease { lease } => Ok(match self.timed.lease(lease) {
                 Some(known) => {
                     let row = self.timed.let_live(lease, known.ttl_ms, revision);
@@ -196,7 +207,7 @@ impl Applying<'_> {
                 Ok(Outcome::LeaseRevoked { revision })
             }
             Command::OpenSession => {
-                for row in self.timed.open_session(revision, owner) {
+                for row in self.timed.open_session(revision, sender.owner) {
                     self.write(row);
                 }
                 self.end_what_is_due(revision)?;
@@ -403,6 +414,15 @@ impl Applying<'_> {
     fn write(&mut self, (row, value): Row) {
         self.active.set_own(&row, value);
     }
+}
+
+/// Who sent a command.
+#[derive(Clone, Copy)]
+struct Sender {
+    /// Who may use the session it names, and has the one it opens.
+    owner: u64,
+    /// In whose share the lease counts that it gets.
+    grantee: u64,
 }
 
 /// The content of a slot's row: the number of its last command, and that one's encoded outcome, or that it is not kept.

@@ -31,6 +31,7 @@ const SESSION: u8 = b's';
 const OWNER: u8 = b'o';
 const SLOT: u8 = b't';
 const LEASE: u8 = b'l';
+const GRANTEE: u8 = b'g';
 const BOUND: u8 = b'b';
 const LEASE_OF: u8 = b'k';
 
@@ -109,6 +110,11 @@ pub(super) fn lease(lease: u64) -> Bytes {
     own(LEASE, &[&lease.to_be_bytes()])
 }
 
+/// Who got a lease.
+pub(super) fn grantee(lease: u64) -> Bytes {
+    own(GRANTEE, &[&lease.to_be_bytes()])
+}
+
 /// That a key was bound to a lease.
 pub(super) fn bound_key(lease: u64, key: &[u8]) -> Bytes {
     own(BOUND, &[&lease.to_be_bytes(), key])
@@ -124,9 +130,9 @@ pub(super) fn bound_keys(lease: u64) -> Bytes {
     bound_key(lease, &[])
 }
 
-/// In front of all sessions, of all owners of some, and of all leases.
-pub(super) fn sessions_owners_and_leases() -> [Bytes; 3] {
-    [SESSION, OWNER, LEASE].map(|kind| own(kind, &[]))
+/// In front of all sessions, of all owners of some, of all leases, and of all who got some.
+pub(super) fn sessions_and_leases() -> [Bytes; 4] {
+    [SESSION, OWNER, LEASE, GRANTEE].map(|kind| own(kind, &[]))
 }
 
 /// The first row that no longer begins with `prefix`, which is one of ours.
@@ -172,6 +178,7 @@ mod tests {
             clock(),
             session(u64::MAX),
             lease(1),
+            grantee(1),
             bound_key(u64::MAX, &[255; 9]),
         ] {
             assert!(

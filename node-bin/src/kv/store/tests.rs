@@ -13,6 +13,7 @@ mod flushing;
 mod model;
 mod once;
 mod scanning;
+mod shares;
 mod snapshots;
 
 use super::*;

@@ -14,6 +14,7 @@ use super::bound::BoundKeys;
 use super::overlay::Overlay;
 use super::rows;
 use super::view::Below;
+use crate::kv::invalid::Invalid;
 use crate::kv::query::Lease;
 use crate::kv::query::Value;
 use crate::planted;
@@ -24,6 +25,11 @@ pub const SESSIONS_MAX: usize = 16_384;
 
 /// How many leases there may be: each takes some hundred bytes of memory.
 pub const LEASES_MAX: usize = 65_536;
+
+/// How many of them one identity may have: a quarter, so that it takes four who want all there are before others get none.
+/// A lease is nobody's to take away, for locks rest on it, so whoever would have more is refused. A service that holds a
+/// lease for each of some thousand clients is far from it.
+pub const LEASES_OF_ONE_MAX: usize = LEASES_MAX / 4;
 
 /// After how long without a command a session ends, or up to an eighth of that sooner: far longer than any command is
 /// repeated.
@@ -38,7 +44,8 @@ const SESSION_TTL_MS: u64 = SESSION_TTL.as_secs() * 1000;
 ///
 /// Invariants:
 /// - `due` holds each of them once, at the time at which it ends;
-/// - `owners` holds each session once that was not told to end.
+/// - `owners` holds each session once that was not told to end;
+/// - `shares` counts each lease once whose owner is known.
 #[derive(Default)]
 pub(super) struct Timed {
     /// The milliseconds that have passed with a leader.
@@ -46,11 +53,19 @@ pub(super) struct Timed {
     /// The last entry in which time passed.
     at: u64,
     sessions: BTreeMap<u64, Session>,
-    leases: BTreeMap<u64, Term>,
+    leases: BTreeMap<u64, Granted>,
     /// The keys that are bound to any of them.
     bound: BoundKeys,
     due: BTreeSet<(u64, Ending)>,
     owners: Owners,
+    pub(super) shares: Shares,
+}
+
+/// How many leases each identity has, and how many it may have.
+pub(super) struct Shares {
+    of: BTreeMap<u64, usize>,
+    /// [`LEASES_OF_ONE_MAX`], but in tests.
+    pub(super) most: usize,
 }
 
 /// Whose the sessions are that are not yet ending, so that one more than there can be ends one of whoever has most.
@@ -81,6 +96,13 @@ struct Session {
     owner: u64,
 }
 
+#[derive(Clone, Copy)]
+struct Granted {
+    term: Term,
+    /// In whose share it counts; zero for nobody's, where it was granted before that was noted.
+    owner: u64,
+}
+
 /// The content of a lease's row.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Term {
@@ -98,7 +120,7 @@ impl Timed {
         if let Some(value) = below.find_own(nothing, &rows::clock())? {
             (timed.now, timed.at) = (decode(&value.data)?, value.revision);
         }
-        let [sessions, owners, leases] = rows::sessions_owners_and_leases();
+        let [sessions, owners, leases, grantees] = rows::sessions_and_leases();
         each(below, nothing, &sessions, |id, ends| {
             timed.set_session(id, ends);
         })?;
@@ -107,6 +129,9 @@ impl Timed {
         })?;
         each(below, nothing, &leases, |id, term| {
             timed.set_lease(id, term);
+        })?;
+        each(below, nothing, &grantees, |id, owner| {
+            timed.set_grantee(id, owner);
         })?;
         let bound = rows::lease_of(&[]);
         below.scan(nothing, &bound, Some(&rows::after(&bound)), |row, _| {
@@ -208,13 +233,14 @@ impl Timed {
 
     /// A lease as it stands, if it is there.
     pub(super) fn lease(&self, lease: u64) -> Option<Lease> {
-        self.leases.get(&lease).and_then(|term| self.alive(term))
+        let granted = self.leases.get(&lease)?;
+        self.alive(&granted.term)
     }
 
     /// The leases that are there, in order, from the number `from` on.
     pub(super) fn leases_from(&self, from: u64) -> impl Iterator<Item = (u64, Lease)> {
         let leases = self.leases.range(from..);
-        leases.filter_map(|(number, term)| Some((*number, self.alive(term)?)))
+        leases.filter_map(|(number, granted)| Some((*number, self.alive(&granted.term)?)))
     }
 
     /// One whose end has come may have left keys behind, and is not there all the same.
@@ -225,9 +251,20 @@ impl Timed {
         })
     }
 
-    /// Makes a lease, unless there are too many.
-    pub(super) fn grant(&mut self, lease: u64, ttl: u64) -> Option<Row> {
-        (self.leases.len() < LEASES_MAX).then(|| self.let_live(lease, ttl, lease))
+    /// Makes a lease for `owner`, unless there are too many, or it has its share.
+    pub(super) fn grant(&mut self, lease: u64, ttl: u64, owner: u64) -> Result<Vec<Row>, Invalid> {
+        if self.shares.is_used_up(owner) {
+            return Err(Invalid::TooManyLeasesOfOne);
+        }
+        if self.leases.len() >= LEASES_MAX {
+            return Err(Invalid::TooManyLeases);
+        }
+        let mut written = vec![self.let_live(lease, ttl, lease)];
+        if owner != 0 {
+            self.set_grantee(lease, owner);
+            written.push((rows::grantee(lease), Some(row(&owner, lease))));
+        }
+        Ok(written)
     }
 
     /// Has a lease, which is there, live on.
@@ -247,10 +284,22 @@ impl Timed {
     }
 
     fn set_lease(&mut self, lease: u64, term: Term) {
-        if let Some(before) = self.leases.insert(lease, term) {
-            self.due.remove(&(before.ends, Ending::Lease(lease)));
-        }
+        let granted = self
+            .leases
+            .entry(lease)
+            .or_insert(Granted { term, owner: 0 });
+        let before = std::mem::replace(&mut granted.term, term);
+        self.due.remove(&(before.ends, Ending::Lease(lease)));
         self.due.insert((term.ends, Ending::Lease(lease)));
+    }
+
+    /// Of a lease that is there.
+    fn set_grantee(&mut self, lease: u64, owner: u64) {
+        if let Some(granted) = self.leases.get_mut(&lease) {
+            let before = std::mem::replace(&mut granted.owner, owner);
+            self.shares.remove(before);
+            self.shares.add(owner);
+        }
     }
 
     /// It has ended, and all that belonged to it is gone. Returns its rows.
@@ -264,15 +313,50 @@ impl Timed {
                 let rows = vec![rows::session(id), rows::owner(id)];
                 (session.map(|it| it.ends), rows)
             }
-            Ending::Lease(id) => (
-                self.leases.remove(&id).map(|it| it.ends),
-                vec![rows::lease(id)],
-            ),
+            Ending::Lease(id) => {
+                let granted = self.leases.remove(&id);
+                if let Some(granted) = granted {
+                    self.shares.remove(granted.owner);
+                }
+                let rows = vec![rows::lease(id), rows::grantee(id)];
+                (granted.map(|it| it.term.ends), rows)
+            }
         };
         if let Some(ends) = ends {
             self.due.remove(&(ends, ending));
         }
         rows.into_iter().map(|row| (row, None)).collect()
+    }
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self {
+            of: BTreeMap::new(),
+            most: LEASES_OF_ONE_MAX,
+        }
+    }
+}
+
+impl Shares {
+    fn add(&mut self, owner: u64) {
+        if owner != 0 {
+            *self.of.entry(owner).or_default() += 1;
+        }
+    }
+
+    /// One that was added.
+    fn remove(&mut self, owner: u64) {
+        if let Some(count) = self.of.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.of.remove(&owner);
+            }
+        }
+    }
+
+    fn is_used_up(&self, owner: u64) -> bool {
+        self.of.get(&owner).is_some_and(|&count| count >= self.most)
     }
 }
 

@@ -164,6 +164,9 @@ impl Rng {
     }
 }
 
+/// How many leases one may have here, so that some are refused.
+const SHARE: usize = 2;
+
 type Slots = BTreeMap<u16, (u64, Outcome)>;
 
 /// What the store should be.
@@ -173,8 +176,8 @@ struct Model {
     map: BTreeMap<Bytes, Value>,
     /// To which lease a key is bound.
     bound: BTreeMap<Bytes, u64>,
-    /// Time to live, and end.
-    leases: BTreeMap<u64, (u64, u64)>,
+    /// Time to live, end, and who got it.
+    leases: BTreeMap<u64, (u64, u64, u64)>,
     /// End, and the last command of each slot with its outcome.
     sessions: BTreeMap<u64, (u64, Slots)>,
     owners: BTreeMap<u64, u64>,
@@ -188,6 +191,8 @@ struct Model {
     read_again: usize,
     /// How often somebody wanted to use what another one had opened.
     strangers: usize,
+    /// How often somebody wanted more leases than one may have.
+    greedy: usize,
     ended: usize,
 }
 
@@ -299,12 +304,18 @@ impl Model {
             }
             Command::Transact(transaction) => self.transact(&transaction, revision),
             Command::GrantLease { ttl_ms } => {
-                self.leases.insert(revision, (ttl_ms, self.now + ttl_ms));
+                let own = |lease: &&(u64, u64, u64)| owner != 0 && lease.2 == owner;
+                if self.leases.values().filter(own).count() >= SHARE {
+                    self.greedy += 1;
+                    return Outcome::Refused(Invalid::TooManyLeasesOfOne);
+                }
+                let ends = self.now + ttl_ms;
+                self.leases.insert(revision, (ttl_ms, ends, owner));
                 self.granted.push(revision);
                 Outcome::LeaseGranted { lease: revision }
             }
             Command::KeepLease { lease } => match self.leases.get_mut(&lease) {
-                Some((ttl, ends)) => {
+                Some((ttl, ends, _)) => {
                     *ends = self.now + *ttl;
                     Outcome::LeaseKept { ttl_ms: *ttl }
                 }
@@ -388,7 +399,7 @@ impl Model {
     }
 
     fn leases(&self, from: u64, limit: usize) -> Vec<ListedLease> {
-        let leases = self.leases.range(from..).map(|(number, (ttl, ends))| {
+        let leases = self.leases.range(from..).map(|(number, (ttl, ends, _))| {
             let keys = self.bound.values().filter(|lease| *lease == number).count();
             ListedLease {
                 number: *number,
@@ -483,7 +494,7 @@ fn seen(store: &KvStore) -> Vec<Change> {
 #[test]
 fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
     let (mut replayed, mut refused, mut during) = (0, 0, 0);
-    let (mut not_kept, mut read_again) = (0, 0);
+    let (mut not_kept, mut read_again, mut greedy) = (0, 0, 0);
     let (mut repeated, mut ended, mut listed, mut strangers) = (0, 0, 0, 0);
     for seed in 1..=24 {
         let mut rng = Rng(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
@@ -504,6 +515,7 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
                 outcomes.push(model.apply_watched(index, &entry));
                 log.push(entry);
             }
+            steady.timed.shares.most = SHARE;
             steady
                 .apply(&batch(first as u64 + 2, &log[first..]))
                 .unwrap();
@@ -551,6 +563,7 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
             let applied = store.applied().index.value() as usize - 1;
             replayed += first.saturating_sub(applied);
             if applied < log.len() {
+                store.timed.shares.most = SHARE;
                 let again = store
                     .apply(&batch(applied as u64 + 2, &log[applied..]))
                     .unwrap();
@@ -589,6 +602,7 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
         assert_eq!(in_all(seen(&steady)), model.changes, "seed {seed}");
         (repeated, ended) = (repeated + model.repeated, ended + model.ended);
         strangers += model.strangers;
+        greedy += model.greedy;
         (not_kept, read_again) = (not_kept + model.not_kept, read_again + model.read_again);
         // The control: one more command and the digests differ.
         apply(&mut steady, log.len() as u64 + 2, &put(b"key0", b"more"));
@@ -609,4 +623,5 @@ fn a8_a9_h11_it_is_a_map_through_restarts_and_crashes() {
         "{not_kept} answers not kept, {read_again} read again"
     );
     assert!(strangers > 20, "{strangers} commands in sessions of others");
+    assert!(greedy > 10, "{greedy} leases beyond what one may have");
 }
