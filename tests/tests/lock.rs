@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_lite::future::{block_on, or, poll_once, zip};
-use quorate::kv::{Client, ClientError, Compare, Condition, Lost, Step, Transaction};
+use quorate::kv::{
+    Client, ClientError, Compare, Condition, LEASES_OF_ONE_MAX, Lost, Step, Transaction,
+};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::process::{self, eventually};
 use quorate_tests::wait::until;
@@ -254,4 +256,36 @@ fn a_command_whose_lock_is_lost() {
     cluster.run(&["kv", "lease", "revoke", lease]).succeeded();
     let ended = holder.ended().failed(75, &["SIGTERM", "revoked"]);
     assert_eq!(ended.out, "told\n");
+}
+
+/// One identity gets its share of the leases, over however many connections, and is told so where it wants more; one
+/// that it gives back it gets again.
+#[test]
+fn nobody_gets_more_than_a_share_of_the_leases() {
+    const AT_ONCE: usize = 64;
+    let cluster = Cluster::start(1);
+    let grants: Vec<_> = (0..AT_ONCE)
+        .map(|_| {
+            let client = cluster.client(PATIENCE);
+            std::thread::spawn(move || {
+                for _ in 0..LEASES_OF_ONE_MAX / AT_ONCE {
+                    block_on(client.grant_lease(10 * LONG)).expect("a lease of the share");
+                }
+            })
+        })
+        .collect();
+    for grant in grants {
+        grant.join().expect("all of the share");
+    }
+    let client = cluster.client(PATIENCE);
+    block_on(async {
+        let more = client.grant_lease(LONG).await;
+        assert!(
+            matches!(more, Err(ClientError::TooManyLeasesOfOne)),
+            "{more:?}"
+        );
+        let first = client.leases(0, 1).await.expect("a read").leases[0].number;
+        client.revoke_lease(first).await.expect("given back");
+        client.grant_lease(LONG).await.expect("one in its place");
+    });
 }
