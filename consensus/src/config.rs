@@ -21,8 +21,9 @@ pub struct Config {
     ///
     /// Default 250 ms. Too small: a busy machine or a slow link causes elections (keep it at ten
     /// round trips and more). Too large: a dead leader is noticed late. Bounds: 20 ms to 60 s, at
-    /// least four heartbeat intervals, and at most an eighth of `disk_hang_timeout`, which is 7.5 s
-    /// unless that is changed as well. Must be the same on all nodes.
+    /// least four heartbeat intervals, and at most an eighth of `disk_hang_timeout` and a
+    /// quarter of `apply_stall_timeout`, which is 7.5 s unless they are changed as well, as
+    /// [`set_election_timeout`](Self::set_election_timeout) does. Must be the same on all nodes.
     pub election_timeout: Duration,
     /// How often a leader shows that it is alive.
     ///
@@ -170,8 +171,8 @@ impl Config {
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        let hang_min = self.election_timeout.saturating_mul(8);
-        let stall_min = self.election_timeout.saturating_mul(4);
+        let hang_min = self.hang_min();
+        let stall_min = self.stall_min();
         let mut check = |ok: bool, mistake: String| {
             if !ok {
                 mistakes.push(mistake);
@@ -295,6 +296,21 @@ impl Config {
     pub(crate) fn compare_ticks(&self) -> u64 {
         let ticks = self.compare_interval.div_duration_f64(self.tick_interval());
         ticks as u64
+    }
+
+    /// Sets [`election_timeout`](Self::election_timeout), and makes what has to be some of it long at least that long.
+    pub fn set_election_timeout(&mut self, timeout: Duration) {
+        self.election_timeout = timeout;
+        self.disk_hang_timeout = self.disk_hang_timeout.max(self.hang_min());
+        self.apply_stall_timeout = self.apply_stall_timeout.max(self.stall_min());
+    }
+
+    fn hang_min(&self) -> Duration {
+        self.election_timeout.saturating_mul(8)
+    }
+
+    fn stall_min(&self) -> Duration {
+        self.election_timeout.saturating_mul(4)
     }
 
     pub(crate) fn apply_stall_ticks(&self) -> u64 {

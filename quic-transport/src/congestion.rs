@@ -29,6 +29,11 @@ const PROBE: u64 = 4;
 /// of what [`PROBE`] makes it longer where it is too much.
 const QUEUE: u32 = 8;
 
+/// How many round trips in a row must have been so short for that to be believed. Single ones seem to be shorter than
+/// light allows where a thread looks at the clock, has to wait for a processor, and only then finds what arrived
+/// meanwhile; with a shortest one that is none, all others seem to have waited in a queue.
+const SHORT_ROUNDS: usize = 4;
+
 /// And how much longer in any case: to be woken takes that long on a busy machine.
 const JITTER: Duration = Duration::from_millis(1);
 
@@ -154,8 +159,11 @@ struct Floor {
     round: Round,
     /// How much of what arrived in each of the last rounds was on the path, of those that say what it can take.
     arrived: VecDeque<u64>,
-    /// The shortest round trip ever, and whether those of the last round were longer.
+    /// The shortest round trip of each of the last rounds, and what they were not above at best: of a path that becomes
+    /// longer, all seem to have waited, and CUBIC is alone.
+    last: [Duration; SHORT_ROUNDS],
     shortest: Duration,
+    /// Whether those of the last round were longer.
     has_queue: bool,
     /// Of how many bytes it is known whether they arrived, and how many of them did not.
     counted: u64,
@@ -195,6 +203,7 @@ impl Floor {
             last_sent: 0,
             round: Round::after(0),
             arrived: VecDeque::with_capacity(ROUNDS),
+            last: [Duration::MAX; SHORT_ROUNDS],
             shortest: Duration::MAX,
             has_queue: false,
             counted: 0,
@@ -220,16 +229,20 @@ impl Floor {
     }
 
     fn end(&mut self, round: &Round) {
-        self.shortest = self.shortest.min(round.shortest);
+        self.last.rotate_left(1);
+        self.last[SHORT_ROUNDS - 1] = round.shortest;
+        let longest = self.last.iter().max().expect("there are some");
+        self.shortest = self.shortest.min(*longest);
         self.congested = self.congested.saturating_sub(1);
-        let without_queue = self.shortest + (self.shortest / QUEUE).max(JITTER);
-        self.has_queue = round.shortest > without_queue;
+        let without_queue = (self.shortest / QUEUE).max(JITTER);
+        self.has_queue = round.shortest.saturating_sub(self.shortest) > without_queue;
         self.pause = match self.loses_much() {
             true => PAUSE_ROUNDS,
             false => self.pause.saturating_sub(1),
         };
         // What waits in a queue is not on the path.
-        let share = (self.shortest + JITTER).div_duration_f64(round.shortest);
+        let on_path = self.shortest.saturating_add(JITTER);
+        let share = on_path.div_duration_f64(round.shortest);
         let arrived = (round.acknowledged as f64 * share.min(1.0)) as u64;
         // Who had little to send has not learned that the path takes less (the same rule as BBR's).
         if round.is_limited_by_application && arrived < self.arrived_most() {
@@ -302,6 +315,7 @@ mod tests {
     /// Who sends all it may on a path.
     struct Sender {
         path: Path,
+        round_trip: Duration,
         floor: Floor,
         has_floor: bool,
         /// In packets: what a lost packet makes smaller by three tenths, and a round trip larger by one, as CUBIC where
@@ -315,6 +329,7 @@ mod tests {
         fn on(path: Path, has_floor: bool) -> Self {
             Self {
                 path,
+                round_trip: ROUND_TRIP,
                 floor: Floor::new(MTU as u16),
                 has_floor,
                 window: 10,
@@ -341,7 +356,7 @@ mod tests {
             let until = self.sent + sends;
             let enters = self.sent + sends.min(takes + holds);
             let waits = sends.min(takes + holds).saturating_sub(takes);
-            let round_trip = ROUND_TRIP + ROUND_TRIP * waits as u32 / takes as u32;
+            let round_trip = self.round_trip * (takes + waits) as u32 / takes as u32;
             self.floor.last_sent = until;
             let mut lost = 0;
             for packet in self.sent + 1..=until {
@@ -389,6 +404,27 @@ mod tests {
             }
             let mut control = Sender::on(path, false);
             assert!(control.rounds(1_000).may_send() < 40);
+        }
+    }
+
+    /// A round trip now and then that seems to be shorter than the path is long does not make a queue of the path.
+    #[test]
+    fn impossibly_short_round_trips_are_not_believed() {
+        let path = Path {
+            takes: 1_000,
+            holds: 1_000,
+            loses: 100,
+        };
+        for (in_a_row, is_believed) in [(SHORT_ROUNDS - 1, false), (SHORT_ROUNDS, true)] {
+            let mut sender = Sender::on(path, true);
+            for round in 0..1_000 {
+                sender.round_trip = match round % 100 < in_a_row {
+                    true => ROUND_TRIP * 7 / 10,
+                    false => ROUND_TRIP,
+                };
+                sender.round(NONE);
+            }
+            assert_eq!(sender.may_send() < path.takes, is_believed, "{in_a_row}");
         }
     }
 

@@ -347,6 +347,15 @@ connections-max = 0
         );
     }
 
+    /// Every election timeout within the bounds is taken: what has to be longer follows it.
+    #[test]
+    fn long_election_timeouts() {
+        for (timeout, is_taken) in [("8s", true), ("60s", true), ("61s", false)] {
+            let read = from_file(&GOOD.replace("500ms", timeout));
+            assert_eq!(read.is_ok(), is_taken, "{timeout}: {:?}", read.err());
+        }
+    }
+
     /// Of the two times, the one that is wrong is named; one that cannot be judged without the other is
     /// not blamed for it.
     #[test]

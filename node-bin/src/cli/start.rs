@@ -135,7 +135,7 @@ async fn serve(
     config.peers = peers;
     config.join = join;
     let raft = &mut config.raft;
-    raft.election_timeout = settings.election_timeout.unwrap_or(raft.election_timeout);
+    raft.set_election_timeout(settings.election_timeout.unwrap_or(raft.election_timeout));
     raft.heartbeat_interval = settings
         .heartbeat_interval
         .unwrap_or(raft.heartbeat_interval);

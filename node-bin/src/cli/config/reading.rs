@@ -323,7 +323,7 @@ impl Reading {
         let mut config = Config::new(NodeId::new(1).expect("one is not zero"));
         let usual_heartbeat = config.heartbeat_interval;
         match election_timeout {
-            Some(timeout) => config.election_timeout = timeout,
+            Some(timeout) => config.set_election_timeout(timeout),
             // Given, but no time: what else is judged by it cannot be judged.
             None if self.values.contains_key(timeout_key) => return,
             None => {}
