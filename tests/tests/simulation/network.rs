@@ -269,3 +269,27 @@ fn some_loss_does_not_make_a_link_narrow() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(world.failure(), None);
 }
+
+/// Nodes and clients on different continents: 300 ms there and back, with an election timeout to match.
+#[test]
+fn far_apart() {
+    let mut params = params(3);
+    params.clients.count = 2;
+    params.network.delay_min_us = 150_000;
+    params.network.delay_max_us = 150_000;
+    params.network.loss_permille = 10;
+    params.election_timeout_ms = 3_000;
+    params.heartbeat_interval_ms = 600;
+    let mut world = World::new(1, &params, false);
+    for node in 1..=3 {
+        world.start(node).unwrap();
+    }
+    settle(&mut world, 3);
+    let (leads, before) = (leader(&world), term(&world, 1));
+    for _ in 0..20 {
+        put(&mut world, "far");
+    }
+    assert!(get(&mut world, "far"));
+    assert_eq!((leader(&world), term(&world, leads)), (leads, before));
+    assert_eq!(world.failure(), None);
+}

@@ -25,9 +25,10 @@ use crate::kv::protocol::{Notice, Request, Response};
 /// How many jobs may wait for the keeper. It takes microseconds for each; beyond this, operations wait.
 pub(super) const JOBS_MAX: usize = 1024;
 
-/// How long a node has to answer when asked who leads: far above a busy node's answer, well below what
-/// is left of an operation's time.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a node has to answer when asked who leads. It is not asked again meanwhile, and what is lost on the way is sent
+/// again below. Smaller: who is as far away as can be, or behind a bad link, never hears of the leader. Larger: a node that
+/// was paused is asked later.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long closing waits for what is under way: whoever closes wants no more answers.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
@@ -149,8 +150,10 @@ async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
             };
             for node in shared.nodes() {
                 let question = lock(&search).question(node, runtime.now());
-                let probe = probe(Arc::downgrade(&shared), node, question, search.clone());
-                runtime.spawn(Box::pin(probe));
+                if let Some(question) = question {
+                    let probe = probe(Arc::downgrade(&shared), node, question, search.clone());
+                    runtime.spawn(Box::pin(probe));
+                }
             }
             (found, retry::pause(round, shared.draw()))
         };
@@ -161,11 +164,13 @@ async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
 
 async fn probe(shared: Weak<Shared>, node: NodeId, question: Request, search: Arc<Mutex<Search>>) {
     let Some(peer) = shared.upgrade().and_then(|shared| shared.peer(node)) else {
+        lock(&search).handle_end(node);
         return;
     };
     let answer = peer
         .call::<Request, Response>(question.clone(), PROBE_TIMEOUT)
         .await;
+    lock(&search).handle_end(node);
     let Some(shared) = shared.upgrade() else {
         return;
     };
