@@ -224,7 +224,10 @@ impl Floor {
         if packet.is_some_and(|packet| packet > self.round.sent_before) {
             let next = Round::after(self.last_sent);
             let ended = std::mem::replace(&mut self.round, next);
-            self.end(&ended);
+            // Of what carries acknowledgements and nothing else, none is counted.
+            if ended.acknowledged > 0 {
+                self.end(&ended);
+            }
         }
     }
 
@@ -515,6 +518,24 @@ mod tests {
         sender.rounds(2 * PAUSE_ROUNDS);
         let less = sender.floor.bytes() / MTU;
         assert!((100..=140).contains(&less), "{less}");
+    }
+
+    /// Who only acknowledges what the other one sends learns nothing either.
+    #[test]
+    fn acknowledgements_are_no_rounds() {
+        let path = Path {
+            takes: 1_000,
+            holds: 1_000,
+            loses: 100,
+        };
+        let mut sender = Sender::on(path, true);
+        let before = sender.rounds(100).floor.bytes();
+        for packet in 0..100 {
+            let packet = sender.sent + packet;
+            sender.floor.last_sent = packet;
+            sender.floor.acknowledged_up_to(Some(packet));
+        }
+        assert_eq!(sender.floor.bytes(), before);
     }
 
     /// quinn is told the larger of both, and a mark or a silence is told apart from a loss.
