@@ -315,6 +315,13 @@ mod tests {
 
     const NONE: u64 = u64::MAX;
 
+    /// A good path, but for one packet in a hundred.
+    const LOSSY: Path = Path {
+        takes: 1_000,
+        holds: 1_000,
+        loses: 100,
+    };
+
     /// Who sends all it may on a path.
     struct Sender {
         path: Path,
@@ -393,11 +400,7 @@ mod tests {
     #[test]
     fn some_loss_does_not_keep_a_path_empty() {
         for loses in [100, 30] {
-            let path = Path {
-                takes: 1_000,
-                holds: 1_000,
-                loses,
-            };
+            let path = Path { loses, ..LOSSY };
             let mut sender = Sender::on(path, true);
             for round in 0..1_000 {
                 sender.round(NONE);
@@ -413,13 +416,8 @@ mod tests {
     /// A round trip now and then that seems to be shorter than the path is long does not make a queue of the path.
     #[test]
     fn impossibly_short_round_trips_are_not_believed() {
-        let path = Path {
-            takes: 1_000,
-            holds: 1_000,
-            loses: 100,
-        };
         for (in_a_row, is_believed) in [(SHORT_ROUNDS - 1, false), (SHORT_ROUNDS, true)] {
-            let mut sender = Sender::on(path, true);
+            let mut sender = Sender::on(LOSSY, true);
             for round in 0..1_000 {
                 sender.round_trip = match round % 100 < in_a_row {
                     true => ROUND_TRIP * 7 / 10,
@@ -427,7 +425,7 @@ mod tests {
                 };
                 sender.round(NONE);
             }
-            assert_eq!(sender.may_send() < path.takes, is_believed, "{in_a_row}");
+            assert_eq!(sender.may_send() < LOSSY.takes, is_believed, "{in_a_row}");
         }
     }
 
@@ -435,9 +433,9 @@ mod tests {
     #[test]
     fn a_path_that_holds_nothing_is_overrun_for_short_times_only() {
         let path = Path {
-            takes: 1_000,
             holds: 0,
             loses: NONE,
+            ..LOSSY
         };
         let mut sender = Sender::on(path, true);
         sender.rounds(1_000);
@@ -450,9 +448,9 @@ mod tests {
     #[test]
     fn a_queue_makes_no_floor() {
         let path = Path {
-            takes: 1_000,
             holds: 4_000,
             loses: NONE,
+            ..LOSSY
         };
         let mut sender = Sender::on(path, true);
         let (mut highest, mut queue) = (0, 0);
@@ -469,14 +467,9 @@ mod tests {
     /// with what arrives by then.
     #[test]
     fn signs_of_congestion_are_heeded() {
-        let path = Path {
-            takes: 1_000,
-            holds: 1_000,
-            loses: 100,
-        };
-        let mut sender = Sender::on(path, true);
+        let mut sender = Sender::on(LOSSY, true);
         let much = sender.rounds(100).floor.bytes();
-        assert!(much >= path.takes * MTU);
+        assert!(much >= LOSSY.takes * MTU);
         sender.floor.congested();
         for _ in 1..ROUNDS {
             sender.round(NONE);
@@ -490,27 +483,16 @@ mod tests {
     /// What is lost beyond a share is for CUBIC alone.
     #[test]
     fn much_loss_is_congestion() {
-        let mut path = Path {
-            takes: 1_000,
-            holds: 1_000,
-            loses: 100,
-        };
-        let mut sender = Sender::on(path, true);
+        let mut sender = Sender::on(LOSSY, true);
         assert_ne!(sender.rounds(100).floor.bytes(), 0);
-        path.loses = 10;
-        sender.path = path;
+        sender.path.loses = 10;
         assert_eq!(sender.rounds(100).floor.bytes(), 0);
     }
 
     /// Who has little to send learns nothing of the path, and one that has become narrower is noticed.
     #[test]
     fn what_is_remembered_is_what_the_path_took() {
-        let path = Path {
-            takes: 1_000,
-            holds: 1_000,
-            loses: 100,
-        };
-        let mut sender = Sender::on(path, true);
+        let mut sender = Sender::on(LOSSY, true);
         let much = sender.rounds(100).floor.bytes();
         (0..100).for_each(|_| sender.round(5));
         assert!(sender.floor.bytes() >= much * 8 / 10);
@@ -523,12 +505,7 @@ mod tests {
     /// Who only acknowledges what the other one sends learns nothing either.
     #[test]
     fn acknowledgements_are_no_rounds() {
-        let path = Path {
-            takes: 1_000,
-            holds: 1_000,
-            loses: 100,
-        };
-        let mut sender = Sender::on(path, true);
+        let mut sender = Sender::on(LOSSY, true);
         let before = sender.rounds(100).floor.bytes();
         for packet in 0..100 {
             let packet = sender.sent + packet;
@@ -545,17 +522,7 @@ mod tests {
         let later = now + ROUND_TRIP;
         let with_floor = || CubicWithFloor {
             cubic: Arc::new(CubicConfig::default()).build(now, MTU as u16),
-            floor: Sender::on(
-                Path {
-                    takes: 1_000,
-                    holds: 1_000,
-                    loses: NONE,
-                },
-                true,
-            )
-            .rounds(100)
-            .floor
-            .clone(),
+            floor: Sender::on(LOSSY, true).rounds(100).floor.clone(),
         };
         let cubic = with_floor().cubic.window();
         assert!(with_floor().window() > 50 * cubic);

@@ -8,6 +8,7 @@ use quorate_tests::sim::{World, node_host};
 
 use crate::stage::{
     LONG, PATIENCE, ask, fault, get, leader, others, params, put, settle, survives, term, world,
+    world_as,
 };
 
 /// A fifth of all packets lost, half of them doubled, one in a hundred damaged, all out of order: clients
@@ -242,15 +243,10 @@ fn d17_forged_resets_and_versions_are_ignored() {
 #[test]
 fn some_loss_does_not_make_a_link_narrow() {
     let mut params = params(3);
-    params.clients.count = 2;
     params.network.delay_min_us = 5_000;
     params.network.delay_max_us = 5_000;
     params.network.loss_permille = 10;
-    let mut world = World::new(1, &params, false);
-    for node in 1..=3 {
-        world.start(node).unwrap();
-    }
-    settle(&mut world, 3);
+    let mut world = world_as(1, params);
     let client = world.client(1, PATIENCE);
     let writes = |writer: u8| {
         let client = client.clone();
@@ -274,17 +270,12 @@ fn some_loss_does_not_make_a_link_narrow() {
 #[test]
 fn far_apart() {
     let mut params = params(3);
-    params.clients.count = 2;
     params.network.delay_min_us = 150_000;
     params.network.delay_max_us = 150_000;
     params.network.loss_permille = 10;
     params.election_timeout_ms = 3_000;
     params.heartbeat_interval_ms = 600;
-    let mut world = World::new(1, &params, false);
-    for node in 1..=3 {
-        world.start(node).unwrap();
-    }
-    settle(&mut world, 3);
+    let mut world = world_as(1, params);
     let (leads, before) = (leader(&world), term(&world, 1));
     for _ in 0..20 {
         put(&mut world, "far");

@@ -50,13 +50,17 @@ pub(crate) fn params(voters: u64) -> Params {
 
 /// `voters` nodes, one of which leads, and no clients but those that a test makes.
 pub(crate) fn world(voters: u64, seed: u64) -> World {
-    let mut params = params(voters);
+    world_as(seed, params(voters))
+}
+
+/// The same with other parameters.
+pub(crate) fn world_as(seed: u64, mut params: Params) -> World {
     params.clients.count = 2;
     let mut world = World::new(seed, &params, false);
-    for node in 1..=voters {
+    for node in 1..=params.voters {
         world.start(node).unwrap();
     }
-    settle(&mut world, voters);
+    settle(&mut world, params.voters);
     world
 }
 
