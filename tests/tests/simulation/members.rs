@@ -5,19 +5,13 @@ use std::time::Duration;
 use quorate::MembershipChange;
 use quorate_tests::sim::World;
 
-use crate::stage::{LONG, get, leader, others, params, put, settle};
+use crate::stage::{LONG, get, leader, others, params, put, world_as};
 
 /// `voters` founders that run, and `newcomers` nodes that do not yet.
 fn world(voters: u64, newcomers: u64) -> World {
     let mut params = params(voters);
     params.learners = newcomers;
-    params.clients.count = 2;
-    let mut world = World::new(1, &params, false);
-    for node in 1..=voters {
-        world.start(node).unwrap();
-    }
-    settle(&mut world, voters);
-    world
+    world_as(1, params)
 }
 
 fn add(world: &World, node: u64, replaces: Option<u64>) -> MembershipChange {
