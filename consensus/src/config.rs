@@ -14,7 +14,8 @@ pub struct Config {
     pub node: NodeId,
     /// How often this store has been opened; makes read contexts unique across restarts.
     pub boot: u64,
-    /// Seeds the election jitter. Nodes must not share it; the default mixes in the node id.
+    /// Seeds the election jitter. Nodes must not share it; the default is the node's id. `quorate` mixes in the random
+    /// id of the node's store and how often that was opened, so that clusters and starts differ as well.
     pub seed: u64,
     /// How long a follower waits for its leader before it asks for an election; the wait is drawn
     /// between this and twice this, anew for each election (Raft paper, section 5.2).

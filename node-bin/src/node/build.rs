@@ -344,8 +344,9 @@ impl NodeBuilder {
         let mut raft = self.config.raft.clone();
         raft.node = owner.node;
         raft.boot = opened.boot;
-        // Nodes and their starts differ, so that their timeouts do.
-        raft.seed = raft.seed.rotate_left(32) ^ owner.node.value() ^ (opened.boot << 16);
+        // Nodes, their starts and clusters differ, so that their timeouts do: a store's id is random.
+        let store = opened.store_id as u64;
+        raft.seed = raft.seed.rotate_left(32) ^ store ^ (opened.boot << 16);
         Ok(RaftNode::new(raft, recovered, applied, tail)?)
     }
 

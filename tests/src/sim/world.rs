@@ -71,7 +71,6 @@ pub struct World {
     pub(super) network: Network,
     pub(super) book: SharedBook,
     params: Params,
-    seed: u64,
     disks: BTreeMap<u64, Disk>,
     running: BTreeMap<u64, Running>,
     stopping: BTreeMap<u64, Stopping>,
@@ -131,7 +130,6 @@ impl World {
             engine,
             network,
             params: params.clone(),
-            seed,
             disks,
             running: BTreeMap::new(),
             stopping: BTreeMap::new(),
@@ -234,7 +232,6 @@ impl World {
         // No disk here has a size.
         config.disk_reserve_bytes = 0;
         let raft = &mut config.raft;
-        raft.seed = self.seed;
         raft.priority = self.params.priority(node);
         raft.election_timeout = Duration::from_millis(self.params.election_timeout_ms);
         raft.heartbeat_interval = Duration::from_millis(self.params.heartbeat_interval_ms);
@@ -377,8 +374,12 @@ impl World {
             return Vec::new();
         };
         let peers = running.node.transport().peers();
-        let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
-        errors.map(ToString::to_string).collect()
+        // Where both dial, whoever refuses may do so after the other has taken it for connected.
+        let told = peers.iter().filter_map(|peer| {
+            let error = peer.last_error.as_ref().map(ToString::to_string);
+            error.or_else(|| peer.last_close.as_ref().map(ToString::to_string))
+        });
+        told.collect()
     }
 
     pub(super) fn client_process(&self, client: u64) -> Arc<Process> {

@@ -1,5 +1,6 @@
 //! Clocks that are wrong, processes that stand still.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate::NodeId;
@@ -162,4 +163,13 @@ fn c7_an_hour_of_suspension_ends_without_a_storm() {
     assert!(sent < 2_000, "{sent} datagrams");
     assert!(term(&world, 1) < 10, "{}", term(&world, 1));
     assert_eq!(world.failure(), None);
+}
+
+/// Election timeouts are drawn from what differs between clusters, not only between the nodes of one: whoever is elected
+/// first is not the same one everywhere, and two nodes that draw nearly the same do so in one cluster, not in all.
+#[test]
+fn each_cluster_draws_its_own_timeouts() {
+    let first_leader = |seed| leader(&world(3, seed));
+    let leaders: BTreeSet<u64> = (1..=12).map(first_leader).collect();
+    assert_eq!(leaders.len(), 3, "{leaders:?}");
 }
