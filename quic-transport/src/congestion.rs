@@ -9,7 +9,6 @@
 //! some loss: round trips that grow, marks (RFC 3168), much loss, or a silence.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,8 +156,12 @@ struct Floor {
     mtu: u64,
     last_sent: u64,
     round: Round,
-    /// How much of what arrived in each of the last rounds was on the path, of those that say what it can take.
-    arrived: VecDeque<u64>,
+    /// How much of what arrived in each of the last rounds was on the path, of those that say what it can take; the next one
+    /// takes the place of the oldest.
+    arrived: [u64; ROUNDS],
+    oldest: usize,
+    /// The largest of them: it is asked for with every packet.
+    arrived_most: u64,
     /// The shortest round trip of each of the last rounds, and what they were not above at best: of a path that becomes
     /// longer, all seem to have waited, and CUBIC is alone.
     last: [Duration; SHORT_ROUNDS],
@@ -202,7 +205,9 @@ impl Floor {
             mtu: mtu.into(),
             last_sent: 0,
             round: Round::after(0),
-            arrived: VecDeque::with_capacity(ROUNDS),
+            arrived: [0; ROUNDS],
+            oldest: 0,
+            arrived_most: 0,
             last: [Duration::MAX; SHORT_ROUNDS],
             shortest: Duration::MAX,
             has_queue: false,
@@ -248,13 +253,12 @@ impl Floor {
         let share = on_path.div_duration_f64(round.shortest);
         let arrived = (round.acknowledged as f64 * share.min(1.0)) as u64;
         // Who had little to send has not learned that the path takes less (the same rule as BBR's).
-        if round.is_limited_by_application && arrived < self.arrived_most() {
+        if round.is_limited_by_application && arrived < self.arrived_most {
             return;
         }
-        if self.arrived.len() == ROUNDS {
-            self.arrived.pop_front();
-        }
-        self.arrived.push_back(arrived);
+        self.arrived[self.oldest] = arrived;
+        self.oldest = (self.oldest + 1) % ROUNDS;
+        self.arrived_most = self.arrived.into_iter().max().expect("there are some");
     }
 
     fn lost(&mut self, bytes: u64) {
@@ -272,7 +276,7 @@ impl Floor {
 
     /// Something other than some loss says that it was too much.
     fn congested(&mut self) {
-        self.arrived.clear();
+        (self.arrived, self.arrived_most) = ([0; ROUNDS], 0);
         self.congested = ROUNDS;
     }
 
@@ -280,16 +284,12 @@ impl Floor {
         self.lost * LOSS_MAX > self.counted.max(COUNTED_PACKETS * self.mtu)
     }
 
-    fn arrived_most(&self) -> u64 {
-        self.arrived.iter().copied().max().unwrap_or(0)
-    }
-
     /// Never more than was on its way of late, and a [`PROBE`]th of that or a packet.
     fn bytes(&self) -> u64 {
         if self.congested > 0 || self.loses_much() {
             return 0;
         }
-        let arrived = self.arrived_most();
+        let arrived = self.arrived_most;
         match self.has_queue || self.pause > 0 {
             true => arrived,
             false => arrived + (arrived / PROBE).max(self.mtu),
