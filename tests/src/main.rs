@@ -80,6 +80,9 @@ enum Command {
         /// How many of them write.
         #[arg(long, default_value_t = 200)]
         active: u64,
+        /// How many of them watch, half of them one and the same key.
+        #[arg(long, default_value_t = 0)]
+        watchers: u64,
         /// For how long they write.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
@@ -188,11 +191,13 @@ fn main() -> ExitCode {
         Command::Crowd {
             clients,
             active,
+            watchers,
             seconds,
         } => {
             let measured = crowd::measure(Crowd {
                 clients,
                 active,
+                watchers,
                 seconds,
             });
             println!("{measured}");

@@ -3,7 +3,7 @@
 //! It is in memory only: a node that starts knows what it applies again from its log. Whoever asks for more
 //! than there is learns it, reads the keys anew, and goes on from the revision of that.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use quorate_certs::Identity;
 use serde::{Deserialize, Serialize};
 
 use super::query::{RANGE_BYTES_MAX, Size};
+use super::watchers::{Watcher, Watchers};
 use crate::planted;
 
 /// How many bytes of changes a node remembers, unless told otherwise: some seconds of full load.
@@ -22,9 +23,9 @@ pub const WATCH_HISTORY_BYTES_DEFAULT: usize = 8 << 20;
 /// node is, and asked again.
 pub const WATCH_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How many such questions may wait at a node: a few for each of hundreds of clients. Where there are more, whoever
-/// has most of them waiting is answered sooner.
-pub const WATCHERS_MAX: usize = 1024;
+/// How many such questions may wait at a node: one or a few for each of the clients that it may have connected by default, about
+/// half a kilobyte each with short keys. Where there are more, whoever has most of them waiting is told that it is overloaded.
+pub const WATCHERS_MAX: usize = 16_384;
 
 /// How many changes are looked through for one question, so that nobody waits long for it.
 const LOOKED_THROUGH_MAX: usize = 10_000;
@@ -67,6 +68,8 @@ pub(crate) enum Seen {
         /// What comes after this revision is.
         since: u64,
     },
+    /// Somebody who has fewer questions waiting has the place now.
+    Displaced,
 }
 
 impl Watched {
@@ -83,10 +86,8 @@ impl Change {
 
 type Answer = Box<dyn FnOnce(Seen) + Send>;
 
-/// One who waits.
-struct Watcher {
-    who: Arc<Identity>,
-    watched: Watched,
+/// What one who waits has seen, for how long it does, and how it is told.
+struct Wait {
     after: u64,
     until: Instant,
     answer: Answer,
@@ -107,7 +108,7 @@ struct Inner {
     bytes: usize,
     since: u64,
     applied: u64,
-    watchers: Vec<Watcher>,
+    watchers: Watchers<Wait>,
 }
 
 impl History {
@@ -131,10 +132,10 @@ impl History {
         let mut inner = self.inner();
         inner.changes.clear();
         (inner.bytes, inner.since, inner.applied) = (0, applied, applied);
-        let lost = inner.take_watchers(|watcher| watcher.after < applied);
+        let lost = inner.watchers.take_all(|it| it.what.after < applied);
         drop(inner);
         for watcher in lost {
-            (watcher.answer)(Seen::Gone { since: applied });
+            (watcher.what.answer)(Seen::Gone { since: applied });
         }
     }
 
@@ -147,7 +148,8 @@ impl History {
             false => {
                 let mut keys: Vec<Bytes> = changes.iter().map(|it| it.key.clone()).collect();
                 keys.sort_unstable();
-                inner.take_watchers(|it| it.after < applied && it.is_concerned(&keys))
+                let behind = |it: &Watcher<Wait>| it.what.after < applied;
+                inner.watchers.take_concerned(&keys, behind)
             }
         };
         for change in changes {
@@ -156,8 +158,8 @@ impl History {
         }
         // Before anything is forgotten: who waits has missed nothing, however long ago it asked.
         let seen = ready.into_iter().map(|it| {
-            let seen = inner.seen(&it.watched, it.after.max(before));
-            (it.answer, seen)
+            let seen = inner.seen(&it.watched, it.what.after.max(before));
+            (it.what.answer, seen)
         });
         let answers: Vec<(Answer, Seen)> = seen.collect();
         inner.forget(self.bytes_max);
@@ -170,7 +172,7 @@ impl History {
 
     /// Answers `who` asks what happened to the keys after the revision `after`, once something has, or `until`.
     /// Returns whether it does: not when too many wait already, and nobody has more of them waiting. Whoever has
-    /// makes room with its oldest, which is told that nothing has happened yet.
+    /// makes room with its oldest, which is told so.
     pub(crate) fn watch(
         &self,
         who: &Arc<Identity>,
@@ -185,22 +187,21 @@ impl History {
             Seen::Changes { changes, revision } if waits(&changes, revision) => {
                 let mut displaced = None;
                 if inner.watchers.len() >= WATCHERS_MAX {
-                    displaced = inner.displace_for(who);
+                    displaced = inner.watchers.displace_for(who);
                     if displaced.is_none() {
                         return false;
                     }
                 }
-                inner.watchers.push(Watcher {
-                    who: Arc::clone(who),
-                    watched,
+                let what = Wait {
                     after: revision,
                     until,
                     answer: Box::new(answer),
-                });
-                let applied = inner.applied;
+                };
+                let who = Arc::clone(who);
+                inner.watchers.add(Watcher { who, watched, what });
                 drop(inner);
                 if let Some(watcher) = displaced {
-                    watcher.hears_of_nothing(applied);
+                    (watcher.what.answer)(Seen::Displaced);
                 }
             }
             seen => {
@@ -213,55 +214,26 @@ impl History {
 
     /// Nobody waits any more, and nobody is told.
     pub(crate) fn end(&self) {
-        let waiting = self.inner().take_watchers(|_| true);
+        let waiting = self.inner().watchers.take_all(|_| true);
         drop(waiting);
     }
 
     /// Answers those who have waited long enough.
     pub(crate) fn tick(&self, now: Instant) {
         let mut inner = self.inner();
-        let over = inner.take_watchers(|watcher| watcher.until <= now);
+        let over = inner.watchers.take_all(|it| it.what.until <= now);
         let applied = inner.applied;
         drop(inner);
-        for watcher in over {
-            watcher.hears_of_nothing(applied);
+        for Watcher { what, .. } in over {
+            (what.answer)(Seen::Changes {
+                changes: Vec::new(),
+                revision: what.after.max(applied),
+            });
         }
-    }
-}
-
-impl Watcher {
-    /// Nothing has happened to its keys up to `applied`.
-    fn hears_of_nothing(self, applied: u64) {
-        (self.answer)(Seen::Changes {
-            changes: Vec::new(),
-            revision: self.after.max(applied),
-        });
     }
 }
 
 impl Inner {
-    /// Takes out the oldest watcher of the one who has most, unless `who` has as many.
-    fn displace_for(&mut self, who: &Arc<Identity>) -> Option<Watcher> {
-        let mut counts: BTreeMap<&Identity, usize> = BTreeMap::new();
-        for watcher in &self.watchers {
-            *counts.entry(&watcher.who).or_default() += 1;
-        }
-        let own = counts.get(&**who).copied().unwrap_or_default();
-        let (most, count) = counts.iter().max_by_key(|(_, count)| **count)?;
-        if *count <= own + 1 {
-            return None;
-        }
-        let oldest = self.watchers.iter().position(|it| &*it.who == *most)?;
-        Some(self.watchers.remove(oldest))
-    }
-
-    /// Takes out the watchers that `which` is true of.
-    fn take_watchers(&mut self, which: impl Fn(&Watcher) -> bool) -> Vec<Watcher> {
-        self.watchers
-            .extract_if(.., |watcher| which(watcher))
-            .collect()
-    }
-
     /// Forgets the oldest, whole revisions at a time.
     fn forget(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max
@@ -306,14 +278,6 @@ impl Inner {
             changes,
             revision: self.applied.max(after),
         }
-    }
-}
-
-impl Watcher {
-    /// Whether any of `keys`, which are sorted, is watched.
-    fn is_concerned(&self, keys: &[Bytes]) -> bool {
-        let first = keys.partition_point(|key| *key < self.watched.start);
-        keys.get(first).is_some_and(|key| self.watched.has(key))
     }
 }
 
@@ -398,7 +362,7 @@ mod tests {
                 changes.iter().map(|change| change.revision).collect(),
                 revision,
             ),
-            Seen::Gone { since } => panic!("gone up to {since}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -518,7 +482,7 @@ mod tests {
         );
     }
 
-    /// One who has all the places gives some up to others who ask, the oldest first, and is told how far it is; among
+    /// One who has all the places gives some up to others who ask, the oldest first, and is told so; among
     /// equals, nobody does.
     #[test]
     fn nobody_keeps_others_from_watching() {
@@ -529,7 +493,7 @@ mod tests {
         let others: Vec<_> = (0..WATCHERS_MAX / 2).map(|_| ask(&modest)).collect();
         let (first, last) = all.split_at(WATCHERS_MAX / 2);
         for heard in first {
-            assert_eq!(revisions(heard.try_recv().unwrap()), (vec![], 1));
+            assert_eq!(heard.try_recv(), Ok(Seen::Displaced));
         }
         assert!(
             last.iter()

@@ -18,6 +18,7 @@ mod store;
 mod telling;
 mod timekeeper;
 mod transaction;
+mod watchers;
 
 pub use backup::{
     BACKUP_FORMAT, BACKUP_IDLE_MAX, BACKUPS_MAX, BackupError, BackupHeader, BackupReader,

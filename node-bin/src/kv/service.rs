@@ -1,5 +1,6 @@
 //! The server side of the key-value store: who may ask what, and how an answer comes about.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,13 @@ use super::telling::{Announcer, tell_of_leaders, tell_of_members};
 use super::timekeeper::{LOOK_INTERVAL, Timekeeper};
 use crate::node::{LOG_FILE, Node, NodeBuilder, NodeHandle, Service, StartError};
 
+/// By how much those who wait in vain are answered sooner than others: thousands who began to watch together, as they do
+/// after an election, would else ask again together, every ten seconds.
+const WATCH_WAIT_SPREAD: Duration = WATCH_WAIT_MAX.checked_div(4).unwrap();
+
+/// Into how many parts that is divided.
+const SPREAD_PARTS: u32 = 1024;
+
 /// Serves the key-value store to clients.
 pub(crate) struct KvService {
     board: Arc<Board>,
@@ -34,6 +42,8 @@ pub(crate) struct KvService {
     /// Once the node has started.
     metrics: Option<Arc<Metrics>>,
     announcer: Option<Announcer>,
+    /// Questions for what happens next, so far.
+    watched: AtomicU32,
 }
 
 impl KvService {
@@ -43,6 +53,7 @@ impl KvService {
             timekeeper: Arc::default(),
             metrics: None,
             announcer: None,
+            watched: AtomicU32::new(0),
         }
     }
 
@@ -110,7 +121,9 @@ impl KvService {
         }
         // Nothing happened before the first entry.
         let after = after.max(ORIGIN.index.value());
-        let until = node.now() + WATCH_WAIT_MAX;
+        let asked = self.watched.fetch_add(1, Ordering::Relaxed);
+        let until =
+            node.now() + WATCH_WAIT_MAX - WATCH_WAIT_SPREAD * (asked % SPREAD_PARTS) / SPREAD_PARTS;
         // Whoever may not wait is answered as well.
         let reply = Arc::new(Mutex::new(Some(reply)));
         let take = |reply: &Mutex<Option<Reply>>| {
@@ -127,6 +140,7 @@ impl KvService {
                             Response::Watched { changes, revision }
                         }
                         Seen::Gone { since } => Response::Refused(Refusal::HistoryGone { since }),
+                        Seen::Displaced => Response::Refused(Refusal::Overloaded),
                     });
                 }
             });

@@ -155,7 +155,7 @@ async fn seek(shared: Weak<Shared>, runtime: Arc<dyn Runtime>) {
                     runtime.spawn(Box::pin(probe));
                 }
             }
-            (found, retry::pause(round, shared.draw()))
+            (found, retry::pause(round, retry::PAUSE_MAX, shared.draw()))
         };
         let at = runtime.now() + pause;
         future::or(found.happened(), sleep_until(&*runtime, at)).await;

@@ -93,13 +93,14 @@ impl Shared {
                 Verdict::Fail => return Err(self.failure(node, trouble)),
             }
             self.learn(node, &trouble);
+            let longest = retry::longest_pause(&trouble);
             if let Trouble::Refused(refusal) = trouble {
                 refused = Some((node, refusal));
             }
             // The first few hints are followed at once; two nodes that point at each other are not.
             let moved = self.leader().is_some_and(|leader| leader != node);
             if !moved || attempt as usize > self.nodes().len() {
-                let pause = retry::pause(attempt, self.draw());
+                let pause = retry::pause(attempt, longest, self.draw());
                 let until = (self.runtime.now() + pause).min(deadline);
                 // A new leader ends every pause: that is what most of them wait for.
                 future::or(route.news.happened(), self.sleep_until(until)).await;
@@ -228,6 +229,7 @@ impl Shared {
                 Err(trouble) => trouble,
             };
             let again = retry::decide(Operation::Repeatable, &trouble) == Verdict::Retry;
+            let longest = retry::longest_pause(&trouble);
             match trouble {
                 Trouble::Refused(refusal) if again => refused = Some(refusal),
                 // The time that was left after its refusal was too short.
@@ -235,7 +237,7 @@ impl Shared {
                 _ if again => refused = None,
                 trouble => return Err(self.failure(node, trouble)),
             }
-            let next = self.runtime.now() + retry::pause(attempt, self.draw());
+            let next = self.runtime.now() + retry::pause(attempt, longest, self.draw());
             if next >= deadline || self.is_hopeless(node) {
                 return Err(match refused {
                     Some(refusal) => ClientError::StillRefused {

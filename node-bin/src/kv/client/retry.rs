@@ -108,14 +108,26 @@ pub(super) const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// slow down the election they wait for.
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// How long to wait before attempt `attempt` (1 is the first repetition): doubling, bounded, and drawn
+/// The longest pause after "overloaded": ten thousand who get that together ask as often as a node can say it while it
+/// does its work.
+pub(super) const OVERLOADED_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The longest pause after `trouble`.
+pub(super) fn longest_pause(trouble: &Trouble) -> Duration {
+    match trouble {
+        Trouble::Refused(Refusal::Overloaded) => OVERLOADED_PAUSE_MAX,
+        _ => PAUSE_MAX,
+    }
+}
+
+/// How long to wait before attempt `attempt` (1 is the first repetition): doubling up to `longest`, and drawn
 /// between half and all of that, so that clients who failed together do not return together.
-pub(super) fn pause(attempt: u32, random: u64) -> Duration {
+pub(super) fn pause(attempt: u32, longest: Duration, random: u64) -> Duration {
     let full = PAUSE_MIN
         .saturating_mul(1 << attempt.saturating_sub(1).min(16))
-        .min(PAUSE_MAX);
+        .min(longest);
     let half = full / 2;
-    let spread = u64::try_from(half.as_nanos()).expect("half of PAUSE_MAX fits 64 bits") + 1;
+    let spread = u64::try_from(half.as_nanos()).expect("half of a second fits 64 bits") + 1;
     half + Duration::from_nanos(random % spread)
 }
 
@@ -188,11 +200,20 @@ mod tests {
     fn pauses_are_bounded_and_jittered() {
         for attempt in [1, 2, 5, 17, 1000, u32::MAX] {
             for random in [0, 1, 12_345_678_901, u64::MAX] {
-                let pause = pause(attempt, random);
+                let pause = pause(attempt, PAUSE_MAX, random);
                 assert!(pause >= PAUSE_MIN / 2 && pause <= PAUSE_MAX, "{pause:?}");
             }
         }
-        assert!(pause(1, 0) < pause(4, 0));
-        assert_ne!(pause(3, 1), pause(3, 1_000_000));
+        assert!(pause(1, PAUSE_MAX, 0) < pause(4, PAUSE_MAX, 0));
+        assert_ne!(pause(3, PAUSE_MAX, 1), pause(3, PAUSE_MAX, 1_000_000));
+    }
+
+    /// Whoever is told again and again that a node is overloaded adds less and less to that.
+    #[test]
+    fn who_hears_of_overload_asks_less_often() {
+        let overloaded = Trouble::Refused(Refusal::Overloaded);
+        let pause = |trouble: &Trouble| pause(20, longest_pause(trouble), 0);
+        assert_eq!(pause(&overloaded), OVERLOADED_PAUSE_MAX / 2);
+        assert_eq!(pause(&Trouble::Lost), PAUSE_MAX / 2);
     }
 }

@@ -483,7 +483,7 @@ fn seen(store: &KvStore) -> Vec<Change> {
                 all.extend(changes);
                 after = revision;
             }
-            Seen::Gone { since } => panic!("gone up to {since}"),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Many clients who are connected, few of whom do anything: what the others cost.
 
+mod watching;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use smol::future::block_on;
 use smol::{LocalExecutor, Timer};
 
 use crate::process::Cluster;
+use watching::Told;
 
 /// How many clients one certificate is for: half of what nodes let one caller have.
 const CLIENTS_OF_ONE: u64 = 32;
@@ -38,6 +41,8 @@ pub struct Crowd {
     pub clients: u64,
     /// How many of them write, each one value after the other.
     pub active: u64,
+    /// How many of them watch: half a key of their own each, half one and the same.
+    pub watchers: u64,
     /// For how long.
     pub seconds: u64,
 }
@@ -50,6 +55,7 @@ pub struct Measured {
     failed: u64,
     latencies: Vec<Duration>,
     memory: Vec<u64>,
+    told: Option<Told>,
 }
 
 impl fmt::Display for Measured {
@@ -57,6 +63,7 @@ impl fmt::Display for Measured {
         let Crowd {
             clients,
             active,
+            watchers,
             seconds,
         } = self.crowd;
         let at = |part: f64| {
@@ -69,7 +76,7 @@ impl fmt::Display for Measured {
         writeln!(
             f,
             "{clients} clients connected to {NODES} nodes within {:.1} s; {active} of them put \
-             {VALUE_BYTES}-byte values",
+             {VALUE_BYTES}-byte values, {watchers} watch",
             self.connected.as_secs_f64()
         )?;
         writeln!(
@@ -81,7 +88,11 @@ impl fmt::Display for Measured {
             at(0.999),
             self.failed
         )?;
-        write!(f, "at most {:?} MiB resident", self.memory)
+        write!(f, "at most {:?} MiB resident", self.memory)?;
+        match &self.told {
+            Some(told) => write!(f, "\n{told}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -97,7 +108,8 @@ pub fn measure(crowd: Crowd) -> Measured {
     let begun = Instant::now();
     let clients = block_on(connect(&cluster, &io, crowd.clients));
     let connected = begun.elapsed();
-    let (latencies, failed) = block_on(write(&clients, crowd));
+    let executor = LocalExecutor::new();
+    let ((latencies, failed), told) = block_on(executor.run(work(&executor, &clients, crowd)));
     let memory = (1..=NODES).filter_map(|node| cluster.memory_mib(node));
     Measured {
         crowd,
@@ -105,7 +117,24 @@ pub fn measure(crowd: Crowd) -> Measured {
         failed,
         latencies,
         memory: memory.collect(),
+        told,
     }
+}
+
+/// Lets some watch, some write, and tells those who watch.
+async fn work(
+    executor: &LocalExecutor<'_>,
+    clients: &[Client],
+    crowd: Crowd,
+) -> (Written, Option<Told>) {
+    let watchers = &clients[..clients.len().min(crowd.watchers as usize)];
+    let seen = watching::begin(executor, watchers).await;
+    let written = write(executor, clients, crowd).await;
+    let told = match watchers.first() {
+        Some(client) => Some(watching::tell(client, &seen, watchers.len()).await),
+        None => None,
+    };
+    (written, told)
 }
 
 async fn connect(cluster: &Cluster, io: &IoThread, count: u64) -> Vec<Client> {
@@ -153,9 +182,10 @@ async fn connect(cluster: &Cluster, io: &IoThread, count: u64) -> Vec<Client> {
     executor.run(gather).await
 }
 
-/// Returns how long each write took, sorted, and how many failed.
-async fn write(clients: &[Client], crowd: Crowd) -> (Vec<Duration>, u64) {
-    let executor = LocalExecutor::new();
+/// How long each write took, sorted, and how many failed.
+type Written = (Vec<Duration>, u64);
+
+async fn write(executor: &LocalExecutor<'_>, clients: &[Client], crowd: Crowd) -> Written {
     let until = Instant::now() + Duration::from_secs(crowd.seconds);
     let apart = clients.len() / crowd.active.max(1) as usize;
     let active = clients.iter().step_by(apart.max(1));
@@ -180,16 +210,12 @@ async fn write(clients: &[Client], crowd: Crowd) -> (Vec<Duration>, u64) {
     };
     let writers = active.take(crowd.active as usize).enumerate();
     let writers: Vec<_> = writers.map(|it| executor.spawn(writer(it))).collect();
-    let gather = async {
-        let (mut latencies, mut failed) = (Vec::new(), 0);
-        for written in writers {
-            let (more, not) = written.await;
-            latencies.extend(more);
-            failed += not;
-        }
-        (latencies, failed)
-    };
-    let (mut latencies, failed) = executor.run(gather).await;
+    let (mut latencies, mut failed) = (Vec::new(), 0);
+    for written in writers {
+        let (more, not) = written.await;
+        latencies.extend(more);
+        failed += not;
+    }
     latencies.sort_unstable();
     // Who is connected stays so.
     Timer::after(Duration::from_secs(1)).await;

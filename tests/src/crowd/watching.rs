@@ -1,0 +1,164 @@
+//! Those of a crowd who watch: what it costs the others that they are there, and how soon they are told.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use quorate::NodeId;
+use quorate::kv::Client;
+use smol::future::or;
+use smol::{LocalExecutor, Timer};
+
+use super::VALUE_BYTES;
+
+/// How many of those who have a key of their own are told something, one after the other.
+const TOLD_ALONE: usize = 100;
+
+/// How long it may take until all have been told.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether they have.
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
+
+/// How soon they were told.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// From before the write of a key of one's own until its watcher had it, sorted.
+    alone: Vec<Duration>,
+    /// How many watch the key that others watch as well.
+    together: usize,
+    /// From before its write until the last one had it.
+    all: Duration,
+    /// Whether the leader, or its term, changed while they were told.
+    elections: bool,
+    /// Questions that failed, and were asked again.
+    failed: u64,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |it: Duration| it.as_secs_f64() * 1e3;
+        let at = |part: usize| self.alone[(self.alone.len() - 1) * part / 100];
+        write!(
+            f,
+            "who watches alone is told {:.1} ms after a write began (p99 {:.1} ms), all {} who watch the same key {:.0} ms \
+             after, {} an election; {} questions failed",
+            ms(at(50)),
+            ms(at(99)),
+            self.together,
+            ms(self.all),
+            if self.elections { "with" } else { "without" },
+            self.failed
+        )
+    }
+}
+
+/// What watchers have seen.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The last revision that each has seen.
+    revisions: RefCell<BTreeMap<usize, u64>>,
+    failed: RefCell<u64>,
+}
+
+fn key(watcher: usize) -> String {
+    match watcher.is_multiple_of(2) {
+        true => format!("watched/{watcher}"),
+        false => "watched/all".to_owned(),
+    }
+}
+
+/// Lets each of `clients` watch until the executor ends, every other one a key of its own, the rest one and the same; returns
+/// once all have begun.
+pub(super) async fn begin(executor: &LocalExecutor<'_>, clients: &[Client]) -> Rc<Seen> {
+    let seen = Rc::<Seen>::default();
+    let begun = Rc::new(RefCell::new(0));
+    for (number, client) in clients.iter().enumerate() {
+        let (seen, begun) = (Rc::clone(&seen), Rc::clone(&begun));
+        let end = format!("{}\0", key(number));
+        let mut watch = client.watch(key(number), Some(end.into()), None);
+        let follow = async move {
+            while watch.begin().await.is_err() {
+                *seen.failed.borrow_mut() += 1;
+            }
+            *begun.borrow_mut() += 1;
+            loop {
+                match watch.next().await {
+                    Ok(changes) => {
+                        if let Some(last) = changes.last() {
+                            seen.revisions.borrow_mut().insert(number, last.revision);
+                        }
+                    }
+                    Err(_) => *seen.failed.borrow_mut() += 1,
+                }
+            }
+        };
+        executor.spawn(follow).detach();
+    }
+    let all = || *begun.borrow() == clients.len();
+    assert!(until(all).await, "everybody begins to watch");
+    // A question is asked right after the revision is known.
+    Timer::after(Duration::from_secs(1)).await;
+    seen
+}
+
+/// Writes what is watched by `count`.
+pub(super) async fn tell(client: &Client, seen: &Seen, count: usize) -> Told {
+    let before = leader(client).await;
+    let apart = (count / 2 / TOLD_ALONE).max(1);
+    let some = (0..count).step_by(2).step_by(apart).take(TOLD_ALONE);
+    let mut alone = Vec::new();
+    for watcher in some {
+        let begun = Instant::now();
+        let revision = put(client, key(watcher)).await;
+        let told = || seen.revisions.borrow().get(&watcher) >= Some(&revision);
+        assert!(until(told).await, "watcher {watcher} is told");
+        alone.push(begun.elapsed());
+    }
+    alone.sort_unstable();
+    let begun = Instant::now();
+    let revision = put(client, key(1)).await;
+    let together = count / 2;
+    let all_told = || {
+        let revisions = seen.revisions.borrow();
+        revisions.values().filter(|it| **it == revision).count() == together
+    };
+    assert!(until(all_told).await, "all {together} are told");
+    let all = begun.elapsed();
+    // Whoever was held up would ask for votes by then.
+    Timer::after(Duration::from_secs(1)).await;
+    Told {
+        alone,
+        together,
+        all,
+        elections: leader(client).await != before,
+        failed: *seen.failed.borrow(),
+    }
+}
+
+async fn until(told: impl Fn() -> bool) -> bool {
+    let wait = async {
+        while !told() {
+            Timer::after(LOOK_INTERVAL).await;
+        }
+        true
+    };
+    let give_up = async {
+        Timer::after(TOLD_WITHIN).await;
+        false
+    };
+    or(wait, give_up).await
+}
+
+async fn put(client: &Client, key: String) -> u64 {
+    let written = client.put(key, vec![7; VALUE_BYTES]).await;
+    written.expect("it is written")
+}
+
+async fn leader(client: &Client) -> (u64, Option<NodeId>) {
+    let node = NodeId::new(1).expect("a node");
+    let status = client.status(node).await.expect("it is connected");
+    (status.term.value(), status.leader)
+}
