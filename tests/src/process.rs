@@ -147,8 +147,11 @@ impl Running {
     ///
     /// When there is no executable to run.
     pub fn begin<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
-        let mut child = Command::new(executable())
-            .args(args)
+        Self::of(Command::new(executable()).args(args))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command
             .env_remove("QUORATE_LOG")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -461,6 +464,17 @@ impl Cluster {
     #[must_use]
     pub fn begin(&self, args: &[&str]) -> Running {
         Running::begin(self.client_args("client", args))
+    }
+
+    /// As [`begin`](Self::begin), by `nohup`.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such program.
+    #[must_use]
+    pub fn begin_by_nohup(&self, args: &[&str]) -> Running {
+        let args = self.client_args("client", args);
+        Running::of(Command::new("nohup").arg(executable()).args(args))
     }
 
     /// Runs a client command with the client's certificate.

@@ -242,6 +242,18 @@ fn commands_wait_and_are_interrupted() {
     assert_eq!(keys(&cluster), Vec::<String>::new());
 }
 
+/// By `nohup`, neither the command nor who holds its lock minds that the terminal is gone.
+#[cfg(target_os = "linux")] // which says what a process ignores
+#[test]
+fn a_command_outlives_the_terminal() {
+    let cluster = process::Cluster::started();
+    let script = "kill -HUP $PPID; kill -HUP $$; cat; echo done";
+    let lock = ["kv", "lock", "jobs", "--", "sh", "-c", script];
+    let ended = cluster.begin_by_nohup(&lock).ended_of_input().succeeded();
+    assert_eq!((&*ended.out, &*ended.err), ("done\n", ""));
+    assert_eq!(keys(&cluster), Vec::<String>::new());
+}
+
 /// When the lock is lost, the command is told to end, and whoever started it that it did not run alone.
 #[test]
 fn a_command_whose_lock_is_lost() {

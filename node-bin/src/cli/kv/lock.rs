@@ -34,7 +34,8 @@ pub(super) const HELP: &str = "\
 Exits with what COMMAND exits with; with 75 when the lock was not to be had in time, or was lost
 while COMMAND ran, which SIGTERM tells to end then. Who does not hear that goes on: let what the
 lock protects refuse lower numbers, in the store by
---if \"revision $QUORATE_LOCK_KEY $QUORATE_LOCK_REVISION\" of `kv txn`.";
+--if \"revision $QUORATE_LOCK_KEY $QUORATE_LOCK_REVISION\" of `kv txn`.
+SIGTERM, SIGINT and SIGHUP are passed on to COMMAND; under nohup (on Linux), SIGHUP is ignored.";
 
 #[derive(Args, Debug)]
 pub(super) struct LockArgs {
@@ -206,13 +207,16 @@ fn say(what: &str) {
 struct Arrivals(Receiver<i32>);
 
 impl Arrivals {
-    /// From now on, none of them ends this process.
+    /// From now on, none of them ends this process. A hangup that `nohup` has set to be ignored stays so, here and in the
+    /// command, which inherits that.
     fn listen() -> Result<Self, Failure> {
         let refused = |error: io::Error| {
             Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
         };
         let (sender, arrivals) = async_channel::bounded(SIGNALS_MAX);
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).map_err(refused)?;
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        let heard = [SIGTERM, SIGINT, SIGCHLD].into_iter().chain(hangup);
+        let mut signals = Signals::new(heard).map_err(refused)?;
         thread::Builder::new()
             .name("quorate-signals".into())
             .spawn(move || {
@@ -245,9 +249,33 @@ impl Arrivals {
     }
 }
 
+/// Whether this process ignores `signal`, as it did from its start. Where the system does not say so, as Linux does, it
+/// counts as heard.
+fn is_ignored(signal: i32) -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
+}
+
+/// The same, of what Linux says about a process: one bit for each signal, the lowest for the first.
+fn ignores(status: &str, signal: i32) -> bool {
+    let mut lines = status.lines();
+    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    ignored.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The bits of signals are counted from the first signal; what says nothing names none.
+    #[test]
+    fn which_signals_are_ignored() {
+        let status =
+            "SigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\nSigCgt:\tffffffffffffffff\n";
+        let ignored = (1..=64).filter(|signal| ignores(status, *signal));
+        assert_eq!(ignored.collect::<Vec<_>>(), [SIGHUP, 13]);
+        assert!(!ignores("SigIgn:\tnothing\n", SIGHUP) && !ignores("", SIGHUP));
+    }
 
     /// A command's exit code is passed on, a signal that ended it as a shell tells it, and nothing is said of either.
     #[test]
