@@ -9,7 +9,7 @@ use crate::ca::{CA_CERTIFICATE_FILE, Ca, LIST_FILE, parse_authority_name};
 use crate::credentials::{Credentials, CredentialsError, certificates, key_in};
 use crate::facts::{Facts, system_time};
 use crate::files::{self, FileError, Kind};
-use crate::identity::Identity;
+use crate::identity::{Identity, Subject};
 use crate::issued::{CERTIFICATE_FILE, Issued, KEY_FILE, NEXT_KEY_FILE, REQUEST_FILE, ROOTS_FILE};
 use crate::request::{Request, RequestError};
 use crate::revocation::{RevocationList, lists_in, newest_of, pem_text};
@@ -188,6 +188,39 @@ impl Folder {
     /// is revoked; one that revokes what the newer one does not, or of which nobody can tell which is newer; a file
     /// that can not be written.
     pub fn trust(&mut self, authority: &Path) -> Result<bool, FolderError> {
+        let (roots, lists) = self.trusting(authority)?;
+        let is_news = roots != self.roots || lists != self.lists;
+        if is_news {
+            self.set_roots(roots, lists)?;
+        }
+        Ok(is_news)
+    }
+
+    /// That the folder `path` can [trust](Self::trust) `authorities` as well, once it has what `ca` is to issue for `subject`:
+    /// for whoever asks before anything is issued, and noted by the CA.
+    ///
+    /// Errors: those of [`trust`](Self::trust) that come of the authorities.
+    pub fn check_trust(
+        path: &Path,
+        ca: &Ca,
+        subject: &Subject,
+        authorities: &[PathBuf],
+    ) -> Result<(), FolderError> {
+        let mut folder = Self {
+            path: path.to_owned(),
+            identity: Identity::new(ca.cluster().clone(), subject.clone()),
+            roots: Vec::new(),
+            lists: Vec::new(),
+        };
+        (folder.roots, folder.lists) = folder.with_offered(ca.roots_pem().as_bytes())?;
+        for authority in authorities {
+            (folder.roots, folder.lists) = folder.trusting(authority)?;
+        }
+        Ok(())
+    }
+
+    /// What the folder trusts with a CA as well, or its list.
+    fn trusting(&self, authority: &Path) -> Result<Trusted, FolderError> {
         let pem = authority_pem(authority)?;
         let offered = lists_in(&pem, NAME_OF_INPUT)?;
         let added = match authorities(authority, &pem) {
@@ -199,12 +232,10 @@ impl Folder {
         }
         let (roots, lists) = self.with(added, offered.clone())?;
         check_taken(&offered, &roots, &lists)?;
-        let is_news = roots != self.roots || lists != self.lists;
-        if is_news {
+        if roots != self.roots || lists != self.lists {
             self.check_trusting(&roots, &lists)?;
-            self.set_roots(roots, lists)?;
         }
-        Ok(is_news)
+        Ok((roots, lists))
     }
 
     /// Trusts a CA no longer: that in a folder, or those in a file of PEM. Returns whether it did before.

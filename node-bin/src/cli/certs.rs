@@ -175,14 +175,7 @@ pub(crate) fn run(command: CertsCommand, out: &mut dyn Write) -> Result<(), Cert
             out: directory,
             life,
             also_trust,
-        } => {
-            issue(&ca, &who.subject()?, &directory, life, out)?;
-            let mut folder = Folder::open(&directory)?;
-            for authority in also_trust {
-                folder.trust(&authority)?;
-            }
-            Ok(())
-        }
+        } => issue(&ca, &who.subject()?, &directory, life, &also_trust, out),
         CertsCommand::Request(request) => request::run(request, out),
         CertsCommand::Change(change) => change::run(change, out),
         CertsCommand::Revoke(revoke) => revoke::run(revoke, out),
@@ -249,13 +242,19 @@ fn issue(
     subject: &Subject,
     directory: &Path,
     life: Option<Duration>,
+    also_trust: &[PathBuf],
     out: &mut dyn Write,
 ) -> Result<(), CertsError> {
     let ca = Ca::open(ca)?;
     // What is issued is noted first, and what is noted counts as issued.
     Issued::check_new(directory)?;
+    Folder::check_trust(directory, &ca, subject, also_trust)?;
     let issued = ca.issue(subject, &lasting(life))?;
     issued.write(directory)?;
+    let mut folder = Folder::open(directory)?;
+    for authority in also_trust {
+        folder.trust(authority)?;
+    }
     let at = directory.display();
     tell_made("Issued", issued.signed(), directory, out)?;
     writeln!(
@@ -559,7 +558,7 @@ mod tests {
         let (ca, n1) = (path("ca"), path("n1"));
         let mut out = Vec::new();
         init(&cluster, &ca, None, &mut out).unwrap();
-        issue(&ca, &node, &n1, None, &mut out).unwrap();
+        issue(&ca, &node, &n1, None, &[], &mut out).unwrap();
         verify(&n1, None, &mut out).unwrap();
         inspect(&[n1.join("cert.pem")], false, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
@@ -572,11 +571,11 @@ mod tests {
 
         let code = |result: Result<(), CertsError>| result.unwrap_err().exit_code();
         let sink = &mut io::sink();
-        let again = issue(&ca, &node, &n1, None, sink);
+        let again = issue(&ca, &node, &n1, None, &[], sink);
         assert_eq!(code(again), exit::CANNOT_CREATE);
-        let from_nowhere = issue(&path("absent"), &node, &path("n2"), None, sink);
+        let from_nowhere = issue(&path("absent"), &node, &path("n2"), None, &[], sink);
         assert_eq!(code(from_nowhere), exit::NO_INPUT);
-        let into_a_file = issue(&ca, &node, &n1.join("cert.pem"), None, sink);
+        let into_a_file = issue(&ca, &node, &n1.join("cert.pem"), None, &[], sink);
         assert_eq!(code(into_a_file), exit::CANNOT_CREATE);
         assert_eq!(code(verify(&path("absent"), None, sink)), exit::NO_INPUT);
         let other = Identity::from_uri("spiffe://orders/node/2").unwrap();
@@ -601,11 +600,11 @@ mod tests {
         let cluster = ClusterName::new("orders").unwrap();
         let node = Subject::node(1).unwrap();
         init(&cluster, &ca, None, sink).unwrap();
-        issue(&ca, &node, &n1, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, &[], sink).unwrap();
         Request::make(&asked, &Identity::new(cluster, node.clone())).unwrap();
         let request = asked.join(REQUEST_FILE);
         for taken in [n1.clone(), n1.join("cert.pem")] {
-            let again = issue(&ca, &node, &taken, None, sink).unwrap_err();
+            let again = issue(&ca, &node, &taken, None, &[], sink).unwrap_err();
             assert_eq!(again.exit_code(), exit::CANNOT_CREATE, "{again}");
             let again = request::sign(&ca, &request, &node, &taken, None, sink).unwrap_err();
             assert_eq!(again.exit_code(), exit::CANNOT_CREATE, "{again}");
@@ -615,7 +614,7 @@ mod tests {
         let keys = path("keys");
         std::fs::create_dir(&keys).unwrap();
         std::fs::write(keys.join("key.pem"), "precious").unwrap();
-        issue(&ca, &node, &keys, None, sink).unwrap_err();
+        issue(&ca, &node, &keys, None, &[], sink).unwrap_err();
         request::sign(&ca, &request, &node, &keys, None, sink).unwrap();
         assert_eq!(Ca::open(&ca).unwrap().issued().unwrap().len(), 2);
     }
@@ -629,7 +628,7 @@ mod tests {
         let (ca, n1) = (path("ca"), path("n1"));
         let sink = &mut io::sink();
         init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
-        issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        issue(&ca, &Subject::node(1).unwrap(), &n1, None, &[], sink).unwrap();
         let mut json = Vec::new();
         inspect(&[n1, ca], true, &mut json).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();

@@ -171,10 +171,8 @@ fn tell_reload(out: &mut dyn Write) -> Result<(), CertsError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
-    use std::fs;
     use std::time::SystemTime;
+    use std::{fs, io, slice};
 
     use quorate_certs::{ClusterName, Subject};
 
@@ -191,7 +189,7 @@ mod tests {
         let sink = &mut io::sink();
         let node = Subject::node(1).unwrap();
         init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
-        issue(&ca, &node, &n1, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, &[], sink).unwrap();
         follow(&ca, &next, None, sink).unwrap();
         let roots = |ca: &Path| Roots {
             dir: n1.clone(),
@@ -212,7 +210,7 @@ mod tests {
         let text = String::from_utf8_lossy(&said);
         assert!(text.contains("is spiffe://orders/node/1 now"), "{text}");
         run(ChangeCommand::Distrust(roots(&ca.join("ca.crt"))), sink).unwrap();
-        issue(&next, &node, &brought, None, sink).unwrap();
+        issue(&next, &node, &brought, None, &[], sink).unwrap();
         let install = |from: &Path| ChangeCommand::Install {
             from: from.to_owned(),
             dir: n1.clone(),
@@ -235,7 +233,7 @@ mod tests {
         let sink = &mut io::sink();
         let node = Subject::node(1).unwrap();
         init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
-        issue(&ca, &node, &n1, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, &[], sink).unwrap();
         follow(&ca, &next, None, sink).unwrap();
         let mut refused = |by: &Path, name: &str| {
             let issued = || Ca::open(by).unwrap().issued().unwrap().len();
@@ -243,7 +241,7 @@ mod tests {
             let renewed = renew(by, &n1, None, &mut io::sink()).unwrap_err();
             assert_eq!(issued(), count);
             let brought = path(name);
-            issue(by, &node, &brought, None, sink).unwrap();
+            issue(by, &node, &brought, None, &[], sink).unwrap();
             let install = ChangeCommand::Install {
                 from: brought,
                 dir: n1.clone(),
@@ -275,7 +273,7 @@ mod tests {
         let sink = &mut io::sink();
         let node = Subject::node(1).unwrap();
         init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
-        issue(&ca, &node, &n1, None, sink).unwrap();
+        issue(&ca, &node, &n1, None, &[], sink).unwrap();
         let now = SystemTime::now();
         let revoke = |number: &str, now: SystemTime| {
             let news = Ca::open(&ca)
@@ -304,5 +302,32 @@ mod tests {
         renew(&ca, &n1, None, &mut said).unwrap();
         let text = String::from_utf8_lossy(&said);
         assert_eq!(text.matches("4a01").count(), 1, "{text}");
+    }
+
+    /// Who cannot be trusted as well is told of before anything is issued or noted; who can be, is.
+    #[test]
+    fn only_a_ca_is_trusted_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let sink = &mut io::sink();
+        let (ca, next, other, n1) = (path("ca"), path("next"), path("other"), path("n1"));
+        let node = Subject::node(1).unwrap();
+        init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
+        follow(&ca, &next, None, sink).unwrap();
+        init(&ClusterName::new("others").unwrap(), &other, None, sink).unwrap();
+        for (wrong, code, named) in [
+            (path("typo"), exit::NO_INPUT, "typo"),
+            (ca.join("ca.key"), exit::DATA, "no certificate of a CA"),
+            (other, exit::DATA, "another cluster"),
+        ] {
+            let authorities = [next.clone(), wrong];
+            let error = issue(&ca, &node, &n1, None, &authorities, sink).unwrap_err();
+            assert_eq!(error.exit_code(), code, "{error}");
+            assert!(error.to_string().contains(named), "{error}");
+            assert!(!n1.exists(), "{error}");
+        }
+        assert_eq!(Ca::open(&ca).unwrap().issued().unwrap().len(), 0);
+        issue(&ca, &node, &n1, None, slice::from_ref(&next), sink).unwrap();
+        assert_eq!(Credentials::load(&n1).unwrap().trust().roots().len(), 2);
     }
 }

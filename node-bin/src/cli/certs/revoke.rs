@@ -208,10 +208,10 @@ mod tests {
         let (ca, n1) = (path("ca"), path("n1"));
         let sink = &mut io::sink();
         init(&ClusterName::new("orders").unwrap(), &ca, None, sink).unwrap();
-        issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        issue(&ca, &Subject::node(1).unwrap(), &n1, None, &[], sink).unwrap();
         let eve = Subject::client("eve").unwrap();
         for folder in ["eve", "eve again"] {
-            issue(&ca, &eve, &path(folder), None, sink).unwrap();
+            issue(&ca, &eve, &path(folder), None, &[], sink).unwrap();
         }
         let whose = |client: &str| Whose {
             node: None,
@@ -272,7 +272,7 @@ mod tests {
         };
         let nothing = listed();
         assert!(nothing.starts_with("Nothing is on record"), "{nothing}");
-        issue(&ca, &Subject::node(1).unwrap(), &n1, None, sink).unwrap();
+        issue(&ca, &Subject::node(1).unwrap(), &n1, None, &[], sink).unwrap();
         let something = listed();
         assert!(something.starts_with("NUMBER"), "{something}");
         let of_number = |serial: Serial| {
