@@ -93,6 +93,15 @@ fn a_backup_becomes_a_cluster() {
         "--data-dir",
         &data,
     ];
+    let told = quorate(restore.into_iter().chain(["--json"])).succeeded();
+    let told = json(&told.out);
+    for fact in ["keys", "bytes", "digest"] {
+        assert_eq!(told[fact], inspected[fact], "{fact}");
+    }
+    assert_eq!(told["node"], 1);
+    let checked = quorate(["check", &data, "--json"]).succeeded();
+    assert_eq!(told["last"], json(&checked.out)["log"]["last"]);
+    fs::remove_dir_all(&data).unwrap();
     let restored = quorate(restore).succeeded();
     assert!(restored.out.contains("only member"), "{restored:#?}");
     let checked = quorate(["check", &data]).succeeded();

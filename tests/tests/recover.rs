@@ -3,10 +3,15 @@
 use std::fs;
 
 use quorate_tests::process::{Cluster, eventually, quorate};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const UNAVAILABLE: i32 = 69;
 const NOT_FOUND: i32 = 1;
+
+/// What a command that succeeds tells in JSON.
+fn told(args: &[&str]) -> Value {
+    serde_json::from_str(&quorate(args).succeeded().out).expect("JSON")
+}
 
 fn members(cluster: &Cluster) -> Vec<u64> {
     let listed = cluster.run(&["members", "list", "--json"]).succeeded();
@@ -43,9 +48,20 @@ fn k10_one_of_three_goes_on() {
     for said in ["They are: 1, 2.", "Nothing was changed", "--yes"] {
         assert!(asked.out.contains(said), "{asked:#?}");
     }
+    let planned = told(&["recover", &data, "--json"]);
+    let last = planned["last"]["index"].as_u64().unwrap();
+    let facts = |told: &Value| (told["node"].clone(), told["others"].clone());
+    assert_eq!(facts(&planned), (json!(3), json!([1, 2])), "{planned}");
+    assert_eq!(planned["done"], false);
+    assert!(asked.out.contains(&format!("up to {last}@")), "{planned}");
     assert_eq!(fs::read(&log).unwrap(), before);
     let done = quorate(["recover", &data, "--yes"]).succeeded();
     assert!(done.out.contains("node 3 is the only member"), "{done:#?}");
+    let as_of = format!("as of entry {}.", planned["as_of"]);
+    assert!(done.out.contains(&as_of), "{planned}: {done:#?}");
+    let again = told(&["recover", &data, "--json", "--yes"]);
+    assert_eq!(facts(&again), (json!(3), json!([])), "{again}");
+    assert_eq!(again["done"], true);
     quorate(["check", &data]).succeeded();
     let again = quorate(["recover", &data]).succeeded();
     for said in ["the only member already", "nothing to do"] {

@@ -7,6 +7,7 @@ use clap::Args;
 use quorate::{LOG_FILE, NodeId};
 use quorate_consensus::{LogStore, LogWrite};
 use quorate_persist::{CheckedLog, Opened, Options, OsFiles, Store, fresh_origin, seconds_now};
+use serde_json::{Value, json};
 
 use super::check::{self, Checked};
 use super::{Failure, exit};
@@ -24,6 +25,9 @@ pub(crate) struct RecoverArgs {
     /// Do it, instead of only saying what would be done
     #[arg(long)]
     yes: bool,
+    /// Print JSON, as one line at the end
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -37,6 +41,13 @@ pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure
             format!("node {number} is no member of this cluster any more; those are {those}");
         Failure::new(exit::CONFIG, message).help("recover one of those")
     })?;
+    if args.json {
+        if args.yes {
+            carry_out(args, &log, &write)?;
+        }
+        let told = in_json(&log, node, &write, args.yes);
+        return writeln!(out, "{told}").map_err(Failure::output);
+    }
     write!(out, "{}", plan(&log, node)).map_err(Failure::output)?;
     if !args.yes {
         let next = match is_alone(&log, node) {
@@ -60,7 +71,12 @@ pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure
 }
 
 fn is_alone(log: &CheckedLog, node: NodeId) -> bool {
-    log.recovered.membership().members().all(|id| id == node)
+    others(log, node).next().is_none()
+}
+
+fn others(log: &CheckedLog, node: NodeId) -> impl Iterator<Item = NodeId> {
+    let members = log.recovered.membership().members();
+    members.filter(move |other| *other != node)
 }
 
 fn plan(log: &CheckedLog, node: NodeId) -> String {
@@ -73,11 +89,24 @@ fn plan(log: &CheckedLog, node: NodeId) -> String {
     if is_alone(log, node) {
         return found + "It is the only member already.\n";
     }
-    let members = log.recovered.membership();
-    let others = check::numbers(members.members().filter(|other| *other != node));
+    let others = check::numbers(others(log, node));
     format!(
         "{found}It becomes the only member, with all of that committed; what only others had is lost. They are: {others}.\n"
     )
+}
+
+/// The same facts, and whether it was done.
+fn in_json(log: &CheckedLog, node: NodeId, write: &LogWrite, done: bool) -> Value {
+    let last = log.last();
+    json!({
+        "cluster": log.identity.cluster,
+        "node": node.value(),
+        "last": { "index": last.index.value(), "term": last.term.value() },
+        "commit": log.recovered.hard_state.commit.value(),
+        "others": others(log, node).map(NodeId::value).collect::<Vec<_>>(),
+        "as_of": write.hard_state.commit.value(),
+        "done": done,
+    })
 }
 
 fn carry_out(args: &RecoverArgs, log: &CheckedLog, write: &LogWrite) -> Result<(), Failure> {

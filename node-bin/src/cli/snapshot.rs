@@ -12,7 +12,7 @@ use quorate::kv::{
     Backup, BackupError, BackupHeader, BackupReader, BackupSummary, BackupWriter, Client,
     RestoreError, Restored, restore,
 };
-use quorate_consensus::NodeId;
+use quorate_consensus::{EntryId, NodeId};
 use quorate_persist::{Files, OsFiles, StoreIdentity};
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
@@ -81,6 +81,9 @@ pub(crate) struct RestoreArgs {
     /// The data folder to make; must not exist, or be empty
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(command: &SnapshotCommand, out: &mut dyn Write) -> Result<(), Failure> {
@@ -292,6 +295,17 @@ fn make_node(args: &RestoreArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let mut reader = open(&args.file)?;
     let restored = restore(&mut reader, &identity, &args.data_dir);
     let Restored { summary, last } = restored.map_err(|error| not_restored(&args.file, &error))?;
+    if args.json {
+        let told = json!({
+            "cluster": identity.cluster,
+            "node": node.value(),
+            "last": id_in_json(last),
+            "keys": summary.keys,
+            "bytes": summary.bytes,
+            "digest": format!("{:016x}", summary.digest),
+        });
+        return writeln!(out, "{told}").map_err(Failure::output);
+    }
     writeln!(
         out,
         "restored {} to {}\n\
@@ -315,13 +329,17 @@ fn in_json(header: &BackupHeader, summary: &BackupSummary) -> Json {
     json!({
         "cluster": header.cluster,
         "node": header.node.value(),
-        "last": { "index": header.last.index.value(), "term": header.last.term.value() },
+        "last": id_in_json(header.last),
         "begun": header.begun,
         "version": header.version,
         "keys": summary.keys,
         "bytes": summary.bytes,
         "digest": format!("{:016x}", summary.digest),
     })
+}
+
+fn id_in_json(id: EntryId) -> Json {
+    json!({ "index": id.index.value(), "term": id.term.value() })
 }
 
 fn exists(path: &Path) -> Failure {
