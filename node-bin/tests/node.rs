@@ -13,12 +13,13 @@ use futures_lite::future::{self, block_on};
 use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
 use quorate::consensus::{Entry, INBOX_BYTES_MAX, LogIndex, LogStore, LogWrite, StoreError};
 use quorate::kv::{Client, ClientConfig, ClientError};
-use quorate::transport::IncomingCall;
 use quorate::transport::runtime::IoThread;
+use quorate::transport::{IncomingCall, Message, PeerState, PeerStatus};
 use quorate::{
     Batch, CommandError, Credentials, EntryId, Fatal, LeaderChange, Node, NodeConfig, NodeHandle,
     NodeId, ORIGIN, ProposeError, Service, StartError, StateMachine, StateMachineError,
 };
+use serde::{Deserialize, Serialize};
 
 /// Far above anything expected: reached only by a fault.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -181,6 +182,74 @@ fn a_service_that_panics_stops_the_node() {
         matches!(*fatal, Fatal::WorkerGone { worker: "service" }),
         "{fatal}"
     );
+}
+
+/// A command on its way to who leads.
+#[derive(Serialize, Deserialize)]
+struct Forwarded(String);
+
+impl Message for Forwarded {
+    const KIND: u16 = 1;
+}
+
+/// What came of it there, unless nothing did.
+#[derive(Serialize, Deserialize)]
+struct Done(Option<Bytes>);
+
+impl Message for Done {
+    const KIND: u16 = 2;
+}
+
+/// Proposes what other nodes forward.
+struct Proposes;
+
+impl Service for Proposes {
+    fn call(&mut self, node: &NodeHandle, call: IncomingCall) {
+        let Forwarded(command) = call.decode().unwrap();
+        let reply = call.reply;
+        node.raft().propose_then(command.into(), move |outcome| {
+            reply.send(&Done(outcome.ok()));
+        });
+    }
+}
+
+/// A node that follows calls the leader, whose service proposes. Who is not known is not called.
+#[test]
+fn a_command_is_forwarded_to_the_leader() {
+    let (directory, ca) = (tempfile::tempdir().unwrap(), ca());
+    let nodes = [1, 2].map(|number| {
+        let folder = directory.path().join(number.to_string());
+        let credentials = issued(&ca, &Subject::node(number).unwrap());
+        let builder = Node::builder(config(&folder, &[3 - number]), credentials);
+        builder.service(Proposes).start(Count(0)).unwrap()
+    });
+    let [one, two] = &nodes;
+    one.set_addresses(two.id(), vec![two.local_addr()]);
+    two.set_addresses(one.id(), vec![one.local_addr()]);
+    let mut events = one.events();
+    block_on(async {
+        let (follower, count) = loop {
+            let Some(leader) = one.leader().leader else {
+                events.next().await.expect("somebody leads");
+                continue;
+            };
+            let follower = if leader == one.id() { two } else { one };
+            let peer = follower.peer(leader).expect("it is known");
+            let call = peer.call(Forwarded("one".into()), PATIENCE);
+            if let Ok(Done(Some(count))) = call.await {
+                break (follower, count);
+            }
+        };
+        assert_eq!(follower.query(Bytes::new()).await.unwrap(), count);
+        let connected = follower.peers();
+        let is_up = |peer: &PeerStatus| matches!(peer.state, PeerState::Connected { .. });
+        assert!(
+            connected.len() == 1 && is_up(&connected[0]),
+            "{connected:?}"
+        );
+    });
+    assert!(one.peer(one.id()).is_none(), "it does not call itself");
+    assert!(one.peer(NodeId::new(3).unwrap()).is_none());
 }
 
 /// Panics when it is told to.

@@ -16,7 +16,7 @@ use quorate_tests::wait::{PATIENCE, until};
 
 /// What `node` dials to reach `peer`; nothing while they are connected.
 fn dialled(cluster: &Cluster, node: NodeId, peer: NodeId) -> Option<Vec<SocketAddr>> {
-    let mut links = cluster.node(node).transport().peers().into_iter();
+    let mut links = cluster.node(node).peers().into_iter();
     let link = links.find(|link| link.identity.node_id() == Some(peer.into()))?;
     match link.state {
         PeerState::Connected { .. } => None,
@@ -52,7 +52,7 @@ fn nodes_can_be_told_where_the_others_are() {
     // Not of itself, and not for somebody who is no member: nobody is dialled.
     cluster.node(id(1)).set_addresses(id(1), vec![at[&id(1)]]);
     cluster.node(id(1)).set_addresses(id(9), vec![at[&id(2)]]);
-    assert_eq!(cluster.node(id(1)).transport().peers().len(), 2);
+    assert_eq!(cluster.node(id(1)).peers().len(), 2);
 }
 
 /// The address that the membership has for a node comes first, and is not the only one: where a member moved

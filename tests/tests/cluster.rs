@@ -224,7 +224,7 @@ fn e9_a_node_founded_with_other_members_is_refused() {
         let client = cluster.client(Duration::from_secs(20));
         client.put("a", "1").await.unwrap();
         until("the odd one to be told", || async {
-            let peers = cluster.node(id(3)).transport().peers();
+            let peers = cluster.node(id(3)).peers();
             let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
             let told = errors.filter(|error| error.to_string().contains("with different members"));
             (told.count() >= 2).then_some(())
@@ -253,7 +253,7 @@ fn e1_a_node_without_its_log_is_kept_out() {
         std::fs::remove_dir_all(cluster.data_dir(lost)).unwrap();
         cluster.start_node(lost);
         let status = until("the lost node to be told", || async {
-            let peers = cluster.node(lost).transport().peers();
+            let peers = cluster.node(lost).peers();
             let told = peers.iter().all(|peer| {
                 let error = peer.last_error.as_ref().map(ToString::to_string);
                 error.is_some_and(|error| error.contains("without its log"))
@@ -307,7 +307,7 @@ fn e4_e6_a_copy_of_the_last_start_is_kept_out() {
         files(copy.path(), &folder);
         cluster.start_node(copied);
         until("the copy to be told", || async {
-            let peers = cluster.node(copied).transport().peers();
+            let peers = cluster.node(copied).peers();
             let errors = peers.iter().filter_map(|peer| peer.last_error.as_ref());
             let told = errors.filter(|error| error.to_string().contains("another process"));
             (told.count() == 2).then_some(())

@@ -178,7 +178,7 @@ impl PeerNames {
         loop {
             let names = self.0.iter();
             let mut missing: Vec<_> = names.map(|(&node, it)| (node, it.place.clone())).collect();
-            for link in node.transport().peers() {
+            for link in node.peers() {
                 if matches!(link.state, PeerState::Connected { .. }) {
                     let peer = link.identity.node_id().map(NodeId::from);
                     missing.retain(|(node, _)| Some(*node) != peer);

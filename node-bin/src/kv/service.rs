@@ -367,7 +367,7 @@ fn change_members(
 }
 
 fn describe(node: &NodeHandle, status: &quorate_consensus::Status) -> NodeStatus {
-    let links = node.transport().peers();
+    let links = node.peers();
     let peer = |link: &quorate_quic_transport::PeerStatus| {
         let id = NodeId::from(link.identity.node_id()?);
         let progress = status.peers.iter().find(|progress| progress.node == id);

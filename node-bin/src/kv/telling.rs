@@ -72,7 +72,7 @@ pub(super) async fn tell_of_members(
 
 /// One that cannot keep up with its answers is left out: it learns the same by asking.
 async fn tell_clients(node: &NodeHandle, notice: &Notice) {
-    let clients = node.transport().clients();
+    let clients = node.clients();
     in_turns(clients, |client| {
         let _ = client.try_send(Notice::LANE, GROUP, notice.clone());
     })

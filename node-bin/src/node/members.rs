@@ -72,7 +72,8 @@ impl AddressBook {
         Identity::new(self.0.cluster.clone(), Subject::Node(node.into()))
     }
 
-    fn peer(&self, node: NodeId) -> Option<Peer> {
+    /// As [`NodeHandle::peer`](super::NodeHandle::peer).
+    pub(super) fn peer(&self, node: NodeId) -> Option<Peer> {
         self.0.transport.peer(&self.identity(node))
     }
 

@@ -250,10 +250,9 @@ impl Gauges {
         self.certificate_end
             .set(end.unwrap_or(Duration::ZERO).as_secs());
         self.set_disk(node.disk_space());
-        let transport = node.transport();
-        self.clients.set(transport.client_connections() as u64);
+        self.clients.set(node.client_connections() as u64);
         self.forget_peers();
-        for link in transport.peers() {
+        for link in node.peers() {
             if let Some(peer) = link.identity.node_id().map(NodeId::from) {
                 let progress = status.peers.iter().find(|progress| progress.node == peer);
                 let matched = progress.map(|progress| progress.matched);

@@ -31,7 +31,7 @@ use quorate_consensus::{
     Clock, DriverControl, Fatal, LeaderChange, LogIndex, Membership, MembershipChange,
     MembershipError, NodeId, RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
 };
-use quorate_quic_transport::{OtherIdentity, Transport};
+use quorate_quic_transport::{OtherIdentity, Peer, PeerStatus, Transport};
 use tracing::{info, warn};
 
 pub use build::{LOG_FILE, NodeBuilder};
@@ -209,11 +209,28 @@ impl NodeHandle {
         &self.raft
     }
 
-    /// The transport, for calls of one's own to other nodes, whose [`Service`] answers them, and to see how the
-    /// connections are. One-way messages are Raft's alone: nodes ignore others.
+    /// Another node, for calls of one's own, which its [`Service`] answers; `None` where this node neither knows an address
+    /// of it nor has heard of it. One-way messages are Raft's alone: nodes ignore others.
     #[must_use]
-    pub fn transport(&self) -> &Transport {
-        &self.transport
+    pub fn peer(&self, node: NodeId) -> Option<Peer> {
+        self.facts.book.peer(node)
+    }
+
+    /// How the connections with all the other nodes are that this one knows.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.transport.peers()
+    }
+
+    /// Every connection of a client, a reader or an admin, for what they are told unasked.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Peer> {
+        self.transport.clients()
+    }
+
+    /// How many those are.
+    pub(crate) fn client_connections(&self) -> usize {
+        self.transport.client_connections()
     }
 
     /// Who leads, as this node last knew. [`events`](Self::events) tells of changes.
@@ -224,7 +241,7 @@ impl NodeHandle {
 
     /// Replicates `command` and resolves to the state machine's answer. Works at the leader only: elsewhere
     /// [`ProposeError::NotLeader`](crate::ProposeError::NotLeader) names it, if it is known. A program that is to take commands at every node forwards
-    /// them by a call of its own over [`transport`](Self::transport), which the leader's [`Service`] answers.
+    /// them by a call of its own to that [`peer`](Self::peer), whose [`Service`] answers it.
     ///
     /// A leader whose disk is nearly full takes only what [`NodeBuilder::shrinks`] names;
     /// [`raft`](Self::raft) knows nothing of disks, and takes everything.

@@ -373,7 +373,7 @@ impl World {
         let Some(running) = self.running.get(&node) else {
             return Vec::new();
         };
-        let peers = running.node.transport().peers();
+        let peers = running.node.peers();
         // Where both dial, whoever refuses may do so after the other has taken it for connected.
         let told = peers.iter().filter_map(|peer| {
             let error = peer.last_error.as_ref().map(ToString::to_string);

@@ -36,7 +36,7 @@ impl World {
     fn check_queues(&self) {
         let limits = Limits::default();
         for (node, running) in &self.running {
-            for peer in running.node.transport().peers() {
+            for peer in running.node.peers() {
                 let over = peer.queued.iter().find(|queue| {
                     queue.messages > limits.lane_messages_max || queue.bytes > limits.lane_bytes_max
                 });
