@@ -15,8 +15,10 @@ use crate::identity::{FileKind, StoreIdentity};
 use crate::planted;
 use crate::schema::Seal;
 
-/// A file under a temporary name. Dropped, or lost in a crash, it leaves nothing that would be taken for
-/// complete.
+/// A database under a temporary name, for a state that is received in pieces and lives in redb's tables: filling it
+/// takes redb's own types. Dropped, or lost in a crash, it leaves nothing that would be taken for complete.
+///
+/// A state of another form has a [`FileDraft`], which knows nothing of redb.
 pub struct DatabaseDraft {
     files: Arc<dyn Files>,
     temporary: PathBuf,

@@ -20,7 +20,7 @@ const CREATING: &str = ".creating-";
 /// What redb may keep in memory while a new file, which holds next to nothing, is written.
 const CREATE_CACHE_BYTES: usize = 1 << 20;
 
-/// A database that belongs to whom it should.
+/// A database that belongs to whom it should. Its tables are the caller's, who reads and writes them through redb.
 #[derive(Debug)]
 pub struct OpenedDatabase {
     /// The database. Commits to it that must survive a power loss use two phases.

@@ -7,7 +7,9 @@
 //! verifies the whole file before a single byte of it is believed, and counts the start durably.
 //!
 //! [`create_database`] and [`open_database`] are the same discipline for another file of a node,
-//! such as that of a state machine. `docs/disk.md` describes every byte.
+//! such as that of a state machine; [`DatabaseDraft`] makes one little by little. What is in it is the caller's, who
+//! writes it through redb: there, and nowhere else but in errors, redb's types are part of this crate's interface, and a
+//! new major version of redb is one of this crate. `docs/disk.md` describes every byte.
 //!
 //! This crate never talks to the network, never waits for anything but the disk, and never repairs
 //! what it does not understand.
