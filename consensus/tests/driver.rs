@@ -166,32 +166,37 @@ fn start() -> Started {
 
 fn start_with(hang_timeout: Duration) -> Started {
     let disk = Arc::new(Mutex::new(Disk::Works));
-    let Running {
-        handle,
-        control,
-        driver,
-        writer,
-        applier,
-        courier,
-    } = assembled(&disk, hang_timeout);
-    let workers = [
-        thread::spawn(|| block_on(writer.run())),
-        thread::spawn(|| block_on(applier.run())),
-        thread::spawn(|| block_on(courier.run())),
-    ];
-    let driver = thread::spawn(|| block_on(driver.run()));
-    let first = block_on(handle.propose("x".into()));
-    assert_eq!(first, Ok("1".into()));
-    Started {
-        handle,
-        control,
-        disk,
-        driver,
-        workers,
-    }
+    Started::of(assembled(&disk, hang_timeout), disk)
 }
 
 impl Started {
+    /// Every part on a thread of its own.
+    fn of(running: Running, disk: Arc<Mutex<Disk>>) -> Self {
+        let Running {
+            handle,
+            control,
+            driver,
+            writer,
+            applier,
+            courier,
+        } = running;
+        let workers = [
+            thread::spawn(|| block_on(writer.run())),
+            thread::spawn(|| block_on(applier.run())),
+            thread::spawn(|| block_on(courier.run())),
+        ];
+        let driver = thread::spawn(|| block_on(driver.run()));
+        let first = block_on(handle.propose("x".into()));
+        assert_eq!(first, Ok("1".into()));
+        Self {
+            handle,
+            control,
+            disk,
+            driver,
+            workers,
+        }
+    }
+
     fn end(self) -> Result<(), Fatal> {
         let outcome = self.driver.join().unwrap();
         for worker in self.workers {
@@ -340,26 +345,15 @@ impl StateMachine for Held {
 fn b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back() {
     const TIMEOUT: Duration = Duration::from_millis(500);
     let (held, (sender, events)) = (Arc::new(Mutex::new(())), mpsc::channel());
-    let Running {
-        handle,
-        control,
-        driver,
-        writer,
-        applier,
-        ..
-    } = assembled_with(
-        &Arc::new(Mutex::new(Disk::Works)),
+    let disk = Arc::new(Mutex::new(Disk::Works));
+    let running = assembled_with(
+        &disk,
         |config| config.apply_stall_timeout = TIMEOUT,
         Held(Counter(0), Arc::clone(&held)),
         move |event| sender.send(event.clone()).unwrap(),
     );
-    let workers = [
-        thread::spawn(|| block_on(writer.run())),
-        thread::spawn(|| block_on(applier.run())),
-    ];
-    let driver = thread::spawn(|| block_on(driver.run()));
-    handle.campaign();
-    assert_eq!(block_on(handle.propose("x".into())), Ok("1".into()));
+    let node = Started::of(running, disk);
+    let handle = node.handle.clone();
     let stalled = || block_on(handle.status()).unwrap().state_machine_stalled;
     let hang = held.lock().unwrap();
     let outcome = block_on(handle.propose("four".into()));
@@ -380,11 +374,8 @@ fn b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back() {
     let back = |event| matches!(event, Event::StateMachineAnswers { .. });
     assert!(events.iter().any(back), "it says so");
     assert_eq!(stalled(), None);
-    control.stop();
-    driver.join().unwrap().unwrap();
-    for worker in workers {
-        worker.join().unwrap();
-    }
+    node.control.stop();
+    node.end().unwrap();
 }
 
 /// Nobody knows whose answer is missing, so nobody is given another's.
