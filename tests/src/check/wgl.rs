@@ -20,6 +20,7 @@ use super::blind::blind;
 use super::calls::Call;
 use super::history::Key;
 use super::register::{ABSENT, Needs, Op, Register, State};
+use crate::rng::Rng;
 
 /// How many configurations are looked at before the search gives up: a minute or so.
 pub const STEPS_MAX: u64 = 20_000_000;
@@ -410,14 +411,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The random number of `index` among those of its `kind` (SplitMix64, twice).
+/// The random number of `index` among those of its `kind`.
 fn number(kind: u64, index: usize) -> u128 {
-    let mix = |seed: u64| {
-        let x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u128::from(x ^ (x >> 31))
-    };
-    let seed = (index as u64).wrapping_mul(8) + 2 * kind + 1;
-    (mix(seed) << 64) | mix(seed.wrapping_add(0x5851_f42d_4c95_7f2d))
+    let mut random = Rng::new((index as u64).wrapping_mul(8) + 2 * kind + 1);
+    (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64())
 }
