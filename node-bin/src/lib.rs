@@ -43,6 +43,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod asking;
 mod exposition;
 pub mod kv;
 mod node;

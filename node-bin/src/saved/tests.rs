@@ -166,7 +166,7 @@ fn a_crash_at_any_step_of_saving_loses_nothing() {
     for left in 0.. {
         let directory = filled();
         // One for the folder that is synced as the state is opened.
-        let mut saved = open_on(&directory, Failing::after(1 + left));
+        let mut saved = open_on(&directory, Failing::after(1 + left).files());
         say(&mut saved, 4, "c");
         let done = saved.checkpoint().is_ok();
         let durable = saved.durable().ok();
@@ -203,12 +203,12 @@ fn a_crash_at_any_step_of_saving_loses_nothing() {
 #[test]
 fn names_are_given_to_what_is_durable() {
     let directory = filled();
-    let files = Failing::after(usize::MAX);
-    let mut saved = open_on(&directory, files.clone());
-    assert_eq!(files.done(), ["sync directory"]);
+    let failing = Failing::after(usize::MAX);
+    let mut saved = open_on(&directory, failing.files());
+    assert_eq!(failing.done(), ["sync directory"]);
     say(&mut saved, 4, "c");
     saved.checkpoint().unwrap();
-    let done = files.done();
+    let done = failing.done();
     let end = done.iter().rposition(|what| *what == "write").unwrap();
     let after = ["sync data", "sync", "rename", "sync directory"];
     assert_eq!(done[end + 1..][..4], after, "{done:?}");
@@ -323,8 +323,8 @@ fn what_is_not_ours_is_refused_by_name() {
 #[test]
 fn what_fails_in_the_background_is_told_once() {
     let directory = filled();
-    let files = Failing::after(2);
-    let place = place(&directory, files.clone());
+    let failing = Failing::after(2);
+    let place = place(&directory, failing.files());
     let mut saved = Saved::open_at(place, Lines::default(), true).unwrap();
     say(&mut saved, 4, "c");
     saved.checkpoint().unwrap();
@@ -336,24 +336,24 @@ fn what_fails_in_the_background_is_told_once() {
     };
     assert!(error.to_string().contains("the disk is gone"), "{error}");
     assert!(std::error::Error::source(&error).is_some());
-    let done = files.done();
+    let done = failing.done();
     for _ in 0..2 {
         let stopped = saved.checkpoint().unwrap_err().to_string();
         assert!(stopped.contains("has failed before"), "{stopped}");
         assert!(saved.durable().is_err() && saved.close().is_err());
     }
-    assert_eq!(files.done(), done, "the disk was left alone");
+    assert_eq!(failing.done(), done, "the disk was left alone");
 }
 
 /// A checkpoint is left out while another is written, and the state goes on; the next one has all of it.
 #[test]
 fn one_checkpoint_at_a_time() {
     let directory = filled();
-    let files = Failing::after(usize::MAX);
-    let place = place(&directory, files.clone());
+    let failing = Failing::after(usize::MAX);
+    let place = place(&directory, failing.files());
     let mut saved = Saved::open_at(place, Lines::default(), true).unwrap();
     say(&mut saved, 4, "c");
-    files.held_up(|| {
+    failing.held_up(|| {
         saved.checkpoint().unwrap();
         say(&mut saved, 5, "d");
         saved.checkpoint().unwrap();

@@ -159,7 +159,7 @@ fn a_crash_at_any_step_of_installing_loses_nothing() {
         copy.checkpoint().unwrap();
         drop(copy);
 
-        let mut copy = open_on(&to, Failing::after(1 + left));
+        let mut copy = open_on(&to, Failing::after(1 + left).files());
         let mut sink = copy.sink().unwrap();
         let mut receive = || {
             sink.begin(at(3))?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicI64;
 
-use super::snapshots::Full;
+use super::snapshots::full_after;
 use super::*;
 
 /// Of many keys, most are deleted again.
@@ -41,7 +41,7 @@ fn a_compacted_file_has_the_same_content() {
     for room in (0..).map(|step: i64| step * 16 * 1024) {
         fs::copy(&path, &copy).unwrap();
         let room = Arc::new(AtomicI64::new(room));
-        let compacted = KvStore::compact_in(&Full { room }, &copy, &identity());
+        let compacted = KvStore::compact_in(&full_after(room), &copy, &identity());
         assert_eq!(open(&copy).digest().unwrap(), digest, "{compacted:?}");
         if compacted.is_ok() {
             break;

@@ -1,14 +1,13 @@
 //! A state that is copied to another member.
 
-use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use quorate_certs::{ClusterName, Identity, Subject};
 use quorate_consensus::{Chunk, SnapshotSink, SnapshotSource};
-use quorate_persist::Storage;
 
 use super::*;
+use crate::asking::Asking;
 use crate::kv::history::{Seen, Watched};
 
 /// Pieces of a few pairs each.
@@ -298,102 +297,15 @@ fn g6_a_damaged_record_is_not_given_away() {
     assert!(error.contains("checksum"), "{error}");
 }
 
-/// A disk that is full for what is made on it after a while.
-#[derive(Debug)]
-pub(super) struct Full {
-    pub(super) room: Arc<AtomicI64>,
-}
-
-#[derive(Debug)]
-struct FullFile {
-    file: Box<dyn Storage>,
-    room: Arc<AtomicI64>,
-}
-
-impl Storage for FullFile {
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
-    }
-
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.file.set_length(length)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let bytes = i64::try_from(data.len()).unwrap();
-        if self.room.fetch_sub(bytes, Ordering::Relaxed) < bytes {
-            return Err(io::ErrorKind::StorageFull.into());
+/// A disk that is full when so many bytes more are written.
+pub(super) fn full_after(room: Arc<AtomicI64>) -> Asking {
+    Asking::new(move |what, bytes| {
+        let bytes = i64::try_from(bytes).unwrap();
+        match what == "write" && room.fetch_sub(bytes, Ordering::Relaxed) < bytes {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
         }
-        self.file.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
-    }
-}
-
-impl Files for Full {
-    fn make_directory(&self, path: &Path) -> io::Result<()> {
-        OsFiles.make_directory(path)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        OsFiles.exists(path)
-    }
-
-    fn length(&self, path: &Path) -> io::Result<u64> {
-        OsFiles.length(path)
-    }
-
-    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
-        OsFiles.free_bytes(directory)
-    }
-
-    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
-        OsFiles.names(directory)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
-        let (file, room) = (OsFiles.create(path)?, Arc::clone(&self.room));
-        Ok(Box::new(FullFile { file, room }))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn Storage>> {
-        let (file, room) = (OsFiles.open(path)?, Arc::clone(&self.room));
-        Ok(Box::new(FullFile { file, room }))
-    }
-
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        OsFiles.sync(path)
-    }
-
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsFiles.link(from, to)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsFiles.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        OsFiles.remove(path)
-    }
-
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        OsFiles.sync_directory(directory)
-    }
-
-    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        OsFiles.random(bytes)
-    }
+    })
 }
 
 /// A disk that fills up while a snapshot is received is an error of the transfer, wherever it happens:
@@ -407,14 +319,9 @@ fn g11_a_full_disk_stops_the_transfer_and_costs_nothing() {
     copy.close().unwrap();
     drop(copy);
     let room = Arc::new(AtomicI64::new(i64::MAX));
-    let files = Full {
-        room: Arc::clone(&room),
-    };
     let options = KvOptions::default();
     let open_full = || {
-        let files = Full {
-            room: Arc::clone(&files.room),
-        };
+        let files = full_after(Arc::clone(&room));
         KvStore::open_in(Arc::new(files), &path, &identity(), options).unwrap()
     };
     let transfer = |copy: &mut KvStore| -> Result<(), StateMachineError> {
