@@ -1,74 +1,6 @@
 //! Every bug that can be planted.
 
-use crate::level::Level;
-
-/// A bug, and who has to notice it.
-#[derive(Clone, Copy, Debug)]
-pub struct Bug {
-    /// As [`VARIABLE`](super::VARIABLE) has it.
-    pub name: &'static str,
-    /// What goes wrong.
-    pub breaks: &'static str,
-    /// Who notices.
-    pub finder: Finder,
-}
-
-/// Who has to notice a bug.
-#[derive(Clone, Copy, Debug)]
-pub enum Finder {
-    /// A simulation, in one of so many seeds from zero on.
-    Seeds {
-        /// The level.
-        level: Level,
-        /// How many.
-        allowed: u64,
-    },
-    /// A test, where the simulations have no such enemy or the fault is in what they replace.
-    Test {
-        /// The folder of the crate.
-        folder: &'static str,
-        /// The file or folder below `tests` in it.
-        target: &'static str,
-        /// With its modules.
-        test: &'static str,
-    },
-}
-
-impl Finder {
-    /// Which tests have to be built.
-    pub(super) fn target(self) -> Option<&'static str> {
-        match self {
-            Self::Seeds { .. } => None,
-            Self::Test { target, .. } => Some(target),
-        }
-    }
-}
-
-const fn bug(name: &'static str, breaks: &'static str, finder: Finder) -> Bug {
-    Bug {
-        name,
-        breaks,
-        finder,
-    }
-}
-
-const fn level1(allowed: u64) -> Finder {
-    let level = Level::Consensus;
-    Finder::Seeds { level, allowed }
-}
-
-const fn level2(allowed: u64) -> Finder {
-    let level = Level::Stack;
-    Finder::Seeds { level, allowed }
-}
-
-const fn test(folder: &'static str, target: &'static str, test: &'static str) -> Finder {
-    Finder::Test {
-        folder,
-        target,
-        test,
-    }
-}
+use super::finder::{Bug, bug, cluster, level1, level2, test};
 
 /// All of them: by what they are bugs of, and then by who notices.
 pub const BUGS: &[Bug] = &[
@@ -203,20 +135,12 @@ pub const BUGS: &[Bug] = &[
     bug(
         "state-installed-before-the-log",
         "a snapshot replaces the state before the log begins after it",
-        test(
-            "consensus",
-            "cluster",
-            "snapshots::g3_a_crash_at_any_step_of_installing_a_snapshot",
-        ),
+        cluster("snapshots::g3_a_crash_at_any_step_of_installing_a_snapshot"),
     ),
     bug(
         "second-snapshot-taken-early",
         "a snapshot takes the place of one that is still to be installed",
-        test(
-            "consensus",
-            "cluster",
-            "snapshots::g4_a_second_snapshot_waits_until_the_first_is_installed",
-        ),
+        cluster("snapshots::g4_a_second_snapshot_waits_until_the_first_is_installed"),
     ),
     bug(
         "no-pre-vote",
@@ -251,11 +175,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "older-term-committed",
         "an entry of an older term is committed because a majority holds it",
-        test(
-            "consensus",
-            "cluster",
-            "log::an_entry_of_an_older_term_is_not_committed_by_counting",
-        ),
+        cluster("log::an_entry_of_an_older_term_is_not_committed_by_counting"),
     ),
     bug(
         "learner-counts-as-voter",
@@ -280,11 +200,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "read-before-apply",
         "a read does not wait until what it must see is applied",
-        test(
-            "consensus",
-            "cluster",
-            "reads::h7_a_read_waits_until_its_index_is_applied",
-        ),
+        cluster("reads::h7_a_read_waits_until_its_index_is_applied"),
     ),
     bug(
         "read-context-reused",
@@ -299,11 +215,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "read-by-no-voter",
         "a leader that has left answers reads alone, where one voter is left",
-        test(
-            "consensus",
-            "cluster",
-            "membership::h8_a_leader_that_is_no_voter_reads_nothing",
-        ),
+        cluster("membership::h8_a_leader_that_is_no_voter_reads_nothing"),
     ),
     bug(
         "snapshot-read-before-installed",
@@ -323,21 +235,13 @@ pub const BUGS: &[Bug] = &[
     bug(
         "no-sanitizer",
         "messages go to `raft` unchecked",
-        test(
-            "consensus",
-            "cluster",
-            "fuzz::i7_hostile_messages_panic_nobody",
-        ),
+        cluster("fuzz::i7_hostile_messages_panic_nobody"),
     ),
     // Clients.
     bug(
         "voters-changed-in-one-step",
         "new voters decide without the former ones",
-        test(
-            "consensus",
-            "cluster",
-            "membership::f4_neither_majority_decides_alone",
-        ),
+        cluster("membership::f4_neither_majority_decides_alone"),
     ),
     bug(
         "members-of-the-logs-end",
@@ -357,38 +261,22 @@ pub const BUGS: &[Bug] = &[
     bug(
         "lagging-learner-promoted",
         "a learner becomes a voter before it has caught up",
-        test(
-            "consensus",
-            "cluster",
-            "membership::f7_a_learner_that_lags_is_not_promoted",
-        ),
+        cluster("membership::f7_a_learner_that_lags_is_not_promoted"),
     ),
     bug(
         "id-used-again",
         "a node that was removed may be added again",
-        test(
-            "consensus",
-            "cluster",
-            "membership::f5_f6_a_removed_node_stays_away",
-        ),
+        cluster("membership::f5_f6_a_removed_node_stays_away"),
     ),
     bug(
         "joint-left-by-its-beginner-only",
         "the next leader does not complete a change",
-        test(
-            "consensus",
-            "cluster",
-            "membership::f4_the_next_leader_leaves_the_joint_membership",
-        ),
+        cluster("membership::f4_the_next_leader_leaves_the_joint_membership"),
     ),
     bug(
         "divergence-ignored",
         "a member that found another state than the majority goes on",
-        test(
-            "consensus",
-            "cluster",
-            "comparison::b18_the_one_that_differs_stops",
-        ),
+        cluster("comparison::b18_the_one_that_differs_stops"),
     ),
     bug(
         "write-sent-again",
@@ -591,11 +479,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "first-round-counted",
         "everybody counts as caught up in the first round of a new leader",
-        test(
-            "consensus",
-            "cluster",
-            "membership::f7_a_learner_that_lags_is_not_promoted_by_the_next_leader",
-        ),
+        cluster("membership::f7_a_learner_that_lags_is_not_promoted_by_the_next_leader"),
     ),
     bug(
         "change-told-as-not-begun",
@@ -609,11 +493,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "late-answer-forgotten",
         "a follower that has asked again takes no answer to its first question",
-        test(
-            "consensus",
-            "cluster",
-            "reads::h8_a_follower_far_from_its_leader_reads",
-        ),
+        cluster("reads::h8_a_follower_far_from_its_leader_reads"),
     ),
     bug(
         "large-frame-may-stall",

@@ -10,7 +10,8 @@ use std::thread;
 
 use serde::Deserialize;
 
-use super::bugs::{BUGS, Bug, Finder};
+use super::bugs::BUGS;
+use super::finder::{Bug, Finder};
 use super::table::{Caught, Control, Table};
 use super::{PLANTED, VARIABLE};
 use crate::case::Case;

@@ -7,6 +7,7 @@
 
 mod bugs;
 mod disk;
+mod finder;
 mod hunt;
 mod log;
 mod switch;
@@ -16,7 +17,8 @@ pub(crate) use disk::around as around_disk;
 pub(crate) use log::around as around_log;
 pub(crate) use switch::is;
 
-pub use bugs::{BUGS, Bug, Finder};
+pub use bugs::BUGS;
+pub use finder::{Bug, Finder};
 pub use hunt::{HuntError, hunt};
 
 /// Which bug a process has; read once. Without `--cfg quorate_planted` nobody reads it.

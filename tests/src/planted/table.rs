@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::bugs::{Bug, Finder};
+use super::finder::{Bug, Finder};
 use crate::level::Level;
 
 /// What was measured.
