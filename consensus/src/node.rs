@@ -322,7 +322,8 @@ impl RaftNode {
 
     /// The node begins to run. The only voter has nobody to wait for, and leads at once.
     pub fn handle_started(&mut self) {
-        if self.membership().is_single_voter(self.config.node) {
+        let is_alone = self.membership().is_single_voter(self.config.node);
+        if is_alone && !planted::is("lone-node-waits") {
             self.campaign();
         }
     }
@@ -505,9 +506,7 @@ impl RaftNode {
                 Err(Refused::Busy)
             }
             // Who leads gives leadership away where its state machine hangs, and what hangs here would hang its clients.
-            Body::TimeoutNow if !self.may_campaign() || self.state_machine.is_late(self.now) => {
-                Err(Refused::Busy)
-            }
+            Body::TimeoutNow if !self.may_campaign() || self.is_late() => Err(Refused::Busy),
             // The gate holds a candidate's requests until its log is durable, so nobody was asked yet.
             Body::Vote { granted: true, .. }
                 if self.seen.role != Role::Leader && !self.log_is_durable() =>

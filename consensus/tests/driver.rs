@@ -114,6 +114,9 @@ impl Clock for ThreadClock {
     }
 }
 
+/// Far above anything expected: reached only by a fault.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Longer than any test takes, but for the one that waits for it.
 const DISK_HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -204,6 +207,16 @@ impl Started {
         }
         outcome
     }
+}
+
+/// A node that is alone leads as soon as it runs: nobody has to tell it to, or to wait for its election timeout.
+#[test]
+fn a_node_that_is_alone_leads_by_itself() {
+    let node = start();
+    let leader = block_on(node.handle.status()).unwrap().leader;
+    assert_eq!(leader, NodeId::new(1));
+    node.control.stop();
+    node.end().unwrap();
 }
 
 /// Writes and reads are answered; after a stop, everything is refused at once, with the truth.
@@ -356,7 +369,9 @@ fn b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back() {
     let handle = node.handle.clone();
     let stalled = || block_on(handle.status()).unwrap().state_machine_stalled;
     let hang = held.lock().unwrap();
-    let outcome = block_on(handle.propose("four".into()));
+    let (told, outcome) = mpsc::channel();
+    handle.propose_then("four".into(), move |outcome| told.send(outcome).unwrap());
+    let outcome = outcome.recv_timeout(PATIENCE).expect("somebody is told");
     let Err(ProposeError::OutcomeUnknown { at: Some(at) }) = outcome else {
         panic!("{outcome:?}");
     };

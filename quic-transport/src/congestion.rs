@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
+use crate::planted;
+
 /// For how many round trips what arrived in one counts: as long as BBR remembers a bandwidth. Larger: a path that has
 /// become narrower is noticed later. Smaller: a round trip with bad luck counts for more.
 const ROUNDS: usize = 10;
@@ -108,7 +110,8 @@ impl Controller for CubicWithFloor {
         lost_bytes: u64,
     ) {
         let is_marked = lost_bytes == 0;
-        if is_persistent_congestion || is_marked {
+        let is_each = planted::is("each-loss-is-congestion");
+        if is_persistent_congestion || is_marked || is_each {
             self.floor.congested();
         } else {
             self.floor.lost(lost_bytes);
@@ -250,7 +253,10 @@ impl Floor {
         };
         // What waits in a queue is not on the path.
         let on_path = self.shortest.saturating_add(JITTER);
-        let share = on_path.div_duration_f64(round.shortest);
+        let share = match planted::is("queue-taken-for-path") {
+            true => 1.0,
+            false => on_path.div_duration_f64(round.shortest),
+        };
         let arrived = (round.acknowledged as f64 * share.min(1.0)) as u64;
         // Who had little to send has not learned that the path takes less (the same rule as BBR's).
         if round.is_limited_by_application && arrived < self.arrived_most {
@@ -281,7 +287,8 @@ impl Floor {
     }
 
     fn loses_much(&self) -> bool {
-        self.lost * LOSS_MAX > self.counted.max(COUNTED_PACKETS * self.mtu)
+        let too_much = self.lost * LOSS_MAX > self.counted.max(COUNTED_PACKETS * self.mtu);
+        too_much && !planted::is("much-loss-is-none")
     }
 
     /// Never more than was on its way of late, and a [`PROBE`]th of that or a packet.

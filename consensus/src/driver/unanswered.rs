@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::done::Done;
 use crate::error::ProposeError;
+use crate::planted;
 use crate::types::{EntryId, LogIndex};
 
 /// Shared by the driver, which knows when somebody has waited for too long, and the applier, which has the answers.
@@ -32,9 +33,16 @@ impl Unanswered {
 
     /// Tells all of them that the outcome is not known: it is committed, but what was answered is not here.
     pub(super) fn give_up(&self) {
+        if planted::is("stall-not-told") {
+            return;
+        }
         let all = std::mem::take(&mut *self.all());
         for (id, done) in all {
-            done.call(Err(ProposeError::OutcomeUnknown { at: Some(id) }));
+            let mut error = ProposeError::OutcomeUnknown { at: Some(id) };
+            if planted::is("stall-reported-as-failure") {
+                error = ProposeError::NotLeader { leader: None };
+            }
+            done.call(Err(error));
         }
     }
 

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::RaftNode;
 use crate::config::ELECTION_TICKS;
 use crate::error::TransferError;
+use crate::planted;
 use crate::ready::Event;
 use crate::stall_watch::Sight;
 use crate::types::{NodeId, Role};
@@ -67,6 +68,11 @@ impl RaftNode {
         Some(self.duration(ticks))
     }
 
+    /// Whether the state machine has not come back for half of that time.
+    pub(super) fn is_late(&self) -> bool {
+        self.state_machine.is_late(self.now) && !planted::is("late-voter-takes-over")
+    }
+
     fn duration(&self, ticks: u64) -> Duration {
         self.config.tick_interval() * u32::try_from(ticks).unwrap_or(u32::MAX)
     }
@@ -122,7 +128,8 @@ impl RaftNode {
                     %node, %term, role = %self.seen.role, ?waited, %applied, given = %self.handed,
                     "the state machine does not come back: nothing is answered until it does"
                 );
-                if self.seen.role == Role::Leader && self.transfer.is_none() {
+                let stays = planted::is("stalled-leader-stays");
+                if self.seen.role == Role::Leader && self.transfer.is_none() && !stays {
                     let target = self.voter_in_turn(self.state_machine.times(ticks));
                     let _ = target.map(|target| self.transfer_leader(Some(target)));
                 }

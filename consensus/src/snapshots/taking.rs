@@ -6,6 +6,7 @@ use super::{STALLED_TICKS, Take, TakeStep};
 use crate::config::ELECTION_TICKS;
 use crate::membership::Membership;
 use crate::message::Transfer;
+use crate::planted;
 use crate::types::{EntryId, NodeId};
 
 /// The first wait for a piece before it is asked for again, a second by default, and the longest one.
@@ -70,8 +71,10 @@ impl Taking {
         membership: Membership,
         now: u64,
     ) -> Option<Next> {
-        self.current
-            .take_if(|it| it.last != last && it.from != from && it.needs_its_giver());
+        self.current.take_if(|it| {
+            let is_former = it.from != from && !planted::is("former-leaders-snapshot-kept");
+            it.last != last && is_former && it.needs_its_giver()
+        });
         if let Some(current) = &mut self.current {
             if current.last != last {
                 return None;

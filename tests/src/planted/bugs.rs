@@ -1,6 +1,6 @@
 //! Every bug that can be planted.
 
-use super::finder::{Bug, bug, cluster, level1, level2, test};
+use super::finder::{Bug, bug, cluster, level1, level2, test, unit};
 
 /// All of them: by what they are bugs of, and then by who notices.
 pub const BUGS: &[Bug] = &[
@@ -143,6 +143,11 @@ pub const BUGS: &[Bug] = &[
         cluster("snapshots::g4_a_second_snapshot_waits_until_the_first_is_installed"),
     ),
     bug(
+        "former-leaders-snapshot-kept",
+        "what a former leader began to give holds up the snapshot of the next one",
+        cluster("snapshots::g2_the_leader_changes_while_a_snapshot_is_sent"),
+    ),
+    bug(
         "no-pre-vote",
         "an election is not rehearsed, so that whoever comes back deposes the leader",
         level1(500),
@@ -156,6 +161,25 @@ pub const BUGS: &[Bug] = &[
         "timeouts-not-random",
         "all election timeouts are the same",
         level1(2_000),
+    ),
+    bug(
+        "lone-node-waits",
+        "the only voter leads when somebody tells it to, or its election timeout has passed",
+        test(
+            "consensus",
+            "driver",
+            "a_node_that_is_alone_leads_by_itself",
+        ),
+    ),
+    bug(
+        "stalled-leader-stays",
+        "a leader whose state machine hangs leads on",
+        cluster("stalls::b19_a_leader_whose_state_machine_hangs_hands_over"),
+    ),
+    bug(
+        "late-voter-takes-over",
+        "a voter whose state machine hangs takes leadership from one whose state machine hangs",
+        cluster("stalls::leadership_comes_to_the_one_whose_state_machine_goes_on"),
     ),
     bug(
         "vote-before-durable",
@@ -233,6 +257,24 @@ pub const BUGS: &[Bug] = &[
         level1(500),
     ),
     bug(
+        "stall-not-told",
+        "who waits for a state machine that hangs is told nothing",
+        test(
+            "consensus",
+            "driver",
+            "b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back",
+        ),
+    ),
+    bug(
+        "stall-reported-as-failure",
+        "who waits for a state machine that hangs is told that nothing happened",
+        test(
+            "consensus",
+            "driver",
+            "b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back",
+        ),
+    ),
+    bug(
         "no-sanitizer",
         "messages go to `raft` unchecked",
         cluster("fuzz::i7_hostile_messages_panic_nobody"),
@@ -304,6 +346,14 @@ pub const BUGS: &[Bug] = &[
         test("tests", "once", "a_lease_outlives_leaders_and_ends"),
     ),
     bug(
+        "leases-without-shares",
+        "one identity may have all leases that there can be",
+        unit(
+            "node-bin",
+            "kv::store::tests::shares::one_identity_gets_no_more_than_its_share",
+        ),
+    ),
+    bug(
         "time-runs-ahead",
         "the time that leases live by passes twice as fast as it does",
         level2(100),
@@ -317,6 +367,22 @@ pub const BUGS: &[Bug] = &[
         "deadline-reported-as-failure",
         "a write without an answer in time is reported to have done nothing",
         level2(40),
+    ),
+    bug(
+        "questions-pile-up",
+        "a client that looks for the leader asks a node again that has not answered yet",
+        unit(
+            "node-bin",
+            "kv::client::search::tests::one_question_at_a_time",
+        ),
+    ),
+    bug(
+        "status-asked-for-again",
+        "a client that looks for the leader asks for a node's whole status each time",
+        unit(
+            "node-bin",
+            "kv::client::search::tests::a_status_is_asked_for_once",
+        ),
     ),
     // Who is who.
     bug(
@@ -508,6 +574,32 @@ pub const BUGS: &[Bug] = &[
         "recovered-numbers-repeated",
         "a member that goes on alone gives revisions again that clients have seen of lost entries",
         test("node-bin", "backup", "who_goes_on_alone_repeats_no_number"),
+    ),
+    // The network.
+    bug(
+        "each-loss-is-congestion",
+        "each packet that is lost is taken for congestion",
+        test(
+            "tests",
+            "simulation",
+            "network::some_loss_does_not_make_a_link_narrow",
+        ),
+    ),
+    bug(
+        "much-loss-is-none",
+        "a link is used as a good one whatever is lost, and so overrun where it is full",
+        unit(
+            "quic-transport",
+            "congestion::tests::much_loss_is_congestion",
+        ),
+    ),
+    bug(
+        "queue-taken-for-path",
+        "what waits in a queue counts as what a path takes",
+        unit(
+            "quic-transport",
+            "congestion::tests::a_queue_makes_no_floor",
+        ),
     ),
     // Bounds.
     bug(

@@ -27,7 +27,7 @@ pub enum Finder {
     Test {
         /// The folder of the crate.
         folder: &'static str,
-        /// The file or folder below `tests` in it.
+        /// The file or folder below `tests` in it; `lib` for a test beside the code.
         target: &'static str,
         /// With its modules.
         test: &'static str,
@@ -43,6 +43,9 @@ impl Finder {
         }
     }
 }
+
+/// Stands for the tests beside the code.
+pub(super) const UNITS: &str = "lib";
 
 pub(super) const fn bug(name: &'static str, breaks: &'static str, finder: Finder) -> Bug {
     Bug {
@@ -73,4 +76,9 @@ pub(super) const fn test(folder: &'static str, target: &'static str, test: &'sta
 /// A test of a whole cluster of cores.
 pub(super) const fn cluster(name: &'static str) -> Finder {
     test("consensus", "cluster", name)
+}
+
+/// A test beside the code.
+pub(super) const fn unit(folder: &'static str, name: &'static str) -> Finder {
+    test(folder, UNITS, name)
 }

@@ -11,7 +11,7 @@ use std::thread;
 use serde::Deserialize;
 
 use super::bugs::BUGS;
-use super::finder::{Bug, Finder};
+use super::finder::{Bug, Finder, UNITS};
 use super::table::{Caught, Control, Table};
 use super::{PLANTED, VARIABLE};
 use crate::case::Case;
@@ -171,6 +171,7 @@ struct Artifact {
 #[derive(Deserialize)]
 struct Target {
     name: String,
+    kind: Vec<String>,
 }
 
 impl Tests {
@@ -182,7 +183,10 @@ impl Tests {
         let output = Command::new("cargo")
             .args(["test", "--workspace", "--locked", "--profile", "planted"])
             .args(["--no-run", "--message-format", "json-render-diagnostics"])
-            .args(targets.iter().flat_map(|target| ["--test", target]))
+            .args(targets.into_iter().flat_map(|target| match target {
+                UNITS => vec!["--lib"],
+                file => vec!["--test", file],
+            }))
             .stderr(Stdio::inherit())
             .output()?;
         if !output.status.success() {
@@ -194,7 +198,10 @@ impl Tests {
             .filter_map(|line| serde_json::from_str(line).ok());
         let executable = |artifact: Artifact| {
             let folder = artifact.manifest_path.parent()?.file_name()?;
-            let key = (folder.to_string_lossy().into_owned(), artifact.target.name);
+            let Target { name, kind } = artifact.target;
+            let is_library = kind.iter().any(|kind| kind == UNITS);
+            let target = if is_library { UNITS.into() } else { name };
+            let key = (folder.to_string_lossy().into_owned(), target);
             Some((key, artifact.executable?))
         };
         Ok(Self(artifacts.filter_map(executable).collect()))

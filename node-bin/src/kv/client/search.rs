@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use quorate_consensus::NodeId;
 
 use crate::kv::protocol::Request;
+use crate::planted;
 
 /// How long a node is only asked who leads, where its whole status is wanted and was asked for in vain: longer than an
 /// election takes, in which there are thousands who ask.
@@ -43,15 +44,14 @@ impl Search {
 
     /// What to ask `node` now; nothing while it is to answer the last question.
     pub(super) fn question(&mut self, node: NodeId, now: Instant) -> Option<Request> {
-        self.outstanding
-            .insert(node)
-            .then(|| self.next_question(node, now))
+        let may_ask = self.outstanding.insert(node) || planted::is("questions-pile-up");
+        may_ask.then(|| self.next_question(node, now))
     }
 
     fn next_question(&mut self, node: NodeId, now: Instant) -> Request {
         let asked = self.nodes.get(&node);
         let enough = asked.is_some_and(|asked| !asked.again || now < asked.at + AGAIN);
-        if enough || !self.follow_members {
+        if enough && !planted::is("status-asked-for-again") || !self.follow_members {
             return Request::Leader;
         }
         let (at, again) = (now, true);
