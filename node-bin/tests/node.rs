@@ -1,17 +1,18 @@
 //! A node as an embedder meets it: what it refuses to start with, and how it ends.
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::{self, block_on};
 use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
-use quorate::consensus::{Entry, INBOX_BYTES_MAX, LogIndex, LogStore, LogWrite, StoreError};
+use quorate::consensus::{Entry, Event, INBOX_BYTES_MAX, LogIndex, LogStore, LogWrite, StoreError};
 use quorate::kv::{Client, ClientConfig, ClientError};
 use quorate::transport::runtime::IoThread;
 use quorate::transport::{IncomingCall, Message, PeerState, PeerStatus};
@@ -382,6 +383,146 @@ fn b16_a_node_whose_disk_hangs_ends() {
         let end = node.shutdown(Duration::from_secs(1)).await;
         assert!(end.is_err(), "the threads are not waited for");
     });
+}
+
+/// What `future` gives, which may not take for ever.
+fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let late = async {
+        async_io::Timer::after(PATIENCE).await;
+        panic!("waited {PATIENCE:?} for {what}");
+    };
+    block_on(future::or(future, late))
+}
+
+/// Remembers its commands, and takes no batch while somebody holds the lock.
+struct Held(Vec<Bytes>, Arc<Mutex<()>>);
+
+impl StateMachine for Held {
+    fn applied(&self) -> EntryId {
+        ORIGIN
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Vec<Bytes>, StateMachineError> {
+        let _may = self.1.lock();
+        let commands = batch.commands.iter().map(|command| command.data.clone());
+        self.0.extend(commands);
+        Ok(vec![Bytes::new(); batch.commands.len()])
+    }
+
+    fn query(&mut self, _query: &[u8]) -> Result<Bytes, StateMachineError> {
+        Ok(self.0.join(&b' ').into())
+    }
+}
+
+/// Three nodes, and what holds their state machines.
+fn three_held(
+    directory: &Path,
+    configure: impl Fn(&mut NodeConfig),
+) -> Vec<(Node, Arc<Mutex<()>>)> {
+    let ca = ca();
+    let mut nodes: Vec<(Node, Arc<Mutex<()>>)> = Vec::new();
+    for number in 1..=3 {
+        let mut config = config(&directory.join(number.to_string()), &[1, 2, 3]);
+        configure(&mut config);
+        let credentials = issued(&ca, &Subject::node(number).unwrap());
+        let lock = Arc::new(Mutex::new(()));
+        let held = Held(Vec::new(), Arc::clone(&lock));
+        let node = Node::builder(config, credentials).start(held).unwrap();
+        for (other, _) in &nodes {
+            other.set_addresses(node.id(), vec![node.local_addr()]);
+            node.set_addresses(other.id(), vec![other.local_addr()]);
+        }
+        nodes.push((node, lock));
+    }
+    nodes
+}
+
+/// Has one of `nodes` take `command`, and returns which.
+fn propose_at_one<'a>(nodes: &[&'a Node], command: &'static str) -> &'a Node {
+    in_time(command, async {
+        loop {
+            for node in nodes {
+                match node.propose(command.into()).await {
+                    Ok(_) => return *node,
+                    Err(CommandError::Propose(
+                        ProposeError::NotLeader { .. } | ProposeError::OutcomeUnknown { .. },
+                    )) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            async_io::Timer::after(Duration::from_millis(5)).await;
+        }
+    })
+}
+
+/// What `node` has taken, which is all that was answered before.
+fn read(node: &Node) -> Bytes {
+    in_time("a read", async {
+        loop {
+            if let Ok(taken) = node.query(Bytes::new()).await {
+                return taken;
+            }
+            async_io::Timer::after(Duration::from_millis(5)).await;
+        }
+    })
+}
+
+/// A leader whose state machine blocks: whoever waits for a command is told that its outcome is unknown, the node says
+/// so, another one leads and takes commands while it lasts, and afterwards the node has what the others have.
+#[test]
+fn b19_others_go_on_while_a_state_machine_hangs() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = three_held(directory.path(), |config| {
+        config.raft.apply_stall_timeout = TIMEOUT;
+    });
+    let all: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
+    let hangs_in = |_| {
+        let leader = propose_at_one(&all, "before");
+        let (node, lock) = nodes.iter().find(|it| it.0.id() == leader.id()).unwrap();
+        let events = node.events();
+        let hang = lock.lock().unwrap();
+        match in_time("an outcome", node.propose("during".into())) {
+            // It has lost leadership meanwhile, as may happen on a busy machine.
+            Err(CommandError::Propose(ProposeError::NotLeader { .. })) => None,
+            outcome => Some((node, events, hang, outcome)),
+        }
+    };
+    let (hung, mut events, hang, outcome) = (1..=5).find_map(hangs_in).expect("a leader");
+    let Err(CommandError::Propose(ProposeError::OutcomeUnknown { at: Some(at) })) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let mut next = async |is: fn(&Event) -> bool| loop {
+        let event = events.next().await.expect("it runs");
+        if is(&event) {
+            return event;
+        }
+    };
+    let stalled = |event: &Event| matches!(event, Event::StateMachineStalled { .. });
+    let said = in_time("the event", next(stalled));
+    assert_eq!(said, Event::StateMachineStalled { waited: TIMEOUT });
+
+    let others: Vec<&Node> = all
+        .iter()
+        .copied()
+        .filter(|it| it.id() != hung.id())
+        .collect();
+    for _ in 0..10 {
+        propose_at_one(&others, "meanwhile");
+    }
+    let status = in_time("a status", hung.status()).unwrap();
+    assert!(status.state_machine_stalled >= Some(TIMEOUT));
+    assert!(status.applied < at.index, "its state machine still hangs");
+
+    drop(hang);
+    let back = |event: &Event| matches!(event, Event::StateMachineAnswers { .. });
+    in_time("it to say that it is back", next(back));
+    let taken = read(hung);
+    assert_eq!(taken, read(others[0]));
+    let words = taken.split(|it| *it == b' ');
+    assert!(words.filter(|it| *it == b"meanwhile").count() >= 10);
+    let status = in_time("a status", hung.status()).unwrap();
+    assert_eq!(status.state_machine_stalled, None);
 }
 
 /// Proposals that a stop overtakes are told what is true: most of them that nothing happened.
