@@ -364,6 +364,22 @@ pub const BUGS: &[Bug] = &[
         level2(100),
     ),
     bug(
+        "shorter-prefixes-missed",
+        "of those who watch what a key begins with, only those with the longest beginning are told",
+        unit(
+            "node-bin",
+            "kv::watchers::tests::whom_a_change_concerns_is_found",
+        ),
+    ),
+    bug(
+        "overload-asked-again-at-once",
+        "clients who hear that a node is overloaded ask again as soon as for any other reason",
+        unit(
+            "node-bin",
+            "kv::client::retry::tests::who_hears_of_overload_asks_less_often",
+        ),
+    ),
+    bug(
         "deadline-reported-as-failure",
         "a write without an answer in time is reported to have done nothing",
         level2(40),

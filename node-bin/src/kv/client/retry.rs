@@ -115,7 +115,9 @@ pub(super) const OVERLOADED_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The longest pause after `trouble`.
 pub(super) fn longest_pause(trouble: &Trouble) -> Duration {
     match trouble {
-        Trouble::Refused(Refusal::Overloaded) => OVERLOADED_PAUSE_MAX,
+        Trouble::Refused(Refusal::Overloaded) if !planted::is("overload-asked-again-at-once") => {
+            OVERLOADED_PAUSE_MAX
+        }
         _ => PAUSE_MAX,
     }
 }
