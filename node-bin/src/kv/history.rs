@@ -148,6 +148,7 @@ impl History {
             false => {
                 let mut keys: Vec<Bytes> = changes.iter().map(|it| it.key.clone()).collect();
                 keys.sort_unstable();
+                keys.dedup();
                 let behind = |it: &Watcher<Wait>| it.what.after < applied;
                 inner.watchers.take_concerned(&keys, behind)
             }
