@@ -213,6 +213,11 @@ impl History {
         true
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.inner().watchers.len()
+    }
+
     /// Nobody waits any more, and nobody is told.
     pub(crate) fn end(&self) {
         let waiting = self.inner().watchers.take_all(|_| true);
@@ -474,6 +479,7 @@ mod tests {
         let all: Vec<_> = (0..WATCHERS_MAX)
             .map(|_| ask(&history, everything(), 1, now))
             .collect();
+        assert_eq!(history.waiting(), WATCHERS_MAX);
         let may_not_wait = |_| panic!("it may not wait");
         assert!(!history.watch(&client("a"), everything(), 1, now, may_not_wait));
         history.end();

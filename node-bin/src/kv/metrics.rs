@@ -18,6 +18,7 @@ pub(super) struct Metrics {
     registry: Registry,
     requests: Family<[(&'static str, &'static str); 1], Counter>,
     state_bytes: Gauge<u64, AtomicU64>,
+    watchers: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -29,10 +30,14 @@ impl Metrics {
         let state_bytes = Gauge::default();
         let help = "The size of the state's file";
         registry.register_with_unit("kv_state", help, Unit::Bytes, Gauge::clone(&state_bytes));
+        let watchers = Gauge::default();
+        let help = "Questions for what happens next that wait for that";
+        registry.register("kv_watchers", help, Gauge::clone(&watchers));
         Self {
             registry,
             requests,
             state_bytes,
+            watchers,
         }
     }
 
@@ -58,8 +63,9 @@ impl Metrics {
         self.requests.get_or_create(&[("request", kind)]).inc();
     }
 
-    /// Writes everything as it is now behind `text`, which the node has written, and the end.
-    pub(super) fn encode(&self, node: &NodeHandle, text: &mut String) {
+    /// Writes everything as it is now, with so many `watchers`, behind `text`, which the node has written, and the end.
+    pub(super) fn encode(&self, node: &NodeHandle, watchers: usize, text: &mut String) {
+        self.watchers.set(watchers as u64);
         self.state_bytes
             .set(node.file_bytes(STATE_FILE).unwrap_or(0));
         text::encode_registry(text, &self.registry)

@@ -59,10 +59,11 @@ impl KvService {
 
     fn metrics(&self, node: &NodeHandle, reply: Reply) {
         let (node, metrics) = (node.clone(), self.metrics.clone());
+        let watchers = self.board.history.waiting();
         node.clone().spawn(async move {
             let response = match (node.metrics().await, metrics) {
                 (Ok(mut text), Some(metrics)) => {
-                    metrics.encode(&node, &mut text);
+                    metrics.encode(&node, watchers, &mut text);
                     Response::Metrics(text)
                 }
                 _ => Response::Refused(Refusal::Stopping),

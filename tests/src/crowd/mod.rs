@@ -81,11 +81,12 @@ impl fmt::Display for Measured {
         )?;
         writeln!(
             f,
-            "{:.0} op/s, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, {} failed",
+            "{:.0} op/s, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms, {} failed",
             self.latencies.len() as f64 / seconds as f64,
             at(0.5),
             at(0.99),
             at(0.999),
+            at(1.0),
             self.failed
         )?;
         write!(f, "at most {:?} MiB resident", self.memory)?;
