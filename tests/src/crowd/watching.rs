@@ -6,18 +6,22 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use quorate::NodeId;
-use quorate::kv::Client;
+use bytes::Bytes;
+use quorate::kv::{Client, ClientError, Refusal};
+use quorate::{NodeId, Term};
 use smol::future::or;
 use smol::{LocalExecutor, Timer};
 
-use super::VALUE_BYTES;
+use super::{NODES, VALUE_BYTES};
 
 /// How many of those who have a key of their own are told something, one after the other.
 const TOLD_ALONE: usize = 100;
 
 /// How long it may take until all have been told.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a node may take to say who leads.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether they have.
 const LOOK_INTERVAL: Duration = Duration::from_micros(200);
@@ -35,6 +39,8 @@ pub(super) struct Told {
     elections: bool,
     /// Questions that failed, and were asked again.
     failed: u64,
+    /// Watches that had to begin anew.
+    gone: u64,
 }
 
 impl fmt::Display for Told {
@@ -44,13 +50,14 @@ impl fmt::Display for Told {
         write!(
             f,
             "who watches alone is told {:.1} ms after a write began (p99 {:.1} ms), all {} who watch the same key {:.0} ms \
-             after, {} an election; {} questions failed",
+             after, {} an election; {} questions failed, {} watches began anew",
             ms(at(50)),
             ms(at(99)),
             self.together,
             ms(self.all),
             if self.elections { "with" } else { "without" },
-            self.failed
+            self.failed,
+            self.gone
         )
     }
 }
@@ -61,6 +68,8 @@ pub(super) struct Seen {
     /// The last revision that each has seen.
     revisions: RefCell<BTreeMap<usize, u64>>,
     failed: RefCell<u64>,
+    /// How often somebody had to begin anew, since a node did not remember what came next.
+    gone: RefCell<u64>,
 }
 
 fn key(watcher: usize) -> String {
@@ -77,9 +86,10 @@ pub(super) async fn begin(executor: &LocalExecutor<'_>, clients: &[Client]) -> R
     let begun = Rc::new(RefCell::new(0));
     for (number, client) in clients.iter().enumerate() {
         let (seen, begun) = (Rc::clone(&seen), Rc::clone(&begun));
-        let end = format!("{}\0", key(number));
-        let mut watch = client.watch(key(number), Some(end.into()), None);
+        let client = client.clone();
         let follow = async move {
+            let end = Bytes::from(format!("{}\0", key(number)));
+            let mut watch = client.watch(key(number), Some(end.clone()), None);
             while watch.begin().await.is_err() {
                 *seen.failed.borrow_mut() += 1;
             }
@@ -90,6 +100,14 @@ pub(super) async fn begin(executor: &LocalExecutor<'_>, clients: &[Client]) -> R
                         if let Some(last) = changes.last() {
                             seen.revisions.borrow_mut().insert(number, last.revision);
                         }
+                    }
+                    // As after a read of the keys.
+                    Err(ClientError::Refused {
+                        refusal: Refusal::HistoryGone { .. },
+                        ..
+                    }) => {
+                        *seen.gone.borrow_mut() += 1;
+                        watch = client.watch(key(number), Some(end.clone()), None);
                     }
                     Err(_) => *seen.failed.borrow_mut() += 1,
                 }
@@ -135,6 +153,7 @@ pub(super) async fn tell(client: &Client, seen: &Seen, count: usize) -> Told {
         all,
         elections: leader(client).await != before,
         failed: *seen.failed.borrow(),
+        gone: *seen.gone.borrow(),
     }
 }
 
@@ -157,8 +176,17 @@ async fn put(client: &Client, key: String) -> u64 {
     written.expect("it is written")
 }
 
-async fn leader(client: &Client) -> (u64, Option<NodeId>) {
-    let node = NodeId::new(1).expect("a node");
-    let status = client.status(node).await.expect("it is connected");
-    (status.term.value(), status.leader)
+/// Who leads, as the first node says that is up.
+async fn leader(client: &Client) -> (Term, Option<NodeId>) {
+    let nodes = (1..=NODES).filter_map(NodeId::new);
+    for node in nodes {
+        let late = async {
+            Timer::after(STATUS_WITHIN).await;
+            None
+        };
+        if let Some(status) = or(async { client.status(node).await.ok() }, late).await {
+            return (status.term, status.leader);
+        }
+    }
+    panic!("no node says who leads");
 }
