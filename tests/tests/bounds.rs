@@ -96,6 +96,10 @@ fn of_watches_and_leases() -> Vec<String> {
             bytes(WATCH_HISTORY_BYTES_DEFAULT as u64)
         ),
         format!("A node answers {} who wait", number(WATCHERS_MAX)),
+        format!(
+            "Where up to {} wait, they are told how far it is",
+            constant("node-bin/src/kv/history.rs", "REMINDED_MAX")
+        ),
         format!("({} s to {days} days)", LEASE_TTL_MIN.as_secs()),
         format!(
             "at most {} of the {} leases",

@@ -27,6 +27,11 @@ pub const WATCH_WAIT_MAX: Duration = Duration::from_secs(10);
 /// half a kilobyte each with short keys. Where there are more, whoever has most of them waiting is told that it is overloaded.
 pub const WATCHERS_MAX: usize = 16_384;
 
+/// How many may wait and still be told how far it is whenever half of what is remembered was written since, so that the
+/// next leader remembers what comes after that. More: at full load, when half is a quarter of a second, their questions would cost
+/// more than a twentieth of what a node does.
+const REMINDED_MAX: usize = 64;
+
 /// How many changes are looked through for one question, so that nobody waits long for it.
 const LOOKED_THROUGH_MAX: usize = 10_000;
 
@@ -106,6 +111,8 @@ pub(crate) struct History {
 struct Inner {
     changes: VecDeque<Change>,
     bytes: usize,
+    /// How many bytes came since those who wait were last told how far it is.
+    unreminded: usize,
     since: u64,
     applied: u64,
     watchers: Watchers<Wait>,
@@ -154,7 +161,9 @@ impl History {
             }
         };
         for change in changes {
-            inner.bytes += change.bytes() + CHANGE_OVERHEAD_BYTES;
+            let bytes = change.bytes() + CHANGE_OVERHEAD_BYTES;
+            inner.bytes += bytes;
+            inner.unreminded += bytes;
             inner.changes.push_back(change);
         }
         // Before anything is forgotten: who waits has missed nothing, however long ago it asked.
@@ -164,7 +173,11 @@ impl History {
         });
         let answers: Vec<(Answer, Seen)> = seen.collect();
         inner.forget(self.bytes_max);
+        let reminded = inner.take_reminded(self.bytes_max);
         drop(inner);
+        reminded
+            .into_iter()
+            .for_each(|it| it.what.tell_nothing(applied));
         // Those who serve take the lock as well, and many large answers take their time.
         for (answer, seen) in answers {
             answer(seen);
@@ -230,16 +243,35 @@ impl History {
         let over = inner.watchers.take_all(|it| it.what.until <= now);
         let applied = inner.applied;
         drop(inner);
-        for Watcher { what, .. } in over {
-            (what.answer)(Seen::Changes {
-                changes: Vec::new(),
-                revision: what.after.max(applied),
-            });
-        }
+        over.into_iter()
+            .for_each(|it| it.what.tell_nothing(applied));
+    }
+}
+
+impl Wait {
+    /// Nothing has happened to its keys up to `applied`.
+    fn tell_nothing(self, applied: u64) {
+        (self.answer)(Seen::Changes {
+            changes: Vec::new(),
+            revision: self.after.max(applied),
+        });
     }
 }
 
 impl Inner {
+    /// Takes out those who wait, if they are few, whenever half of `bytes_max` was written since the last time.
+    fn take_reminded(&mut self, bytes_max: usize) -> Vec<Watcher<Wait>> {
+        if self.unreminded <= bytes_max / 2 {
+            return Vec::new();
+        }
+        self.unreminded = 0;
+        let applied = self.applied;
+        match self.watchers.len() <= REMINDED_MAX {
+            true => self.watchers.take_all(|it| it.what.after < applied),
+            false => Vec::new(),
+        }
+    }
+
     /// Forgets the oldest, whole revisions at a time.
     fn forget(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max
@@ -375,7 +407,7 @@ mod tests {
     /// Who asks for what has happened is answered at once, and who asks for what has not, when it does; others
     /// are not woken.
     #[test]
-    fn who_waits_is_told() {
+    fn who_waits_tell_nothing() {
         let (history, now) = (History::new(1 << 20, 5), Instant::now());
         history.tell(vec![change("a", 7), change("b", 9)], 10);
         let heard = ask(&history, key("a"), 5, now);
@@ -429,22 +461,50 @@ mod tests {
     }
 
     /// Who waits has missed nothing, however much happens to other keys meanwhile, or at once with what it waits
-    /// for.
+    /// for: not even where so many wait that nobody is told how far it is.
     #[test]
     fn who_waits_for_a_quiet_key_misses_nothing() {
         let (history, now) = (History::new(1000, 1), Instant::now());
-        let heard = ask(&history, key("b"), 1, now + WATCH_WAIT_MAX);
+        let ask = |name| ask(&history, key(name), 1, now + WATCH_WAIT_MAX);
+        let heard = ask("b");
+        let others: Vec<_> = (0..=REMINDED_MAX).map(|_| ask("c")).collect();
         for revision in 2..50 {
             history.tell(vec![change("a", revision)], revision);
         }
         let flood = (50..90).map(|revision| change("a", revision));
         history.tell([change("b", 50)].into_iter().chain(flood).collect(), 90);
         assert_eq!(revisions(heard.recv().unwrap()), (vec![50], 90));
-        let gone = ask(&history, key("b"), 1, now).recv().unwrap();
+        assert!(others.iter().all(|heard| heard.try_recv().is_err()));
+        let gone = ask("b").recv().unwrap();
         assert!(
             matches!(gone, Seen::Gone { .. }),
             "a new question: {gone:?}"
         );
+    }
+
+    /// Few who wait for quiet keys know how far it is, so that another node remembers what comes next if theirs goes.
+    #[test]
+    fn another_node_remembers_what_comes_next() {
+        let (here, elsewhere) = (History::new(4000, 1), History::new(4000, 1));
+        let now = Instant::now();
+        let (mut after, mut reminders) = (1, 0);
+        let mut heard = ask(&here, key("b"), after, now);
+        for revision in 2..500 {
+            for history in [&here, &elsewhere] {
+                history.tell(vec![change("a", revision)], revision);
+            }
+            if let Ok(seen) = heard.try_recv() {
+                let (none, upto) = revisions(seen);
+                assert_eq!((none, upto), (vec![], revision));
+                (after, reminders) = (upto, reminders + 1);
+                heard = ask(&here, key("b"), after, now);
+            }
+            let next = ask(&elsewhere, key("b"), after, now);
+            elsewhere.tick(now);
+            let (none, upto) = revisions(next.recv().unwrap());
+            assert_eq!((none, upto), (vec![], revision), "after {after}");
+        }
+        assert!((30..100).contains(&reminders), "{reminders}");
     }
 
     /// An answer is bounded, and ends between two revisions; the next one goes on there.

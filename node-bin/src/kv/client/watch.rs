@@ -58,7 +58,7 @@ impl Watch {
     }
 
     /// What has happened since the last time; waits until something has. Returns nothing when nothing did for ten
-    /// seconds or a little less: then [`revision`](Self::revision) has moved on.
+    /// seconds, or less where much happens to other keys: then [`revision`](Self::revision) has moved on.
     ///
     /// # Errors
     ///
