@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use quorate::kv::{Answer, Client, Query, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX, Value};
+use quorate::kv::{
+    Answer, Client, Query, REQUEST_TIMEOUT, Swap, VALUE_BYTES_MAX, Value, end_of_prefix,
+};
 use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json, json};
 
@@ -263,7 +265,7 @@ fn keys(
     match prefix {
         Some(prefix) => {
             let prefix = bytes(prefix);
-            let end = after_prefix(&prefix);
+            let end = end_of_prefix(&prefix);
             (prefix, end)
         }
         None => (start.map(bytes).unwrap_or_default(), end.map(bytes)),
@@ -289,14 +291,6 @@ fn read_value(stdin: Option<&mut dyn Read>) -> Result<Bytes, Failure> {
         .help("split the value over several keys"));
     }
     Ok(value.into())
-}
-
-/// The first key after all that begin with `prefix`, or `None` if there is none.
-fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
-    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end.into())
 }
 
 async fn carry_out(client: &Client, work: Work) -> Result<Done, quorate::kv::ClientError> {
@@ -543,19 +537,15 @@ mod tests {
         assert_eq!(failure.code, exit::DATA);
     }
 
-    /// Without any argument all keys are meant; the end of a prefix is the first key that does not have it.
+    /// Without any argument all keys are meant; of a prefix, those that begin with it.
     #[test]
-    fn ends_of_prefixes() {
+    fn which_keys_are_meant() {
         let some = |text: &str| Some(OsString::from(text));
         assert_eq!(keys(None, None, None), (bytes(""), None));
         let (start, end) = keys(some("a"), some("b"), None);
         assert_eq!((start, end), (bytes("a"), Some(bytes("b"))));
         let (start, end) = keys(None, None, some("ab"));
         assert_eq!((start, end), (bytes("ab"), Some(bytes("ac"))));
-        assert_eq!(after_prefix(b"ab"), Some(bytes("ac")));
-        assert_eq!(after_prefix(b"a\xff\xff"), Some(bytes("b")));
-        assert_eq!(after_prefix(b"\xff\xff"), None);
-        assert_eq!(after_prefix(b""), None);
     }
 
     fn value(data: &'static [u8], revision: u64) -> Value {

@@ -78,7 +78,7 @@ pub(crate) enum Seen {
 }
 
 impl Watched {
-    fn has(&self, key: &Bytes) -> bool {
+    pub(super) fn has(&self, key: &Bytes) -> bool {
         *key >= self.start && self.end.as_ref().is_none_or(|end| key < end)
     }
 }

@@ -38,7 +38,7 @@ pub use protocol::{
 };
 pub use query::{
     Answer, BackupPiece, LEASE_KEYS_COUNTED_MAX, Lease, ListedLease, Pair, Query, RANGE_BYTES_MAX,
-    RANGE_LIMIT_MAX, Value,
+    RANGE_LIMIT_MAX, Value, end_of_prefix,
 };
 pub use service::STATE_FILE;
 pub use store::{

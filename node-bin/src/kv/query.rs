@@ -204,6 +204,16 @@ fn validate_limit(limit: u32) -> Result<(), Invalid> {
     }
 }
 
+/// The first key after all that begin with `prefix`: where a range or a watch of these ends. `None` if there is none, and the
+/// range goes to the last key.
+#[must_use]
+pub fn end_of_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
+
 /// Checks the bounds of a range of keys.
 pub(super) fn validate_bounds(start: &Bytes, end: Option<&Bytes>) -> Result<(), Invalid> {
     for bound in [Some(start), end].into_iter().flatten() {
@@ -261,5 +271,20 @@ impl fmt::Debug for Value {
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pair({:?}, {:?})", Size(&self.key), self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The end of a prefix is the first key after all that have it.
+    #[test]
+    fn ends_of_prefixes() {
+        let end = |prefix: &'static [u8]| end_of_prefix(prefix);
+        assert_eq!(end(b"ab"), Some(Bytes::from_static(b"ac")));
+        assert_eq!(end(b"a\xff\xff"), Some(Bytes::from_static(b"b")));
+        assert_eq!(end(b"\xff\xff"), None);
+        assert_eq!(end(b""), None);
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use quorate_certs::Identity;
 
 use super::history::Watched;
+use super::query::end_of_prefix;
 use crate::planted;
 
 /// Who waits, the oldest first.
@@ -50,22 +51,13 @@ enum Kind {
 
 fn kind(watched: &Watched) -> Kind {
     let Watched { start, end } = watched;
-    let end = end.as_deref();
-    if end.is_some_and(|end| end.strip_prefix(&start[..]) == Some(&[0])) {
+    if end.as_ref().and_then(|end| end.strip_prefix(&start[..])) == Some(&[0]) {
         Kind::Key
-    } else if end == end_of_prefix(start).as_deref() {
+    } else if *end == end_of_prefix(start) {
         Kind::Prefix
     } else {
         Kind::Range
     }
-}
-
-/// The first key after all that begin with `prefix`, if there can be one.
-fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end)
 }
 
 impl<T> Default for Watchers<T> {
@@ -230,15 +222,11 @@ mod tests {
         let start = word(random);
         let end = match random(4) {
             0 => Some([&start[..], &[0]].concat().into()),
-            1 => end_of_prefix(&start).map(Bytes::from),
+            1 => end_of_prefix(&start),
             2 => None,
             _ => Some(word(random)),
         };
         Watched { start, end }
-    }
-
-    fn has(watched: &Watched, key: &Bytes) -> bool {
-        *key >= watched.start && watched.end.as_ref().is_none_or(|end| key < end)
     }
 
     /// Against a list that is looked through from end to end.
@@ -251,7 +239,7 @@ mod tests {
                 .wrapping_add(1);
             (state >> 33) as usize % below
         };
-        let (mut watchers, mut list) = (Watchers::default(), Vec::new());
+        let (mut watchers, mut list) = (Watchers::default(), Vec::<(Watched, i32)>::new());
         let (mut next, mut concerned) = (0, 0);
         for _ in 0..20_000 {
             let what = next;
@@ -263,7 +251,7 @@ mod tests {
                     let taken = watchers.take_concerned(&keys, |it| odd(&it.what));
                     let taken: Vec<i32> = taken.iter().map(|it| it.what).collect();
                     let expected = list.extract_if(.., |(watched, what)| {
-                        odd(what) && keys.iter().any(|key| has(watched, key))
+                        odd(what) && keys.iter().any(|key| watched.has(key))
                     });
                     let expected: Vec<i32> = expected.map(|(_, what)| what).collect();
                     concerned += expected.len();

@@ -1,6 +1,6 @@
 //! Those of a crowd who watch: what it costs the others that they are there, and how soon they are told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -67,9 +67,9 @@ impl fmt::Display for Told {
 pub(super) struct Seen {
     /// The last revision that each has seen.
     revisions: RefCell<BTreeMap<usize, u64>>,
-    failed: RefCell<u64>,
+    failed: Cell<u64>,
     /// How often somebody had to begin anew, since a node did not remember what came next.
-    gone: RefCell<u64>,
+    gone: Cell<u64>,
 }
 
 fn key(watcher: usize) -> String {
@@ -83,7 +83,7 @@ fn key(watcher: usize) -> String {
 /// once all have begun.
 pub(super) async fn begin(executor: &LocalExecutor<'_>, clients: &[Client]) -> Rc<Seen> {
     let seen = Rc::<Seen>::default();
-    let begun = Rc::new(RefCell::new(0));
+    let begun = Rc::new(Cell::new(0));
     for (number, client) in clients.iter().enumerate() {
         let (seen, begun) = (Rc::clone(&seen), Rc::clone(&begun));
         let client = client.clone();
@@ -91,9 +91,9 @@ pub(super) async fn begin(executor: &LocalExecutor<'_>, clients: &[Client]) -> R
             let end = Bytes::from(format!("{}\0", key(number)));
             let mut watch = client.watch(key(number), Some(end.clone()), None);
             while watch.begin().await.is_err() {
-                *seen.failed.borrow_mut() += 1;
+                seen.failed.update(|it| it + 1);
             }
-            *begun.borrow_mut() += 1;
+            begun.update(|it| it + 1);
             loop {
                 match watch.next().await {
                     Ok(changes) => {
@@ -106,16 +106,16 @@ pub(super) async fn begin(executor: &LocalExecutor<'_>, clients: &[Client]) -> R
                         refusal: Refusal::HistoryGone { .. },
                         ..
                     }) => {
-                        *seen.gone.borrow_mut() += 1;
+                        seen.gone.update(|it| it + 1);
                         watch = client.watch(key(number), Some(end.clone()), None);
                     }
-                    Err(_) => *seen.failed.borrow_mut() += 1,
+                    Err(_) => seen.failed.update(|it| it + 1),
                 }
             }
         };
         executor.spawn(follow).detach();
     }
-    let all = || *begun.borrow() == clients.len();
+    let all = || begun.get() == clients.len();
     assert!(until(all).await, "everybody begins to watch");
     // A question is asked right after the revision is known.
     Timer::after(Duration::from_secs(1)).await;
@@ -152,8 +152,8 @@ pub(super) async fn tell(client: &Client, seen: &Seen, count: usize) -> Told {
         together,
         all,
         elections: leader(client).await != before,
-        failed: *seen.failed.borrow(),
-        gone: *seen.gone.borrow(),
+        failed: seen.failed.get(),
+        gone: seen.gone.get(),
     }
 }
 
