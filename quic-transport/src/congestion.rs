@@ -26,6 +26,10 @@ const ROUNDS: usize = 10;
 /// not as much as is lost.
 const PROBE: u64 = 4;
 
+/// As much as may be sent on a path of which nothing is known yet (RFC 9002, section 7.2): who sends less for a while
+/// should not have to begin below that.
+const PACKETS_MIN: u64 = 10;
+
 /// How much longer than the shortest round trip one may take, as a part of that, without being a sign of a queue: half
 /// of what [`PROBE`] makes it longer where it is too much.
 const QUEUE: u32 = 8;
@@ -291,7 +295,7 @@ impl Floor {
         too_much && !planted::is("much-loss-is-none")
     }
 
-    /// Never more than was on its way of late, and a [`PROBE`]th of that or a packet.
+    /// Never more than was on its way of late, and a [`PROBE`]th of that or a packet, but for [`PACKETS_MIN`].
     fn bytes(&self) -> u64 {
         if self.congested > 0 || self.loses_much() {
             return 0;
@@ -299,7 +303,7 @@ impl Floor {
         let arrived = self.arrived_most;
         match self.has_queue || self.pause > 0 {
             true => arrived,
-            false => arrived + (arrived / PROBE).max(self.mtu),
+            false => (arrived + arrived / PROBE).max(PACKETS_MIN * self.mtu),
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::{convert::Infallible, sync::Arc};
 
 use async_channel::Sender;
+use bytes::Bytes;
 use futures_lite::future::or;
 use quinn::{ConnectionError, VarInt};
 use tracing::{debug, info};
 
 use crate::{
     close::{CloseCode, CloseReason, Refused},
+    copies::send_waiting,
     inbox::Inbound,
     link::{Established, Installed, Link},
     message::WireLane,
@@ -83,7 +85,7 @@ impl Lanes {
         for lane in self.link.lanes {
             self.spawn(self.clone().write(*lane));
         }
-        self.spawn(reader::accept_lanes(self.clone()));
+        self.spawn(reader::read(self.clone()));
     }
 
     /// Starts a task that counts as running until it ends or is dropped.
@@ -114,12 +116,24 @@ impl Lanes {
     }
 
     async fn write_until_detached(&self, lane: WireLane) -> Result<(), quinn::WriteError> {
-        let connection = &self.established.connection;
+        let (connection, copies) = (&self.established.connection, &self.established.copies);
         let mut stream = LaneStream(connection.open_uni().await?);
         let _ = stream.0.set_priority(lane.priority());
         stream.0.write_all(&[lane as u8]).await?;
+        let mut offset = 1;
         while let Some(mut batch) = self.link.outbox.next_batch(lane, self.established.id).await {
+            let bytes = batch.chunks.iter().map(Bytes::len).sum();
+            let now = self.shared.runtime.now();
+            let delay = copies.delay(now, bytes, || connection.stats().path);
+            let copied = delay.map(|delay| (delay, batch.chunks.clone()));
             stream.0.write_all_chunks(&mut batch.chunks).await?;
+            if let Some((delay, chunks)) = copied {
+                let at = self.shared.runtime.now() + delay;
+                if copies.wait(at, lane, offset, chunks) {
+                    self.spawn(send_waiting(self.clone()));
+                }
+            }
+            offset += bytes as u64;
         }
         let _ = stream.0.finish();
         // Ready when the peer has acknowledged everything, or the connection has ended.

@@ -68,6 +68,7 @@ mod close;
 mod config;
 mod congestion;
 mod connection;
+mod copies;
 mod credentials;
 mod dial;
 mod environment;

@@ -18,6 +18,7 @@ use crate::{
     call::{CallError, NotSent},
     close::{CloseCode, CloseReason, HandshakeError, Refused},
     config::{Config, Instance},
+    copies::Copies,
     credentials::Verdict,
     hello::{Hello, PeerUp},
     message::WireLane,
@@ -39,6 +40,7 @@ pub(crate) struct Established {
     pub(crate) since: Instant,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) progress: Progress,
+    pub(crate) copies: Copies,
     /// What we closed it with.
     pub(crate) closed_with: OnceLock<Refused>,
     /// Set when another connection ended this one's session.
@@ -97,6 +99,7 @@ pub(crate) struct LinkState {
     pub(crate) last_close: Option<CloseReason>,
     pub(crate) dials: u64,
     pub(crate) lost_packets: u64,
+    pub(crate) copied_bytes: u64,
     pub(crate) dialer_runs: bool,
     pub(crate) removed: bool,
 }
@@ -318,6 +321,7 @@ impl Link {
         let result = {
             let mut state = lock(&self.state);
             state.lost_packets += lost;
+            state.copied_bytes += ended.copies.sent_bytes();
             if state
                 .current
                 .as_ref()

@@ -16,7 +16,7 @@ use crate::{
     message::WireLane,
     pending::Permit,
     planted,
-    signal::lock,
+    signal::{lock, wake},
 };
 
 /// One write carries at most this many messages ..
@@ -245,12 +245,6 @@ impl Outbox {
             chunks: coalesce(frames),
             _shares: shares,
         })
-    }
-}
-
-fn wake(writer: Option<Waker>) {
-    if let Some(writer) = writer {
-        writer.wake();
     }
 }
 

@@ -249,6 +249,8 @@ pub struct PeerStatus {
     pub rtt: Option<Duration>,
     /// Packets lost on all connections since this peer was first known.
     pub lost_packets: u64,
+    /// Bytes sent a second time on all connections, before it was known whether they were lost: where packets are.
+    pub copied_bytes: u64,
     /// Queues of control, append and call, in the order of [`Lane::ALL`].
     pub queued: [QueueDepth; 3],
     /// Attempts to connect since this peer was first known.
@@ -283,6 +285,8 @@ impl PeerStatus {
                 state: peer_state,
                 rtt: path.as_ref().map(|path| path.rtt),
                 lost_packets: state.lost_packets + path.map_or(0, |path| path.lost_packets),
+                copied_bytes: state.copied_bytes
+                    + current.map_or(0, |current| current.copies.sent_bytes()),
                 queued,
                 dials: state.dials,
                 last_error: state.last_error.clone(),

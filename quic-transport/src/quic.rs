@@ -11,14 +11,14 @@ use tracing::{debug, warn};
 
 use crate::{
     config::{Config, Timings},
-    congestion,
+    congestion, copies,
     environment::{Environment, TimeOfDay},
     message::WireLane,
     rng::Rng,
 };
 
 /// Reassembly memory of one stream. Not larger: it multiplies by streams and connections.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// Reassembly memory of one connection, and what may be unacknowledged on it. Room for a full
 /// window of every lane: quinn's send limit is per connection and blind to priority, so with less
 /// a backlog of appends would block a heartbeat's write.
@@ -63,7 +63,8 @@ pub(crate) fn transport_config(timings: &Timings, side: Side) -> Arc<TransportCo
         // With `false` a partly written stream keeps the connection until it is done, whatever
         // waits with a higher priority (quinn#2002).
         .send_fairness(true)
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(Some(copies::DATAGRAMS_BYTES_MAX))
+        .datagram_send_buffer_size(copies::DATAGRAMS_BYTES_MAX);
     Arc::new(config)
 }
 

@@ -17,23 +17,46 @@ use crate::{
     call::{CallError, IncomingCall, Refusal, Reply},
     close::{CloseCode, Refused},
     connection::Lanes,
+    copies::{Copy, InputError, LaneInput},
     frame::{Decoder, Frame, FrameError, Shape},
     inbox::Inbound,
     message::{Lane, Received, WireLane},
     pending::Permit,
     planted,
+    quic::STREAM_WINDOW_BYTES,
     runtime::sleep_until,
 };
 
-/// Asked of quinn at once: a compromise between calls and memory.
-const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// A longer frame needs room among those of all clients.
+const SMALL_FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// Accepts the peer's lanes until the connection ends.
-pub(crate) async fn accept_lanes(lanes: Lanes) {
+/// What is kept of a lane behind a gap, where there may be thousands of connections. Of a node's, a window is.
+const CLIENT_HELD_BYTES_MAX: usize = 64 << 10;
+
+/// Reads what the peer sends until the connection ends.
+pub(crate) async fn read(lanes: Lanes) {
+    or(accept_lanes(&lanes), read_copies(&lanes)).await;
+}
+
+async fn accept_lanes(lanes: &Lanes) {
     let claimed = Arc::new(AtomicU8::new(0));
     while let Ok(stream) = lanes.established.connection.accept_uni().await {
         let claimed = Arc::clone(&claimed);
         lanes.spawn(read_lane(lanes.clone(), stream, claimed));
+    }
+}
+
+async fn read_copies(lanes: &Lanes) {
+    while let Ok(datagram) = lanes.established.connection.read_datagram().await {
+        match Copy::decode(&datagram) {
+            Some(copy) if lanes.link.lanes.contains(&copy.lane) => {
+                lanes.established.copies.arrived(copy.lane).push(copy);
+            }
+            Some(_) | None => {
+                let reason = "a datagram is no copy of a lane between us";
+                return lanes.close(Refused::new(CloseCode::PROTOCOL, reason));
+            }
+        }
     }
 }
 
@@ -44,12 +67,7 @@ async fn read_lane(lanes: Lanes, mut stream: RecvStream, claimed: Arc<AtomicU8>)
             .progress
             .update(|state| state.lanes_read += 1),
         Err(ReadEnd::Connection) => {}
-        Err(ReadEnd::Fault(refused)) => {
-            let (peer, addr) = (&lanes.link.identity, lanes.established.up.addr);
-            let (shared, now) = (&lanes.shared, lanes.shared.runtime.now());
-            shared.failures.breach(peer, addr, &refused, now);
-            lanes.established.close(refused);
-        }
+        Err(ReadEnd::Fault(refused)) => lanes.close(refused),
     }
 }
 
@@ -73,6 +91,15 @@ impl From<ReadError> for ReadEnd {
     }
 }
 
+impl From<InputError> for ReadEnd {
+    fn from(err: InputError) -> Self {
+        match err {
+            InputError::Stream(err) => err.into(),
+            InputError::Invented => fault("there were copies of what a lane did not have"),
+        }
+    }
+}
+
 impl From<FrameError> for ReadEnd {
     fn from(err: FrameError) -> Self {
         let code = match err {
@@ -89,6 +116,14 @@ fn fault(reason: &str) -> ReadEnd {
 }
 
 impl Lanes {
+    /// After what the peer sent that it must not.
+    fn close(&self, refused: Refused) {
+        let (peer, addr) = (&self.link.identity, self.established.up.addr);
+        let (shared, now) = (&self.shared, self.shared.runtime.now());
+        shared.failures.breach(peer, addr, &refused, now);
+        self.established.close(refused);
+    }
+
     async fn read_to_end(
         &self,
         stream: &mut RecvStream,
@@ -97,17 +132,17 @@ impl Lanes {
         let lane = self.read_name(stream, claimed).await?;
         let mut decoder = Decoder::new(self.shared.config.limits.frame_bytes_max(lane));
         let mut room: Option<Room> = None;
-        let next =
-            async |stream: &mut RecvStream| Ok(stream.read_chunk(CHUNK_BYTES_MAX, true).await?);
-        while let Some(chunk) = self.in_time(next(stream), room.as_mut()).await? {
-            decoder.feed(&chunk.bytes);
+        let mut input = self.input(lane, stream);
+        let next = async |input: &mut LaneInput<'_, RecvStream>| Ok(input.next().await?);
+        while let Some(bytes) = self.in_time(next(&mut input), room.as_mut()).await? {
+            decoder.feed(&bytes);
             while let Some(frame) = decoder.poll_frame()? {
                 self.in_time(self.deliver(lane, frame), room.as_mut())
                     .await?;
                 room = None;
             }
             if let Some(bytes) = decoder.begun()
-                && bytes > CHUNK_BYTES_MAX
+                && bytes > SMALL_FRAME_BYTES_MAX
                 && room.is_none()
             {
                 room = Some(self.room_for_frame(bytes).await?);
@@ -119,6 +154,19 @@ impl Lanes {
         } else {
             Err(fault("a lane ended inside a frame"))
         }
+    }
+
+    fn input<'a>(
+        &'a self,
+        lane: WireLane,
+        stream: &'a mut RecvStream,
+    ) -> LaneInput<'a, RecvStream> {
+        let held_bytes_max = match self.link.is_node() {
+            true => STREAM_WINDOW_BYTES as usize,
+            false => CLIENT_HELD_BYTES_MAX,
+        };
+        let (copies, runtime) = (self.established.copies.arrived(lane), &*self.shared.runtime);
+        LaneInput::new(stream, 1, copies, runtime, held_bytes_max)
     }
 
     /// What `work` comes to, unless a frame that has `room` takes too long, to arrive or to be taken: a client can
@@ -135,7 +183,7 @@ impl Lanes {
             until.as_mut().await;
             let limit = self.shared.config.timings.large_frame_timeout;
             let reason =
-                format!("a frame above {CHUNK_BYTES_MAX} bytes took longer than {limit:?}");
+                format!("a frame above {SMALL_FRAME_BYTES_MAX} bytes took longer than {limit:?}");
             Err(ReadEnd::Fault(Refused::new(CloseCode::TOO_SLOW, reason)))
         })
         .await

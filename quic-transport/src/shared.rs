@@ -280,6 +280,7 @@ impl Shared {
             since: self.runtime.now(),
             in_flight: InFlight::new(self.config.limits.calls_in_flight_max),
             progress: Default::default(),
+            copies: Default::default(),
             closed_with: Default::default(),
             superseded: Default::default(),
             ended,

@@ -18,6 +18,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+pub(crate) fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
 /// "Something changed; look again." Waiters read the generation, check their condition, then wait
 /// for the generation to move, so that no change between check and wait is missed.
 #[derive(Debug, Default)]

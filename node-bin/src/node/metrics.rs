@@ -62,6 +62,7 @@ struct Gauges {
     peer_connected: OfPeer<Number>,
     peer_rtt: OfPeer<Seconds>,
     peer_lost: OfPeer<Number>,
+    peer_copied: OfPeer<Number>,
     peer_queued: OfPeer<Number>,
     peer_lag: OfPeer<Number>,
 }
@@ -204,6 +205,11 @@ impl Gauges {
                 &self.peer_lost,
             ),
             (
+                "peer_copied_bytes",
+                "Bytes sent a second time before it was known whether they were lost",
+                &self.peer_copied,
+            ),
+            (
                 "peer_queued_messages",
                 "Messages that wait to be sent to the member",
                 &self.peer_queued,
@@ -278,6 +284,7 @@ impl Gauges {
         let families = [
             &self.peer_connected,
             &self.peer_lost,
+            &self.peer_copied,
             &self.peer_queued,
             &self.peer_lag,
         ];
@@ -292,6 +299,7 @@ impl Gauges {
         let connected = matches!(link.state, PeerState::Connected { .. });
         set(&self.peer_connected, connected.into());
         set(&self.peer_lost, link.lost_packets);
+        set(&self.peer_copied, link.copied_bytes);
         let queued = link.queued.iter().map(|queue| queue.messages as u64);
         set(&self.peer_queued, queued.sum());
         if let Some(rtt) = link.rtt {

@@ -617,6 +617,28 @@ pub const BUGS: &[Bug] = &[
             "congestion::tests::a_queue_makes_no_floor",
         ),
     ),
+    bug(
+        "nothing-is-copied",
+        "what is lost is sent again when it is missed, and no sooner",
+        test(
+            "tests",
+            "simulation",
+            "network::some_loss_makes_few_writes_slow",
+        ),
+    ),
+    bug(
+        "copies-count-again",
+        "what came in a copy counts once more when the stream has it",
+        test("quic-transport", "copies", "what_comes_twice_counts_once"),
+    ),
+    bug(
+        "gap-without-bound",
+        "all that lies behind a gap in a lane is kept, however much it is",
+        unit(
+            "quic-transport",
+            "copies::input::tests::little_is_kept_behind_a_gap",
+        ),
+    ),
     // Bounds.
     bug(
         "frame-length-unlimited",

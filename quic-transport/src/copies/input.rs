@@ -1,0 +1,330 @@
+//! The bytes of a lane, from its stream or from copies.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_lite::future::or;
+use quinn::{ReadError, RecvStream, Runtime};
+
+use super::{Arrived, Copy, held::Held};
+use crate::{planted, signal::sleep};
+
+/// Asked of a stream at once: a compromise between calls and memory.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// How often somebody looks whether a gap is closed where no more is kept that lies behind it: a round trip or two.
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A stream of a lane: quinn's.
+pub(crate) trait Stream: Send {
+    /// At most so many bytes, and their offset; `None` when all have been read. Those with the lowest offset come
+    /// first, and only if none are missing before them where it is to be `in_order`, which it must not be again after
+    /// it was not. Dropped before, it has read nothing.
+    fn read(
+        &mut self,
+        bytes_max: usize,
+        in_order: bool,
+    ) -> impl Future<Output = Result<Option<(u64, Bytes)>, ReadError>> + Send;
+}
+
+impl Stream for RecvStream {
+    async fn read(
+        &mut self,
+        bytes_max: usize,
+        in_order: bool,
+    ) -> Result<Option<(u64, Bytes)>, ReadError> {
+        let chunk = self.read_chunk(bytes_max, in_order).await?;
+        Ok(chunk.map(|chunk| (chunk.offset, chunk.bytes)))
+    }
+}
+
+/// Reads one lane.
+///
+/// In order, until the first copy is of use: then some packet is missing, and from then on what lies behind it is read
+/// as it comes, for the copy closes the gap only.
+pub(crate) struct LaneInput<'a, S> {
+    stream: &'a mut S,
+    copies: &'a Arrived,
+    runtime: &'a dyn Runtime,
+    held: Held,
+    held_bytes_max: usize,
+    /// How many bytes the stream has given.
+    streamed: u64,
+    in_order: bool,
+    /// Whether what the stream gave last lies behind a gap.
+    is_behind_gap: bool,
+}
+
+/// Why a lane has no more bytes.
+#[derive(Debug)]
+pub(crate) enum InputError {
+    Stream(ReadError),
+    /// There were copies of bytes that the stream did not have.
+    Invented,
+}
+
+/// What came first.
+enum Piece {
+    OfStream(Option<(u64, Bytes)>),
+    OfCopy(Copy),
+}
+
+impl<'a, S: Stream> LaneInput<'a, S> {
+    /// Of a `stream` of which `streamed` bytes were read. What is kept behind a gap is no more than `held_bytes_max`,
+    /// or a chunk more.
+    pub(crate) fn new(
+        stream: &'a mut S,
+        streamed: u64,
+        copies: &'a Arrived,
+        runtime: &'a dyn Runtime,
+        held_bytes_max: usize,
+    ) -> Self {
+        Self {
+            stream,
+            copies,
+            runtime,
+            held: Held::new(streamed),
+            held_bytes_max,
+            streamed,
+            in_order: true,
+            is_behind_gap: false,
+        }
+    }
+
+    /// The bytes that come next; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, InputError> {
+        loop {
+            if let Some(bytes) = self.held.take() {
+                return Ok(Some(bytes));
+            }
+            let copies = self.copies;
+            let copy = async { Ok(Piece::OfCopy(copies.next().await)) };
+            let news = match or(self.read(), copy).await.map_err(InputError::Stream)? {
+                Piece::OfStream(None) => return self.end(),
+                Piece::OfStream(Some((offset, bytes))) => {
+                    self.streamed += bytes.len() as u64;
+                    self.is_behind_gap = offset > self.held.next();
+                    self.held.put(offset, bytes)
+                }
+                Piece::OfCopy(copy) => self.put(copy),
+            };
+            if news.is_some() {
+                return Ok(news);
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Piece, ReadError> {
+        let mut bytes_max = CHUNK_BYTES_MAX;
+        if self.is_behind_gap && self.is_full() {
+            // Whatever is read lets the peer send as much again. One byte, of those with the lowest offset, tells
+            // whether the gap is closed.
+            sleep(self.runtime, PROBE_INTERVAL).await;
+            bytes_max = 1;
+        }
+        let read = self.stream.read(bytes_max, self.in_order).await?;
+        Ok(Piece::OfStream(read))
+    }
+
+    fn put(&mut self, copy: Copy) -> Option<Bytes> {
+        let end = copy.offset + copy.bytes.len() as u64;
+        if end <= self.held.next() {
+            return None;
+        }
+        self.in_order = false;
+        let is_next = copy.offset <= self.held.next();
+        match is_next || !self.is_full() {
+            true => self.held.put(copy.offset, copy.bytes),
+            false => None,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.bytes() >= self.held_bytes_max && !planted::is("gap-without-bound")
+    }
+
+    fn end(&self) -> Result<Option<Bytes>, InputError> {
+        match self.held.bytes() == 0 && self.held.next() == self.streamed {
+            true => Ok(None),
+            false => Err(InputError::Invented),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+    use crate::{message::WireLane, runtime::Inline};
+
+    /// What quinn's streams do, with pieces that arrive when a test says so.
+    #[derive(Default)]
+    struct Script {
+        /// Not read yet.
+        pieces: VecDeque<(u64, Bytes)>,
+        next: u64,
+        is_finished: bool,
+        was_unordered: bool,
+        reads: usize,
+    }
+
+    impl Script {
+        fn arrives(&mut self, offset: u64, text: &'static [u8]) {
+            self.pieces.push_back((offset, Bytes::from_static(text)));
+            self.pieces.make_contiguous().sort_by_key(|piece| piece.0);
+        }
+    }
+
+    impl Stream for Script {
+        async fn read(
+            &mut self,
+            bytes_max: usize,
+            in_order: bool,
+        ) -> Result<Option<(u64, Bytes)>, ReadError> {
+            assert!(!(self.was_unordered && in_order), "quinn refuses that");
+            self.was_unordered = !in_order;
+            self.reads += 1;
+            let is_there = |(offset, _): &(u64, Bytes)| !in_order || *offset == self.next;
+            if !self.pieces.front().is_some_and(is_there) {
+                if self.pieces.is_empty() && self.is_finished {
+                    return Ok(None);
+                }
+                return std::future::pending().await;
+            }
+            let (offset, mut bytes) = self.pieces.pop_front().unwrap();
+            let read = bytes.split_to(bytes.len().min(bytes_max));
+            let behind = offset + read.len() as u64;
+            if !bytes.is_empty() {
+                self.pieces.push_front((behind, bytes));
+            }
+            self.next = self.next.max(behind);
+            Ok(Some((offset, read)))
+        }
+    }
+
+    fn copy(offset: u64, text: &'static [u8]) -> Copy {
+        Copy {
+            lane: WireLane::Append,
+            offset,
+            bytes: Bytes::from_static(text),
+        }
+    }
+
+    struct Lane {
+        stream: Script,
+        copies: Arrived,
+        runtime: Arc<dyn Runtime>,
+    }
+
+    impl Lane {
+        fn new() -> Self {
+            Self {
+                stream: Script::default(),
+                copies: Arrived::default(),
+                runtime: Inline::runtime(|_| panic!("nothing is spawned")),
+            }
+        }
+
+        fn input(&mut self, held_bytes_max: usize) -> LaneInput<'_, Script> {
+            let (stream, copies, runtime) = (&mut self.stream, &self.copies, &*self.runtime);
+            LaneInput::new(stream, 0, copies, runtime, held_bytes_max)
+        }
+    }
+
+    /// What can be read now.
+    fn now(input: &mut LaneInput<'_, Script>) -> Vec<u8> {
+        let mut read = Vec::new();
+        while let Some(next) = block_on(poll_once(input.next())) {
+            match next.unwrap() {
+                Some(bytes) => read.extend_from_slice(&bytes),
+                None => break,
+            }
+        }
+        read
+    }
+
+    /// A copy closes the gap, what lies behind it is there at once, and what was missing counts once when it
+    /// comes after all.
+    #[test]
+    fn a_copy_closes_a_gap() {
+        let mut lane = Lane::new();
+        let mut input = lane.input(1_000);
+        input.stream.arrives(0, b"ab");
+        input.stream.arrives(4, b"ef");
+        assert_eq!(now(&mut input), b"ab");
+        assert!(input.in_order, "nothing is kept here without need");
+        input.copies.push(copy(1, b"bcd"));
+        assert_eq!(now(&mut input), b"cdef");
+        input.stream.arrives(2, b"cd");
+        input.stream.arrives(6, b"g");
+        assert_eq!(now(&mut input), b"g");
+        input.copies.push(copy(0, b"abcdefg"));
+        assert_eq!(now(&mut input), b"");
+    }
+
+    /// Also one that comes before what it is a copy of, and one of what lies behind a gap.
+    #[test]
+    fn copies_may_come_first() {
+        let mut lane = Lane::new();
+        let mut input = lane.input(1_000);
+        input.copies.push(copy(0, b"ab"));
+        input.copies.push(copy(3, b"d"));
+        assert_eq!(now(&mut input), b"ab");
+        input.stream.arrives(0, b"abc");
+        assert_eq!(now(&mut input), b"cd");
+        input.stream.arrives(3, b"d");
+        input.stream.is_finished = true;
+        assert!(matches!(block_on(input.next()), Ok(None)));
+    }
+
+    /// What the stream did not have is a fault, if it was taken or is still kept.
+    #[test]
+    fn invented_copies_are_noticed_at_the_end() {
+        for offset in [2, 3] {
+            let mut lane = Lane::new();
+            let mut input = lane.input(1_000);
+            input.stream.arrives(0, b"ab");
+            assert_eq!(now(&mut input), b"ab");
+            input.copies.push(copy(offset, b"x"));
+            now(&mut input);
+            input.stream.is_finished = true;
+            let end = block_on(input.next());
+            assert!(matches!(end, Err(InputError::Invented)), "{offset}");
+        }
+    }
+
+    /// Behind a gap, no more is read than is kept, but for a byte from time to time; when the gap is closed, all goes
+    /// on.
+    #[test]
+    fn little_is_kept_behind_a_gap() {
+        let mut lane = Lane::new();
+        let mut input = lane.input(100);
+        input.in_order = false;
+        for offset in 1..1_000 {
+            input.stream.arrives(offset * 10, b"0123456789");
+        }
+        assert_eq!(now(&mut input), b"");
+        let kept = input.held.bytes();
+        assert!((100..110).contains(&kept), "{kept}");
+        let reads = input.stream.reads;
+        let long = sleep(input.runtime, 10 * PROBE_INTERVAL);
+        block_on(or(async { drop(input.next().await) }, long));
+        let probes = input.stream.reads - reads;
+        assert!((2..=10).contains(&probes), "{probes}");
+        assert!(input.held.bytes() <= kept + probes);
+        // A copy that is not next is not kept either.
+        input.copies.push(copy(90_000, b"x"));
+        assert_eq!(now(&mut input), b"");
+        assert!(input.held.bytes() <= kept + probes);
+        input.stream.arrives(0, b"0123456789");
+        let mut read = Vec::new();
+        while read.len() < 10_000 {
+            read.extend_from_slice(&block_on(input.next()).unwrap().unwrap());
+        }
+        assert!(read.chunks(10).all(|ten| ten == b"0123456789"));
+        assert_eq!(input.held.bytes(), 0);
+    }
+}
