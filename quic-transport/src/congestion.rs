@@ -491,6 +491,14 @@ mod tests {
         assert!(0 < anew && anew < much / 10, "{anew} after {much}");
     }
 
+    /// Who has little to send may send as much at once as at the beginning.
+    #[test]
+    fn a_path_with_little_on_it_stays_as_wide_as_it_began() {
+        let mut sender = Sender::on(LOSSY, true);
+        (0..100).for_each(|_| sender.round(1));
+        assert_eq!(sender.floor.bytes(), PACKETS_MIN * MTU);
+    }
+
     /// What is lost beyond a share is for CUBIC alone.
     #[test]
     fn much_loss_is_congestion() {
