@@ -18,8 +18,9 @@ const DELAY_PART: u32 = 8;
 const DELAY_MIN: Duration = Duration::from_millis(1);
 const DELAY_MAX: Duration = Duration::from_millis(10);
 
-/// One packet in so many that is lost makes a path one that loses packets: then every second of the slowest
-/// thousandths was slow because of that.
+/// One packet in so many that is lost makes a path one that loses packets: a write takes some packets, so that more than
+/// one in a thousand then waits for one that was lost. Smaller: more of the slowest wait. Larger: twice the bytes, for
+/// next to nothing.
 const LOSES_ONE_IN_MAX: u64 = 500;
 
 /// Where one in so many is lost, too much is sent already: the same bound as the congestion window's floor has.
