@@ -177,7 +177,8 @@ impl Random {
     }
 }
 
-/// Finds out whether operations work at all, with one; then, for `get`, writes every key.
+/// Finds out whether operations work at all, with one; then has everybody connect, of which nothing is to be measured, and
+/// for `get` writes every key.
 fn prepare(
     network: &Network,
     clients: &[Client],
@@ -187,6 +188,21 @@ fn prepare(
 ) -> Result<(), Failure> {
     let first = clients[0].put(data.keys[0].clone(), data.value.clone());
     futures_lite::future::block_on(first).map_err(|error| not_written(args.operation, &error))?;
+    let loops = start_loops(network, clients, clients.len(), |client, _| {
+        let data = Arc::clone(data);
+        async move {
+            // What goes wrong here will do so while it is measured.
+            let _ = client.put(data.keys[0].clone(), data.value.clone()).await;
+        }
+    });
+    while !ended(&loops) {
+        if stop.is_requested() {
+            return Err(Failure::new(
+                exit::INTERRUPTED,
+                "interrupted while connecting",
+            ));
+        }
+    }
     if args.operation == Operation::Put {
         return Ok(());
     }
