@@ -44,7 +44,7 @@ const JITTER: Duration = Duration::from_millis(1);
 
 /// Which part of what was sent may be lost, as one in so many, before it is taken for congestion: more than bad links
 /// lose that anybody would put a cluster on, less than what [`PROBE`] loses where it is too much.
-const LOSS_MAX: u64 = 16;
+pub(crate) const LOSS_MAX: u64 = 16;
 
 /// For how many round trips nothing is tried after too much was lost. Larger: a path that was full for a moment stays
 /// unused for longer. Smaller: more is lost at one that is full and holds nothing back.
@@ -295,7 +295,7 @@ impl Floor {
         too_much && !planted::is("much-loss-is-none")
     }
 
-    /// Never more than was on its way of late, and a [`PROBE`]th of that or a packet, but for [`PACKETS_MIN`].
+    /// Never more than was on its way of late, and a [`PROBE`]th of that, but for [`PACKETS_MIN`].
     fn bytes(&self) -> u64 {
         if self.congested > 0 || self.loses_much() {
             return 0;

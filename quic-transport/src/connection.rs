@@ -129,7 +129,7 @@ impl Lanes {
             stream.0.write_all_chunks(&mut batch.chunks).await?;
             if let Some((delay, chunks)) = copied {
                 let at = self.shared.runtime.now() + delay;
-                if copies.wait(at, lane, offset, chunks) {
+                if copies.send_at(at, lane, offset, chunks) {
                     self.spawn(send_waiting(self.clone()));
                 }
             }

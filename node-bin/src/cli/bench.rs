@@ -195,14 +195,7 @@ fn prepare(
             let _ = client.put(data.keys[0].clone(), data.value.clone()).await;
         }
     });
-    while !ended(&loops) {
-        if stop.is_requested() {
-            return Err(Failure::new(
-                exit::INTERRUPTED,
-                "interrupted while connecting",
-            ));
-        }
-    }
+    until_ended(&loops, stop, "connecting", || {})?;
     if args.operation == Operation::Put {
         return Ok(());
     }
@@ -214,17 +207,11 @@ fn prepare(
     let loops = start_loops(network, clients, args.clients, |client, _| {
         fill(client, Arc::clone(data), Arc::clone(&filler))
     });
-    while !ended(&loops) {
+    until_ended(&loops, stop, "writing the keys", || {
         bar.set_position(
             (filler.next.load(Ordering::Relaxed) as u64).min(bar.length().unwrap_or(0)),
         );
-        if stop.is_requested() {
-            return Err(Failure::new(
-                exit::INTERRUPTED,
-                "interrupted while writing the keys",
-            ));
-        }
-    }
+    })?;
     bar.finish_and_clear();
     let failed = locked(&filler.failed).take();
     failed.map_or(Ok(()), |error| Err(failure(&error)))
@@ -371,6 +358,23 @@ where
         }));
     }
     loops
+}
+
+/// Waits for all loops, and does `meanwhile` again and again, unless somebody interrupts what they are `doing`.
+fn until_ended(
+    loops: &Receiver<Infallible>,
+    stop: &Stop,
+    doing: &str,
+    meanwhile: impl Fn(),
+) -> Result<(), Failure> {
+    while !ended(loops) {
+        meanwhile();
+        if stop.is_requested() {
+            let message = format!("interrupted while {doing}");
+            return Err(Failure::new(exit::INTERRUPTED, message));
+        }
+    }
+    Ok(())
 }
 
 /// Waits a little; tells whether all loops have ended.

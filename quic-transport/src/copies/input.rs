@@ -12,7 +12,8 @@ use crate::{planted, runtime::sleep_until};
 /// Asked of a stream at once: a compromise between calls and memory.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// How often somebody looks whether a gap is closed where no more is kept that lies behind it: a round trip or two.
+/// How often somebody looks whether a gap is closed where no more is kept that lies behind it. Larger: that is seen later.
+/// Smaller: more is kept, a byte each time.
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A stream of a lane: quinn's.

@@ -103,9 +103,10 @@ impl Copies {
         path.delay(now, bytes)
     }
 
-    /// Takes what is to be sent again at `at`. Returns whether somebody has to begin to [`send_waiting`].
+    /// Takes what was written to `lane` from `offset` on, and is to be sent again at `at`. Returns whether somebody has to
+    /// begin to [`send_waiting`].
     #[must_use]
-    pub(crate) fn wait(
+    pub(crate) fn send_at(
         &self,
         at: Instant,
         lane: WireLane,

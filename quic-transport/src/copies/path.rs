@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quinn::PathStats;
 
-use crate::planted;
+use crate::{congestion::LOSS_MAX, planted};
 
 /// How often quinn is asked, at most: it takes a lock, and what is asked for changes slowly.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -23,8 +23,8 @@ const DELAY_MAX: Duration = Duration::from_millis(10);
 /// next to nothing.
 const LOSES_ONE_IN_MAX: u64 = 500;
 
-/// Where one in so many is lost, too much is sent already: the same bound as the congestion window's floor has.
-const LOSES_ONE_IN_MIN: u64 = 16;
+/// Where more than one in [`LOSS_MAX`] is lost, too much is sent already. Of so few packets, none of that can be said.
+const FEW_PACKETS: u64 = 64;
 
 /// Among so many packets, and up to twice as many, the lost ones are counted. Larger: copies begin, and end, later.
 /// Smaller: they come and go by chance.
@@ -88,7 +88,7 @@ impl Path {
 
     fn is_lossy(&self) -> bool {
         let some = self.counted_lost * LOSES_ONE_IN_MAX >= self.counted.max(1);
-        let much = self.counted_lost * LOSES_ONE_IN_MIN > self.counted.max(LOSES_ONE_IN_MIN * 4);
+        let much = self.counted_lost * LOSS_MAX > self.counted.max(FEW_PACKETS);
         self.round_trip >= ROUND_TRIP_MIN && some && !much
     }
 

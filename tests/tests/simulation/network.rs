@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_lite::future::zip;
+use quorate_tests::params::Params;
 use quorate_tests::plan::Fault;
 use quorate_tests::sim::{World, node_host};
 
@@ -238,15 +239,20 @@ fn d17_forged_resets_and_versions_are_ignored() {
     assert_eq!(world.failure(), None);
 }
 
+/// Three nodes, so long from each other, and one packet in a hundred lost.
+fn lossy(delay_us: u64) -> Params {
+    let mut params = params(3);
+    params.network.delay_min_us = delay_us;
+    params.network.delay_max_us = delay_us;
+    params.network.loss_permille = 10;
+    params
+}
+
 /// Where one packet in a hundred is lost whatever the load, followers 10 ms away are kept up with all the same: 20 MB
 /// take 2.3 s, and would take 12 s if each loss were taken for congestion.
 #[test]
 fn some_loss_does_not_make_a_link_narrow() {
-    let mut params = params(3);
-    params.network.delay_min_us = 5_000;
-    params.network.delay_max_us = 5_000;
-    params.network.loss_permille = 10;
-    let mut world = world_as(1, params);
+    let mut world = world_as(1, lossy(5_000));
     let client = world.client(1, PATIENCE);
     let writes = |writer: u8| {
         let client = client.clone();
@@ -270,11 +276,7 @@ fn some_loss_does_not_make_a_link_narrow() {
 /// could miss it. Without that, one write in sixty takes a round trip more.
 #[test]
 fn some_loss_makes_few_writes_slow() {
-    let mut params = params(3);
-    params.network.delay_min_us = 5_000;
-    params.network.delay_max_us = 5_000;
-    params.network.loss_permille = 10;
-    let mut world = world_as(1, params);
+    let mut world = world_as(1, lossy(5_000));
     let client = world.client(1, PATIENCE);
     let (writes, mut slow) = (1_000, 0);
     for _ in 0..writes {
@@ -290,10 +292,7 @@ fn some_loss_makes_few_writes_slow() {
 /// Nodes and clients on different continents: 300 ms there and back, with an election timeout to match.
 #[test]
 fn far_apart() {
-    let mut params = params(3);
-    params.network.delay_min_us = 150_000;
-    params.network.delay_max_us = 150_000;
-    params.network.loss_permille = 10;
+    let mut params = lossy(150_000);
     params.election_timeout_ms = 3_000;
     params.heartbeat_interval_ms = 600;
     let mut world = world_as(1, params);
