@@ -166,10 +166,21 @@ struct Welcomed {
 
 impl Welcomed {
     async fn run(mut self, shared: Arc<Shared>) {
-        // About 130 bytes on a new stream: written at once, or the connection is lost, which `run`
-        // then sees.
-        if self.send.write_all(&self.welcome).await.is_ok() {
-            let _ = self.send.finish();
+        // About 130 bytes on a new stream: written at once, unless the connection is lost, which `run` then sees, or the
+        // peer gives no credit, and then it never knows that it is welcome.
+        let written = within(
+            &*shared.runtime,
+            shared.config.timings.handshake_timeout,
+            self.send.write_all(&self.welcome),
+        );
+        match written.await {
+            Some(Ok(())) => drop(self.send.finish()),
+            Some(Err(_)) => {}
+            None => {
+                let reason = "the welcome could not be written";
+                self.established
+                    .close(Refused::new(CloseCode::TOO_SLOW, reason));
+            }
         }
         connection::run(
             shared,

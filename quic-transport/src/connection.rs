@@ -10,7 +10,7 @@ use tracing::{debug, info};
 
 use crate::{
     close::{CloseCode, CloseReason, Refused},
-    copies::send_waiting,
+    copies::{send_waiting, takes_copies},
     inbox::Inbound,
     link::{Established, Installed, Link},
     message::WireLane,
@@ -125,7 +125,9 @@ impl Lanes {
             let bytes = batch.chunks.iter().map(Bytes::len).sum();
             let now = self.shared.runtime.now();
             let delay = copies.delay(now, bytes, || connection.stats().path);
-            let copied = delay.map(|delay| (delay, batch.chunks.clone()));
+            let copied = delay
+                .filter(|_| takes_copies(connection))
+                .map(|delay| (delay, batch.chunks.clone()));
             stream.0.write_all_chunks(&mut batch.chunks).await?;
             if let Some((delay, chunks)) = copied {
                 let at = self.shared.runtime.now() + delay;

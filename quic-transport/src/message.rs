@@ -7,7 +7,8 @@ use quorate_certs::Identity;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// A named delivery contract. Each lane is one ordered stream per direction of a connection, so
-/// messages of one lane stay in order and lanes do not wait for each other.
+/// messages of one lane stay in order and lanes do not wait for each other. When both sides dial at once, messages of
+/// the connection that is given up are delivered, perhaps after later ones of the connection that stays.
 ///
 /// Between nodes all three exist. When either end is a client, a reader or an admin only [`Lane::Call`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -17,7 +17,7 @@ use crate::{
     call::{CallError, IncomingCall, Refusal, Reply},
     close::{CloseCode, Refused},
     connection::Lanes,
-    copies::{Copy, InputError, LaneInput},
+    copies::{Copy, Incoming, InputError, LaneInput},
     frame::{Decoder, Frame, FrameError, Shape},
     inbox::Inbound,
     message::{Lane, Received, WireLane},
@@ -96,6 +96,10 @@ impl From<InputError> for ReadEnd {
         match err {
             InputError::Stream(err) => err.into(),
             InputError::Invented => fault("there were copies of what a lane did not have"),
+            InputError::Full => {
+                let reason = "what is missing of a lane did not come, and too much came behind it";
+                Self::Fault(Refused::new(CloseCode::TOO_SLOW, reason))
+            }
         }
     }
 }
@@ -133,7 +137,7 @@ impl Lanes {
         let mut decoder = Decoder::new(self.shared.config.limits.frame_bytes_max(lane));
         let mut room: Option<Room> = None;
         let mut input = self.input(lane, stream);
-        let next = async |input: &mut LaneInput<'_, RecvStream>| Ok(input.next().await?);
+        let next = async |input: &mut LaneInput<'_, Incoming<'_>>| Ok(input.next().await?);
         while let Some(bytes) = self.in_time(next(&mut input), room.as_mut()).await? {
             decoder.feed(&bytes);
             while let Some(frame) = decoder.poll_frame()? {
@@ -160,13 +164,15 @@ impl Lanes {
         &'a self,
         lane: WireLane,
         stream: &'a mut RecvStream,
-    ) -> LaneInput<'a, RecvStream> {
+    ) -> LaneInput<'a, Incoming<'a>> {
         let held_bytes_max = match self.link.is_node() {
             true => STREAM_WINDOW_BYTES as usize,
             false => CLIENT_HELD_BYTES_MAX,
         };
         let (copies, runtime) = (self.established.copies.arrived(lane), &*self.shared.runtime);
-        LaneInput::new(stream, 1, copies, runtime, held_bytes_max)
+        let connection = &self.established.connection;
+        let incoming = Incoming { stream, connection };
+        LaneInput::new(incoming, 1, copies, runtime, held_bytes_max)
     }
 
     /// What `work` comes to, unless a frame that has `room` takes too long, to arrive or to be taken: a client can

@@ -189,6 +189,8 @@ fn rows() -> Vec<String> {
     let row = |what: &str, bound: String| format!("| {what} | {bound} |");
     let pair = |one: String, two: String| format!("{one}; {two}");
     let quic = |name: &str| constant("quic-transport/src/quic.rs", name);
+    let copies =
+        |file: &str, name: &str| constant(&format!("quic-transport/src/copies/{file}"), name);
     let places_of_nodes = constant("quic-transport/src/accept.rs", "PLACES_OF_NODES");
     let lanes = [
         limits.control_frame_bytes_max,
@@ -236,6 +238,27 @@ fn rows() -> Vec<String> {
         row(
             "streams a peer may open: both ways, one way",
             format!("{}, 4", quic("BIDI_STREAMS_MAX")),
+        ),
+        row(
+            "datagrams of a connection not yet taken, not yet sent; copies waiting to be sent; of a lane, waiting to be read",
+            format!(
+                "{0}, {0}; {1}; {2}",
+                bytes(copies("mod.rs", "DATAGRAMS_BYTES_MAX")),
+                bytes(copies("sending.rs", "WAITING_BYTES_MAX")),
+                bytes(copies("arrived.rs", "ARRIVED_BYTES_MAX"))
+            ),
+        ),
+        row(
+            "of a lane, what lies behind a gap; of a client or somebody unknown; time for more than that",
+            format!(
+                "{}; {}; {} s",
+                bytes(quic("STREAM_WINDOW_BYTES")),
+                bytes(constant(
+                    "quic-transport/src/reader.rs",
+                    "CLIENT_HELD_BYTES_MAX"
+                )),
+                copies("input.rs", "FULL_MAX")
+            ),
         ),
         row(
             "first packets of handshakes not yet accepted: one, all",

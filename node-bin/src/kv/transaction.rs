@@ -1,9 +1,11 @@
 //! Several keys in one moment: what has to be so, what is done then, and what otherwise.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::command::{VALUE_BYTES_MAX, validate_key};
 use super::invalid::Invalid;
@@ -20,11 +22,45 @@ const STEP_OVERHEAD_BYTES: usize = 24;
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Transaction {
     /// What has to be so, all of it, at most [`TRANSACTION_STEPS_MAX`].
+    #[serde(deserialize_with = "few")]
     pub compare: Vec<Compare>,
     /// What is done then, in order, each step seeing the ones before it.
+    #[serde(deserialize_with = "few")]
     pub then: Vec<Step>,
     /// What is done otherwise.
+    #[serde(deserialize_with = "few")]
     pub otherwise: Vec<Step>,
+}
+
+/// No more than [`TRANSACTION_STEPS_MAX`]. A step can be sent in two bytes and takes eighty in memory, so a list is not
+/// read first and counted then: whoever sends it may not even be allowed to write.
+fn few<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Few<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "at most {TRANSACTION_STEPS_MAX} steps")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut steps: A) -> Result<Vec<T>, A::Error> {
+            let mut few = Vec::new();
+            while let Some(step) = steps.next_element()? {
+                if few.len() == TRANSACTION_STEPS_MAX {
+                    return Err(A::Error::invalid_length(TRANSACTION_STEPS_MAX + 1, &self));
+                }
+                few.push(step);
+            }
+            Ok(few)
+        }
+    }
+
+    deserializer.deserialize_seq(Few(PhantomData))
 }
 
 /// What has to be so of one key.
@@ -241,5 +277,28 @@ mod tests {
             ..Transaction::default()
         };
         assert_eq!(many.validate(), Err(Invalid::TooManySteps { steps: 129 }));
+    }
+
+    /// A long list is refused while it is read: the first step too many ends it, however much follows.
+    #[test]
+    fn no_more_than_few_steps_are_read() {
+        let get = Step::Get { key: Bytes::new() };
+        for (steps, is_read) in [(TRANSACTION_STEPS_MAX, true), (100_000, false)] {
+            let then = vec![get.clone(); steps];
+            let transaction = Transaction {
+                then,
+                ..Transaction::default()
+            };
+            let bytes = postcard::to_allocvec(&transaction).unwrap();
+            let read: Result<Transaction, _> = postcard::from_bytes(&bytes);
+            assert_eq!(read.is_ok(), is_read, "{steps}");
+            // Cut off behind the first step too many: nothing behind it was wanted.
+            let cut = postcard::take_from_bytes::<Transaction>(&bytes[..bytes.len() / 2]);
+            let expected = match is_read {
+                true => postcard::Error::DeserializeUnexpectedEnd,
+                false => postcard::Error::SerdeDeCustom,
+            };
+            assert_eq!(cut.unwrap_err(), expected);
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::{
     task::{Poll, Waker},
 };
 
+use bytes::Bytes;
+
 use super::Copy;
 use crate::signal::{lock, wake};
 
@@ -29,7 +31,7 @@ struct Queue {
 }
 
 impl Arrived {
-    pub(crate) fn push(&self, copy: Copy) {
+    pub(crate) fn push(&self, mut copy: Copy) {
         let reader = {
             let mut queue = lock(&self.0);
             let bytes = queue.bytes + copy.bytes.len() + PIECE_BYTES;
@@ -37,6 +39,8 @@ impl Arrived {
                 return;
             }
             queue.bytes = bytes;
+            // The datagram shares its memory with all packets that the system gave at once, 64 KiB of them.
+            copy.bytes = Bytes::copy_from_slice(&copy.bytes);
             queue.copies.push_back(copy);
             queue.reader.take()
         };
@@ -60,7 +64,6 @@ impl Arrived {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
@@ -82,5 +85,19 @@ mod tests {
             }
             assert!(block_on(poll_once(arrived.next())).is_none());
         }
+    }
+
+    /// What waits takes no more than what is counted, whatever it came with.
+    #[test]
+    fn what_waits_does_not_keep_the_packet() {
+        let arrived = Arrived::default();
+        let packets = Bytes::from(vec![7; 64 << 10]);
+        arrived.push(Copy {
+            lane: WireLane::Append,
+            offset: 1,
+            bytes: packets.slice(..1),
+        });
+        assert!(packets.is_unique(), "somebody else holds it");
+        assert_eq!(block_on(arrived.next()).bytes, packets.slice(..1));
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future::or;
-use quinn::{ReadError, RecvStream, Runtime};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, Runtime};
 
 use super::{Arrived, Copy, held::Held};
 use crate::{planted, runtime::sleep_until};
@@ -16,6 +16,11 @@ const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// Smaller: more is kept, a byte each time.
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How long a lane may be full of what lies behind gaps. A gap is closed within some round trips, and then there is room;
+/// a peer that never closes it adds a byte with each probe. Larger: it adds more, 130 KiB in this time. Smaller: a path
+/// of long outages loses its connection.
+const FULL_MAX: Duration = Duration::from_secs(10);
+
 /// A stream of a lane: quinn's.
 pub(crate) trait Stream: Send {
     /// At most so many bytes, and their offset; `None` when all have been read. Those with the lowest offset come
@@ -26,16 +31,29 @@ pub(crate) trait Stream: Send {
         bytes_max: usize,
         in_order: bool,
     ) -> impl Future<Output = Result<Option<(u64, Bytes)>, ReadError>> + Send;
+
+    /// Ready when the connection is over. What had arrived before can still be read.
+    fn closed(&self) -> impl Future<Output = ConnectionError> + Send;
 }
 
-impl Stream for RecvStream {
+/// A lane's stream and the connection that it is of.
+pub(crate) struct Incoming<'a> {
+    pub(crate) stream: &'a mut RecvStream,
+    pub(crate) connection: &'a Connection,
+}
+
+impl Stream for Incoming<'_> {
     async fn read(
         &mut self,
         bytes_max: usize,
         in_order: bool,
     ) -> Result<Option<(u64, Bytes)>, ReadError> {
-        let chunk = self.read_chunk(bytes_max, in_order).await?;
+        let chunk = self.stream.read_chunk(bytes_max, in_order).await?;
         Ok(chunk.map(|chunk| (chunk.offset, chunk.bytes)))
+    }
+
+    fn closed(&self) -> impl Future<Output = ConnectionError> + Send {
+        self.connection.closed()
     }
 }
 
@@ -44,7 +62,7 @@ impl Stream for RecvStream {
 /// In order, until the first copy is of use: then some packet is missing, and from then on what lies behind it is read
 /// as it comes, for the copy closes the gap only.
 pub(crate) struct LaneInput<'a, S> {
-    stream: &'a mut S,
+    stream: S,
     copies: &'a Arrived,
     runtime: &'a dyn Runtime,
     held: Held,
@@ -56,6 +74,8 @@ pub(crate) struct LaneInput<'a, S> {
     is_behind_gap: bool,
     /// When somebody looks whether the gap is closed.
     probe_at: Option<Instant>,
+    /// Since when what is kept has been as much as may be, as far as is known.
+    full_since: Option<Instant>,
 }
 
 /// Why a lane has no more bytes.
@@ -64,6 +84,8 @@ pub(crate) enum InputError {
     Stream(ReadError),
     /// There were copies of bytes that the stream did not have.
     Invented,
+    /// What lay behind gaps was as much as may be kept, for longer than that may be so.
+    Full,
 }
 
 /// What came first.
@@ -73,10 +95,10 @@ enum Piece {
 }
 
 impl<'a, S: Stream> LaneInput<'a, S> {
-    /// Of a `stream` of which `streamed` bytes were read. What is kept behind a gap is no more than `held_bytes_max`,
-    /// or a chunk more.
+    /// Of a `stream` of which `streamed` bytes were read. What is kept behind gaps is no more than `held_bytes_max`, a
+    /// chunk, and a byte for each probe within [`FULL_MAX`].
     pub(crate) fn new(
-        stream: &'a mut S,
+        stream: S,
         streamed: u64,
         copies: &'a Arrived,
         runtime: &'a dyn Runtime,
@@ -92,6 +114,7 @@ impl<'a, S: Stream> LaneInput<'a, S> {
             in_order: true,
             is_behind_gap: false,
             probe_at: None,
+            full_since: None,
         }
     }
 
@@ -101,9 +124,12 @@ impl<'a, S: Stream> LaneInput<'a, S> {
             if let Some(bytes) = self.held.take() {
                 return Ok(Some(bytes));
             }
+            if !self.is_full() {
+                self.full_since = None;
+            }
             let copies = self.copies;
             let copy = async { Ok(Piece::OfCopy(copies.next().await)) };
-            let news = match or(self.read(), copy).await.map_err(InputError::Stream)? {
+            let news = match or(self.read(), copy).await? {
                 Piece::OfStream(None) => return self.end(),
                 Piece::OfStream(Some((offset, bytes))) => {
                     self.streamed += bytes.len() as u64;
@@ -118,18 +144,36 @@ impl<'a, S: Stream> LaneInput<'a, S> {
         }
     }
 
-    async fn read(&mut self) -> Result<Piece, ReadError> {
+    async fn read(&mut self) -> Result<Piece, InputError> {
         let mut bytes_max = CHUNK_BYTES_MAX;
         if self.is_behind_gap && self.is_full() {
-            // Whatever is read lets the peer send as much again. One byte, of those with the lowest offset, tells
-            // whether the gap is closed. Copies that come meanwhile do not put that off.
-            let next = self.runtime.now() + PROBE_INTERVAL;
-            sleep_until(self.runtime, *self.probe_at.get_or_insert(next)).await;
-            self.probe_at = None;
+            self.wait_to_probe().await?;
             bytes_max = 1;
         }
-        let read = self.stream.read(bytes_max, self.in_order).await?;
-        Ok(Piece::OfStream(read))
+        let read = self.stream.read(bytes_max, self.in_order).await;
+        Ok(Piece::OfStream(read.map_err(InputError::Stream)?))
+    }
+
+    /// Whatever is read lets the peer send as much again. One byte now and then, of those with the lowest offset, tells
+    /// whether the gap is closed. Copies that come meanwhile do not put that off.
+    async fn wait_to_probe(&mut self) -> Result<(), InputError> {
+        let now = self.runtime.now();
+        if now.duration_since(*self.full_since.get_or_insert(now)) > FULL_MAX {
+            return Err(InputError::Full);
+        }
+        let at = *self.probe_at.get_or_insert(now + PROBE_INTERVAL);
+        let is_time = async {
+            sleep_until(self.runtime, at).await;
+            Ok(())
+        };
+        // Nothing closes the gap any more, and quinn would go on to give what lies behind it, byte after byte.
+        let is_over = async {
+            let lost = self.stream.closed().await;
+            Err(InputError::Stream(ReadError::ConnectionLost(lost)))
+        };
+        or(is_time, is_over).await?;
+        self.probe_at = None;
+        Ok(())
     }
 
     fn put(&mut self, copy: Copy) -> Option<Bytes> {
@@ -159,12 +203,24 @@ impl<'a, S: Stream> LaneInput<'a, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Arc};
+    use std::{
+        collections::VecDeque,
+        future::pending,
+        io,
+        net::UdpSocket,
+        pin::Pin,
+        sync::{Arc, Mutex},
+    };
 
     use futures_lite::future::{block_on, poll_once};
+    use quinn::{AsyncTimer, AsyncUdpSocket};
 
     use super::*;
-    use crate::{message::WireLane, runtime::Inline, signal::sleep};
+    use crate::{
+        message::WireLane,
+        runtime::Inline,
+        signal::{lock, sleep},
+    };
 
     /// What quinn's streams do, with pieces that arrive when a test says so.
     #[derive(Default)]
@@ -173,6 +229,7 @@ mod tests {
         pieces: VecDeque<(u64, Bytes)>,
         next: u64,
         is_finished: bool,
+        is_lost: bool,
         was_unordered: bool,
         reads: usize,
     }
@@ -184,7 +241,7 @@ mod tests {
         }
     }
 
-    impl Stream for Script {
+    impl Stream for &mut Script {
         async fn read(
             &mut self,
             bytes_max: usize,
@@ -198,7 +255,7 @@ mod tests {
                 if self.pieces.is_empty() && self.is_finished {
                     return Ok(None);
                 }
-                return std::future::pending().await;
+                return Err(self.closed().await.into());
             }
             let (offset, mut bytes) = self.pieces.pop_front().unwrap();
             let read = bytes.split_to(bytes.len().min(bytes_max));
@@ -208,6 +265,38 @@ mod tests {
             }
             self.next = self.next.max(behind);
             Ok(Some((offset, read)))
+        }
+
+        async fn closed(&self) -> ConnectionError {
+            match self.is_lost {
+                true => ConnectionError::TimedOut,
+                false => pending().await,
+            }
+        }
+    }
+
+    /// A runtime whose clock can be set forward.
+    #[derive(Debug)]
+    struct Forward {
+        inner: Arc<dyn Runtime>,
+        by: Mutex<Duration>,
+    }
+
+    impl Runtime for Forward {
+        fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+            self.inner.new_timer(at - *lock(&self.by))
+        }
+
+        fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+            self.inner.spawn(task);
+        }
+
+        fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+            self.inner.wrap_udp_socket(socket)
+        }
+
+        fn now(&self) -> Instant {
+            self.inner.now() + *lock(&self.by)
         }
     }
 
@@ -222,7 +311,7 @@ mod tests {
     struct Lane {
         stream: Script,
         copies: Arrived,
-        runtime: Arc<dyn Runtime>,
+        runtime: Arc<Forward>,
     }
 
     impl Lane {
@@ -230,18 +319,30 @@ mod tests {
             Self {
                 stream: Script::default(),
                 copies: Arrived::default(),
-                runtime: Inline::runtime(|_| panic!("nothing is spawned")),
+                runtime: Arc::new(Forward {
+                    inner: Inline::runtime(|_| panic!("nothing is spawned")),
+                    by: Mutex::default(),
+                }),
             }
         }
 
-        fn input(&mut self, held_bytes_max: usize) -> LaneInput<'_, Script> {
+        fn input(&mut self, held_bytes_max: usize) -> LaneInput<'_, &mut Script> {
             let (stream, copies, runtime) = (&mut self.stream, &self.copies, &*self.runtime);
             LaneInput::new(stream, 0, copies, runtime, held_bytes_max)
         }
     }
 
+    /// A lane with much behind a gap.
+    fn full_lane() -> Lane {
+        let mut lane = Lane::new();
+        for offset in 1..1_000 {
+            lane.stream.arrives(offset * 10, b"0123456789");
+        }
+        lane
+    }
+
     /// What can be read now.
-    fn now(input: &mut LaneInput<'_, Script>) -> Vec<u8> {
+    fn now(input: &mut LaneInput<'_, &mut Script>) -> Vec<u8> {
         let mut read = Vec::new();
         while let Some(next) = block_on(poll_once(input.next())) {
             match next.unwrap() {
@@ -306,12 +407,9 @@ mod tests {
     /// on.
     #[test]
     fn little_is_kept_behind_a_gap() {
-        let mut lane = Lane::new();
+        let mut lane = full_lane();
         let mut input = lane.input(100);
         input.in_order = false;
-        for offset in 1..1_000 {
-            input.stream.arrives(offset * 10, b"0123456789");
-        }
         assert_eq!(now(&mut input), b"");
         let kept = input.held.bytes();
         assert!((100..110).contains(&kept), "{kept}");
@@ -336,5 +434,50 @@ mod tests {
         }
         assert!(read.chunks(10).all(|ten| ten == b"0123456789"));
         assert_eq!(input.held.bytes(), 0);
+    }
+
+    /// When a connection is over, what lies behind a gap is of no use: what comes after the connection does not wait until
+    /// all of it has been read, a byte at a time.
+    #[test]
+    fn a_lost_connection_ends_a_full_lane_at_once() {
+        let mut lane = full_lane();
+        let mut input = lane.input(100);
+        input.in_order = false;
+        assert_eq!(now(&mut input), b"");
+        input.stream.is_lost = true;
+        let reads = input.stream.reads;
+        let end = block_on(input.next());
+        assert!(matches!(
+            end,
+            Err(InputError::Stream(ReadError::ConnectionLost(_)))
+        ));
+        assert!(input.stream.reads - reads <= 1);
+    }
+
+    /// A peer that closes no gap is told to go; to one that does there is as much time for the next.
+    #[test]
+    fn a_lane_is_not_full_for_ever() {
+        let mut lane = full_lane();
+        lane.stream.pieces.retain(|(offset, _)| *offset != 100);
+        let runtime = Arc::clone(&lane.runtime);
+        let mut input = lane.input(100);
+        input.in_order = false;
+        for closed in [0, 100] {
+            now(&mut input);
+            assert_eq!(input.held.next(), closed, "there is a gap");
+            *lock(&runtime.by) += FULL_MAX - Duration::from_secs(1);
+            assert_eq!(now(&mut input), b"");
+            input.stream.arrives(closed, b"0123456789");
+            while input.held.next() < closed + 10 {
+                block_on(input.next()).unwrap();
+            }
+        }
+        let mut lane = full_lane();
+        let runtime = Arc::clone(&lane.runtime);
+        let mut input = lane.input(100);
+        input.in_order = false;
+        assert_eq!(now(&mut input), b"");
+        *lock(&runtime.by) += FULL_MAX + Duration::from_secs(1);
+        assert!(matches!(block_on(input.next()), Err(InputError::Full)));
     }
 }

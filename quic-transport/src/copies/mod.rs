@@ -29,8 +29,8 @@ use quinn::PathStats;
 
 use self::{arrived::Arrived, path::Path, sending::Waiting};
 pub(crate) use self::{
-    input::{InputError, LaneInput},
-    sending::send_waiting,
+    input::{Incoming, InputError, LaneInput},
+    sending::{send_waiting, takes_copies},
 };
 use crate::{message::WireLane, signal::lock};
 

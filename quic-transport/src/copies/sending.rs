@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::atomic::Ordering, time::Instant};
 
 use bytes::Bytes;
+use quinn::Connection;
 
 use super::{Copy, HEADER_BYTES};
 use crate::{connection::Lanes, message::WireLane, runtime::sleep_until, signal::lock};
@@ -12,6 +13,19 @@ const WAITING_BYTES_MAX: usize = 256 << 10;
 
 /// The same of pieces: of 30 bytes each, which answers have.
 const WAITING_PIECES_MAX: usize = 4_096;
+
+/// Whoever takes no datagrams of this size gets none. Every QUIC path carries more (RFC 9000, section 14), so a peer that
+/// says less wants work to be made for it: a datagram for every byte.
+const DATAGRAM_BYTES_MIN: usize = 512;
+
+/// Whether the peer takes datagrams that are worth sending.
+pub(crate) fn takes_copies(connection: &Connection) -> bool {
+    is_worth_it(connection.max_datagram_size())
+}
+
+fn is_worth_it(bytes_max: Option<usize>) -> bool {
+    bytes_max.is_some_and(|bytes_max| bytes_max >= DATAGRAM_BYTES_MIN)
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -81,13 +95,9 @@ impl Waiting {
                 Some(_) | None => parts.push((piece.lane, piece.offset, piece.bytes.to_vec())),
             }
         }
-        let part_bytes_max = bytes_max.saturating_sub(HEADER_BYTES);
-        if part_bytes_max == 0 {
-            return Vec::new();
-        }
         let mut datagrams = Vec::new();
         for (lane, mut offset, bytes) in parts {
-            for part in bytes.chunks(part_bytes_max) {
+            for part in bytes.chunks(bytes_max - HEADER_BYTES) {
                 datagrams.push(Copy::encode(lane, offset, part));
                 offset += part.len() as u64;
             }
@@ -106,8 +116,7 @@ pub(crate) async fn send_waiting(lanes: Lanes) {
             return;
         };
         sleep_until(runtime, at).await;
-        // A peer without datagrams gets none.
-        let bytes_max = connection.max_datagram_size().unwrap_or(0);
+        let bytes_max = connection.max_datagram_size().unwrap_or(DATAGRAM_BYTES_MIN);
         let datagrams = lock(&copies.waiting).take(runtime.now(), bytes_max);
         for datagram in datagrams {
             let bytes = datagram.len() as u64;
@@ -191,15 +200,10 @@ mod tests {
         assert_eq!(waiting.pieces.len(), 1);
     }
 
-    /// A peer that takes no datagrams gets none, and nothing is kept for it.
+    /// A peer that takes no datagrams, or only tiny ones, gets none.
     #[test]
-    fn without_datagrams_nothing_is_sent() {
-        let now = Instant::now();
-        for bytes_max in [0, HEADER_BYTES] {
-            let mut waiting = Waiting::default();
-            let _ = waiting.add(now, LANE, 1, vec![Bytes::from_static(b"x")]);
-            assert!(waiting.take(now, bytes_max).is_empty());
-            assert_eq!(waiting.next_at(), None);
-        }
+    fn tiny_datagrams_are_not_worth_it() {
+        let worth = [None, Some(0), Some(HEADER_BYTES + 1), Some(511), Some(512)];
+        assert_eq!(worth.map(is_worth_it), [false, false, false, false, true]);
     }
 }
