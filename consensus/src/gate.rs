@@ -35,6 +35,8 @@ struct Unpersisted {
     number: u64,
     /// Whether the term or vote is part of the write.
     changes_vote: bool,
+    /// The entry of the members whose commit it makes durable, if any.
+    members: Option<LogIndex>,
     /// What it does to the log, if anything.
     replaces: Option<Replaced>,
     messages: Outgoing,
@@ -93,11 +95,30 @@ impl DurabilityGate {
         self.unpersisted.front().map(|first| first.ticket)
     }
 
-    /// Whether the hard state and these entries are worth a write. The commit index alone is not: a
-    /// restart learns it anew (figure 2 of the paper lists it as volatile). It goes along with the next
-    /// write.
-    pub(crate) fn needs_write(&self, hard_state: HardState, entries: &[Entry]) -> bool {
-        self.changes_vote(hard_state) || !entries.is_empty()
+    /// Whether the hard state and these entries are worth a write, when the entry of `members` was handed out.
+    ///
+    /// The commit index alone is not: a restart learns it anew (figure 2 of the paper lists it as volatile). It goes
+    /// along with the next write. That of members is: in the paper they count once they are in the log, here, as in all
+    /// that uses `raft`, once they are known to be committed. Whoever forgets that asks voters that may be gone for good.
+    pub(crate) fn needs_write(
+        &self,
+        hard_state: HardState,
+        entries: &[Entry],
+        members: Option<LogIndex>,
+    ) -> bool {
+        let is_forgotten = self.is_news(members) && !planted::is("members-forgotten");
+        self.changes_vote(hard_state) || !entries.is_empty() || is_forgotten
+    }
+
+    /// Whether no write tells that the entry of `members` is committed.
+    fn is_news(&self, members: Option<LogIndex>) -> bool {
+        members.is_some_and(|index| self.written.commit < index)
+    }
+
+    /// Whether a restart may not know of members that count here.
+    pub(crate) fn may_forget_members(&self) -> bool {
+        let mut writes = self.unpersisted.iter();
+        writes.any(|write| write.members.is_some())
     }
 
     fn changes_vote(&self, new: HardState) -> bool {
@@ -111,14 +132,21 @@ impl DurabilityGate {
         }
     }
 
-    /// The write that the `raft` Ready `number` needs.
-    pub(crate) fn write(&mut self, number: u64, write: LogWrite) -> Append {
+    /// The write that the `raft` Ready `number` needs, in which the entry of `members` was handed out.
+    pub(crate) fn write(
+        &mut self,
+        number: u64,
+        write: LogWrite,
+        members: Option<LogIndex>,
+    ) -> Append {
         let changes_vote = self.changes_vote(write.hard_state);
+        let members = members.filter(|_| self.is_news(members));
         self.written = write.hard_state;
         self.unpersisted.push_back(Unpersisted {
             ticket: number,
             number,
             changes_vote,
+            members,
             replaces: Replaced::by(&write),
             messages: Vec::new(),
         });
@@ -129,8 +157,17 @@ impl DurabilityGate {
     pub(crate) fn pass(&mut self, messages: Vec<PbMessage>, open: &mut Outgoing) {
         let vote_is_durable = self.unpersisted.iter().all(|write| !write.changes_vote)
             || planted::is("vote-before-durable");
+        let members = self
+            .unpersisted
+            .iter()
+            .filter_map(|write| write.members)
+            .min();
         for message in messages {
-            let needs = needs(&message);
+            let needs = match members {
+                // A member that is told that it was removed stops for good: nobody may need it again.
+                Some(index) if message.commit >= index.value() => Needs::AllWrites,
+                Some(_) | None => needs(&message),
+            };
             let Some(message) = convert::message_from_pb(message) else {
                 continue;
             };
@@ -255,7 +292,9 @@ mod tests {
     /// What `raft` is told, ticket by ticket, when all `writes` are on their way at once.
     fn told<const COUNT: usize>(writes: [LogWrite; COUNT]) -> [Option<u64>; COUNT] {
         let mut gate = DurabilityGate::new(HARD_STATE);
-        let appends = (1..).zip(writes).map(|(at, write)| gate.write(at, write));
+        let appends = (1..)
+            .zip(writes)
+            .map(|(at, write)| gate.write(at, write, None));
         let numbers: Vec<u64> = appends.map(|append| append.number).collect();
         let mut tell = |number| gate.persisted(&AppendTicket { number }, &mut Vec::new());
         std::array::from_fn(|at| tell(numbers[at]))

@@ -281,6 +281,7 @@ impl RaftNode {
                 self.out.install = Some(last);
             }
         }
+        self.tell_change();
         self.settle();
     }
 
@@ -431,10 +432,11 @@ impl RaftNode {
         let entries = raft_ready.take_entries();
         self.raw.mut_store().append(&entries);
         self.raw.advance_append_async(raft_ready);
-        self.hand_out(committed, ready);
+        let members = self.hand_out(committed, ready);
         let hard_state = convert::hard_state_from_pb(&self.raw.raft.hard_state());
         let entries: Vec<Entry> = entries.into_iter().map(our_entry).collect();
-        if self.gate.needs_write(hard_state, &entries) || restored.is_some() {
+        let needs_write = self.gate.needs_write(hard_state, &entries, members);
+        if needs_write || restored.is_some() {
             self.compaction.appended(&entries);
             let cut = restored.or_else(|| self.compact(&entries));
             let write = LogWrite {
@@ -442,19 +444,22 @@ impl RaftNode {
                 entries,
                 hard_state,
             };
-            ready.append = Some(self.gate.write(number, write));
+            ready.append = Some(self.gate.write(number, write, members));
         } else {
             self.gate.skip_write(number);
         }
+        self.tell_change();
         self.gate.pass(messages, &mut ready.messages);
         if self.gate.is_clear() || planted::is("leader-counts-itself-early") {
             self.raw.on_persist_ready(number);
         }
     }
 
-    /// Puts committed entries, with those who wait for them, into `ready`.
-    fn hand_out(&mut self, committed: Vec<PbEntry>, ready: &mut Ready) {
+    /// Puts committed entries, with those who wait for them, into `ready`. Returns the last of them that says who the
+    /// members are.
+    fn hand_out(&mut self, committed: Vec<PbEntry>, ready: &mut Ready) -> Option<LogIndex> {
         let mut lost = Vec::new();
+        let mut members = None;
         for pb in committed {
             let entry = our_entry(pb);
             assert_eq!(
@@ -465,7 +470,10 @@ impl RaftNode {
             self.handed = entry.id.index;
             self.compare(&entry);
             let goes_on = match &entry.payload {
-                Payload::Membership(next) => self.take_membership(entry.id, (**next).clone()),
+                Payload::Membership(next) => {
+                    members = Some(entry.id.index);
+                    self.take_membership(entry.id, (**next).clone())
+                }
                 _ => true,
             };
             let token = self.proposals.committed(entry.id, &mut lost);
@@ -486,6 +494,7 @@ impl RaftNode {
         ready
             .failed_proposals
             .extend(lost.into_iter().map(replaced));
+        members
     }
 
     fn check(&self, from: NodeId, message: &Message) -> Result<(), Refused> {

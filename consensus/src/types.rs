@@ -161,8 +161,9 @@ impl fmt::Display for Role {
 
 /// What a node must remember across a crash besides the log (Raft paper, figure 2).
 ///
-/// `term` and `vote` are durable before anything that depends on them leaves the node. `commit` is
-/// only a hint: it may lag behind, and a restart learns it anew.
+/// `term` and `vote` are durable before anything that depends on them leaves the node. `commit` may lag behind, and a
+/// restart learns it anew; but it is written by itself when an entry that says who the members are is known to be
+/// committed, for these count from then on, and not before: a restart must not ask voters that are gone for good.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HardState {
     /// The highest term seen.
@@ -172,6 +173,7 @@ pub struct HardState {
     /// The highest index known to be committed.
     pub commit: LogIndex,
 }
+
 /// How many terms there are, in powers of two, before a founding is over: more than there are elections.
 const TERMS_OF_FOUNDING_LOG2: u32 = 20;
 

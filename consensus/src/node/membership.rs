@@ -26,6 +26,9 @@ const ROUNDS_MIN: u32 = 4;
 pub(super) struct Changing {
     /// The first entry of it.
     first: EntryId,
+    /// Who the members are now that it is complete. Whoever asked for it is told when that is durable here: then the
+    /// former voters may be turned off for good.
+    complete: Option<Membership>,
 }
 
 /// Who keeps up with the leader.
@@ -60,7 +63,8 @@ impl RaftNode {
             let leader = Some(transfer.target);
             return Err(MembershipError::NotLeader { leader });
         }
-        if !self.may_append_membership() || self.memberships.current().is_joint() {
+        let is_changing = self.changing.is_some() || self.memberships.current().is_joint();
+        if is_changing || !self.may_append_membership() {
             return Err(MembershipError::ChangeInProgress);
         }
         let current = self.memberships.current();
@@ -76,7 +80,10 @@ impl RaftNode {
             return Err(self.hand_over_to(&target));
         }
         let first = self.append_step(&target)?;
-        self.changing = Some(Changing { first });
+        self.changing = Some(Changing {
+            first,
+            complete: None,
+        });
         self.settle();
         Ok(())
     }
@@ -266,13 +273,11 @@ impl RaftNode {
             return self.ends(Fatal::ImpossibleMembership { at });
         }
         info!(node = %own, term = %self.seen.term, index = %at.index, members = %next, "members changed");
-        if !next.is_joint()
-            && self
-                .changing
-                .take_if(|changing| changing.first <= at)
-                .is_some()
+        if let Some(changing) = &mut self.changing
+            && !next.is_joint()
+            && changing.first <= at
         {
-            self.out.changed = Some(Ok(next.clone()));
+            changing.complete = Some(next.clone());
         }
         self.out.membership = Some(next.clone());
         self.memberships.push(next);
@@ -297,10 +302,23 @@ impl RaftNode {
         false
     }
 
+    /// A change that is complete is told once that is durable.
+    pub(super) fn tell_change(&mut self) {
+        if self.gate.may_forget_members() {
+            return;
+        }
+        let told = |changing: &mut Changing| changing.complete.is_some();
+        let complete = self.changing.take_if(told).and_then(|it| it.complete);
+        if let Some(members) = complete {
+            self.out.changed = Some(Ok(members));
+        }
+    }
+
     /// Whoever waits for a change here cannot know how it ends.
     pub(super) fn forget_change(&mut self) {
-        if self.changing.take().is_some() {
-            self.out.changed = Some(Err(MembershipError::OutcomeUnknown));
+        if let Some(changing) = self.changing.take() {
+            let complete = changing.complete;
+            self.out.changed = Some(complete.ok_or(MembershipError::OutcomeUnknown));
         }
         self.rounds = Rounds::default();
     }

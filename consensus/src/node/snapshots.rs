@@ -37,16 +37,28 @@ impl RaftNode {
     ///
     /// [`Ready::take_snapshot`]: crate::Ready::take_snapshot
     pub fn handle_snapshot_taken(&mut self, last: Option<EntryId>) {
-        let useful = last.filter(|last| {
+        let here = last.filter(|last| {
             let here = self.raw.store().term_at(last.index) == Some(last.term);
             here && last.index <= self.applied
         });
+        let useful = here.filter(|last| {
+            // What this node was told when it joined may name a few of the voters, who would elect each other.
+            !self.memberships.at(last.index).is_provisional()
+                || planted::is("told-members-in-snapshot")
+        });
         if useful.is_none() {
+            self.out.release_snapshot = true;
+        }
+        if let (Some(last), None) = (here, useful) {
+            info!(
+                node = %self.config.node, %last,
+                "the state that is saved is older than all this node knows of the members: a newer one will be given"
+            );
+        } else if useful.is_none() {
             error!(
                 node = %self.config.node, last = ?last,
                 "a member needs entries that are no longer in the log, and there is no snapshot for it"
             );
-            self.out.release_snapshot = true;
         }
         let snapshot = useful.map(|last| (last, self.memberships.at(last.index).clone()));
         self.giving.taken(snapshot, self.now);

@@ -648,3 +648,50 @@ fn f4_the_only_voter_is_replaced() {
     rig.commit(2, "b");
     assert_eq!(rig.applied(2), ["a", "b"]);
 }
+
+/// F4: when a change is complete, former voters are not needed any more, wherever the power fails after that.
+#[test]
+fn f4_voters_that_were_removed_are_not_needed_after_a_crash() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    rig.commit(1, "a");
+    rig.change(1, &remove(2)).unwrap();
+    rig.run_until(CHANGE_TICKS, "n2 stops", |rig| rig.stopped(2).is_some());
+    rig.crash(2);
+    rig.crash(1);
+    rig.restart(1);
+    rig.run_until(200, "n1 leads", |rig| rig.leads(1));
+    rig.commit(1, "b");
+}
+
+/// F4: whoever asked is told only then, and so are those who are no members any more.
+#[test]
+fn f4_a_change_is_not_told_before_it_is_durable() {
+    let mut rig = Rig::led_by(1, Setup::voters(2));
+    rig.commit(1, "a");
+    rig.net.rule = Some(Box::new(|_, to, message| {
+        let Body::Append { entries, .. } = &message.body else {
+            return Fate::Deliver;
+        };
+        let mut entries = entries.iter();
+        let ends = entries.any(
+            |entry| matches!(&entry.payload, Payload::Membership(members) if !members.is_joint()),
+        );
+        match to == 2 && ends {
+            true => Fate::Drop,
+            false => Fate::Deliver,
+        }
+    }));
+    rig.change(1, &remove(2)).unwrap();
+    rig.ticks(5);
+    assert!(rig.status(1).membership.is_joint());
+    // The entry that ends the joint membership is durable here, and what comes after it will not be.
+    rig.stall_disk(1, true);
+    rig.net.rule = None;
+    rig.until_voters(1, &[1]);
+    assert!(rig.changes_ended().is_empty());
+    rig.ticks(3);
+    assert_eq!(rig.stopped(2), None, "told before it is durable");
+    rig.stall_disk(1, false);
+    rig.run_until(CHANGE_TICKS, "n2 stops", |rig| rig.stopped(2).is_some());
+    assert!(matches!(rig.changes_ended(), [(1, Ok(_))]));
+}

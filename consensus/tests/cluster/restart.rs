@@ -20,7 +20,7 @@ fn start(recovered: &Recovered, applied: EntryId) -> Result<RaftNode, StartError
     RaftNode::new(Config::new(id(1)), recovered, applied, Vec::new())
 }
 
-/// The state machine may be ahead of the durable commit index, which is only a hint.
+/// The state machine may be ahead of the durable commit index.
 #[test]
 fn applied_may_be_ahead_of_the_durable_commit() {
     let mut rig = Rig::led_by(1, Setup::voters(3));

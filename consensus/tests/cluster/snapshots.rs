@@ -368,3 +368,51 @@ fn a_repeated_offer_names_the_members_of_its_snapshot() {
     rig.net.rule = None;
     rig.run_until(400, "all agree", Rig::agrees);
 }
+
+/// A node that joined, and was told of one founding member of three, replays the log from its beginning. A snapshot from
+/// before the entry that added it would say that this one is the only voter, who would then decide alone.
+#[test]
+fn f10_what_a_node_was_told_when_it_joined_is_no_membership_for_others() {
+    let mut rig = Rig::led_by(1, small());
+    rig.run_until(50, "all agree", Rig::agrees);
+    away(&mut rig, 2);
+    for n in 0..40 {
+        rig.commit(1, &format!("before {n}"));
+    }
+    let before = rig.applied_index(1);
+    rig.join(4, &[2]);
+    let add = MembershipChange::Add {
+        node: id(4),
+        address: ([127, 0, 0, 1], 7004).into(),
+        promote: true,
+        replaces: None,
+    };
+    rig.change(1, &add).unwrap();
+    rig.run_until(400, "n4 votes", |rig| {
+        rig.members(1)[0] == [1, 2, 3, 4] && rig.members(1)[1].is_empty()
+    });
+    for n in 0..40 {
+        rig.commit(1, &format!("after {n}"));
+    }
+    rig.run_until(100, "n4 has all", |rig| {
+        rig.applied_index(4) == rig.applied_index(1)
+    });
+    // Only what came before its own entry is saved, and a write later the log begins there.
+    rig.checkpoint_at(4, before);
+    rig.transfer(1, Some(4)).unwrap();
+    rig.run_until(100, "n4 leads", |rig| rig.leads(4));
+    for n in 0..5 {
+        rig.commit(4, &format!("more {n}"));
+    }
+    assert!(
+        base(&rig, 4) > rig.durable(2).last().index,
+        "n2 needs a snapshot"
+    );
+    rig.restart(2);
+    rig.ticks(100);
+    assert_eq!(rig.members(2)[0], [1, 2, 3], "nobody said otherwise");
+    // With a state that is saved later, it gets one.
+    rig.checkpoint(4);
+    rig.run_until(400, "all agree", Rig::agrees);
+    assert_eq!(rig.members(2)[0], [1, 2, 3, 4]);
+}

@@ -1,6 +1,6 @@
 //! What happens to nodes and to the network between them.
 
-use quorate_consensus::{Config, Membership, RaftNode, StartError, persist, read_tail};
+use quorate_consensus::{Config, LogIndex, Membership, RaftNode, StartError, persist, read_tail};
 
 use super::{Rig, Slot, id};
 
@@ -107,11 +107,16 @@ impl Rig {
 
     /// Makes the state machine's state survive a crash.
     pub(crate) fn checkpoint(&mut self, node: u64) {
+        self.checkpoint_at(node, self.applied_index(node));
+    }
+
+    /// The state of `node` up to `index` survives a crash.
+    pub(crate) fn checkpoint_at(&mut self, node: u64, index: LogIndex) {
         let slot = self.slots.get_mut(&node).expect("a member");
-        slot.machine.durable = slot.machine.applied.len();
-        let durable = slot.machine.last().index;
+        let applied = slot.machine.applied.iter();
+        slot.machine.durable = applied.take_while(|entry| entry.id.index <= index).count();
         if let Some(core) = &mut slot.node {
-            core.handle_durable(durable);
+            core.handle_durable(index);
         }
     }
 

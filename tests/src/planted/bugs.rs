@@ -291,6 +291,16 @@ pub const BUGS: &[Bug] = &[
         level1(200),
     ),
     bug(
+        "members-forgotten",
+        "a restart does not know of the members that counted before it",
+        cluster("membership::f4_voters_that_were_removed_are_not_needed_after_a_crash"),
+    ),
+    bug(
+        "told-members-in-snapshot",
+        "a snapshot names members that its giver was told of when it joined",
+        cluster("snapshots::f10_what_a_node_was_told_when_it_joined_is_no_membership_for_others"),
+    ),
+    bug(
         "present-members-in-snapshot",
         "a snapshot names members from after it",
         level1(200),
