@@ -150,6 +150,43 @@ fn a_lock_that_is_taken_away() {
     });
 }
 
+/// A holder that has heard of nothing yet is told when it gives the lock back: that its lease was revoked, or its key
+/// removed, and also where somebody has had the lock since.
+#[test]
+fn a_loss_is_told_at_the_latest_when_the_lock_is_given_back() {
+    block_on(async {
+        let cluster = Cluster::start(1);
+        let client = cluster.client(PATIENCE);
+        let revoked = client.lock("lock", LONG).await.unwrap();
+        client.revoke_lease(revoked.lease()).await.unwrap();
+        let next = client.lock("lock", LONG).await.unwrap();
+        let late = revoked.release().await.unwrap_err();
+        assert!(matches!(late, ClientError::LockLost(Lost::Ended)), "{late}");
+
+        client.delete(next.key().clone()).await.unwrap();
+        let last = client.lock("lock", LONG).await.unwrap();
+        let lease = next.lease();
+        let late = next.release().await.unwrap_err();
+        assert!(
+            matches!(late, ClientError::LockLost(Lost::KeyGone)),
+            "{late}"
+        );
+        assert_eq!(client.lease(lease).await.unwrap(), None, "it goes as well");
+
+        let key = last.key().clone();
+        client.put(key.clone(), "written").await.unwrap();
+        let late = last.release().await.unwrap_err();
+        assert!(
+            matches!(late, ClientError::LockLost(Lost::KeyGone)),
+            "{late}"
+        );
+        client.delete(key).await.unwrap();
+        let held = client.lock("lock", LONG).await.unwrap();
+        held.release().await.unwrap();
+        assert_eq!(places(&client).await, 0);
+    });
+}
+
 /// Who hears of no leader for as long as its lease lives does not go on, and who is removed while waiting does not wait
 /// for ever.
 #[test]
@@ -268,6 +305,23 @@ fn a_command_whose_lock_is_lost() {
     cluster.run(&["kv", "lease", "revoke", lease]).succeeded();
     let ended = holder.ended().failed(75, &["SIGTERM", "revoked"]);
     assert_eq!(ended.out, "told\n");
+}
+
+/// A command that succeeds is no success when somebody else had its lock meanwhile, although it was not told before.
+#[test]
+fn a_command_that_ends_before_its_loss_is_noticed() {
+    let cluster = process::Cluster::started();
+    let holder = cluster.begin(&["kv", "lock", "jobs", "--ttl", "60s", "--", "cat"]);
+    assert!(eventually(|| keys(&cluster).len() == 1));
+    let key = keys(&cluster).remove(0);
+    let (_, lease) = key.split_once('/').unwrap();
+    cluster.run(&["kv", "lease", "revoke", lease]).succeeded();
+    cluster
+        .run(&["kv", "lock", "jobs", "--", "true"])
+        .succeeded();
+    holder
+        .ended_of_input()
+        .failed(75, &["lost while the command ran", "revoked"]);
 }
 
 /// One identity gets its share of the leases, over however many connections, and is told so where it wants more; one

@@ -56,16 +56,34 @@ pub(super) async fn run(client: &Client, args: LockArgs) -> Result<(), Failure> 
     let lock = take(client, &args, &arrivals).await?;
     let ended = match Running::start(&args.command, &lock) {
         Ok(running) => running.wait(&lock, &arrivals).await,
-        Err(failure) => Err(failure),
+        Err(failure) => {
+            give_back(lock, args.ttl).await;
+            return Err(failure);
+        }
     };
-    match lock.release().await {
-        Ok(()) | Err(ClientError::LockLost(_)) => {}
-        Err(error) => say(&format!(
-            "the lock could not be given back, and goes within {:?}: {error}",
-            args.ttl
+    match give_back(lock, args.ttl).await {
+        // Also where the command has succeeded: it did not run alone.
+        Some(lost) => Err(Failure::new(
+            exit::TEMPORARY,
+            format!("the lock was lost while the command ran: {lost}"),
         )),
+        None => ended,
     }
-    ended
+}
+
+/// Gives the lock back; returns why it was lost, if it was before that.
+async fn give_back(lock: Lock, ttl: Duration) -> Option<Lost> {
+    match lock.release().await {
+        Ok(()) => None,
+        Err(ClientError::LockLost(lost)) => Some(lost),
+        Err(error) => {
+            say(&format!(
+                "the lock could not be given back, and goes within {ttl:?}; whether it was held to the end is \
+                 not known: {error}"
+            ));
+            None
+        }
+    }
 }
 
 /// What ends the waiting for a lock.
@@ -111,7 +129,7 @@ struct Running(Child);
 
 /// What can happen while it runs.
 enum Event {
-    Lost(Lost),
+    Lost,
     Arrived(i32),
 }
 
@@ -137,28 +155,23 @@ impl Running {
 
     /// Waits for its end, however long that takes: it is told when the lock is lost, and of every signal.
     async fn wait(mut self, lock: &Lock, arrivals: &Arrivals) -> Result<(), Failure> {
-        let mut lost = None;
+        let mut told = false;
         loop {
             if let Some(status) = self.0.try_wait().map_err(|error| not_waited(&error))? {
-                return match lost {
-                    None => outcome(status),
-                    Some(lost) => Err(Failure::new(
-                        exit::TEMPORARY,
-                        format!("the lock was lost while the command ran: {lost}"),
-                    )),
-                };
+                return outcome(status);
             }
             let losing = async {
-                match lost {
-                    None => Event::Lost(lock.lost().await),
-                    Some(_) => pending().await,
+                if told {
+                    return pending().await;
                 }
+                lock.lost().await;
+                Event::Lost
             };
             let arrived = async { Event::Arrived(arrivals.next().await) };
             match or(arrived, losing).await {
-                Event::Lost(why) => {
+                Event::Lost => {
                     say("the lock is lost; the command is told to end (SIGTERM)");
-                    lost = Some(why);
+                    told = true;
                     self.tell(SIGTERM);
                 }
                 // Its end, or that of something it has left behind.

@@ -91,7 +91,7 @@ impl Client {
         };
         match or(held, over).await {
             Ok(true) => Ok(Some(Lock { place })),
-            Ok(false) => place.leave().await.map(|()| None),
+            Ok(false) => place.leave().await.map(|_| None),
             Err(error) => {
                 // The lease ends by itself if that fails.
                 let _ = place.leave().await;
@@ -127,17 +127,26 @@ impl Lock {
         self.place.keeping.lost().await
     }
 
-    /// Gives the lock back: when this returns, the next one has it.
+    /// Gives the lock back: when this returns, the next one has it. With `Ok`, nobody else had it until then.
     ///
     /// # Errors
     ///
-    /// [`ClientError::LockLost`] if it was lost before. After any other, it goes within its time to live.
+    /// [`ClientError::LockLost`] if it was lost before, of which this may be the first to tell: its lease was revoked or had
+    /// ended, or its key was removed. After any other, it goes within its time to live, and whether it was
+    /// held until now is not known.
     pub async fn release(self) -> Result<(), ClientError> {
-        let lost = self.place.keeping.is_lost();
-        let left = self.place.leave().await;
-        match lost {
-            Some(lost) => Err(ClientError::LockLost(lost)),
-            None => left,
+        // Before the lease is revoked, after which its key says nothing. And not by a transaction that removes the key: what
+        // else is bound to the lease is to go in the same moment.
+        let lost = match self.place.keeping.is_lost() {
+            None if !self.place.is_there().await? => Some(Lost::KeyGone),
+            lost => lost,
+        };
+        let lived = self.place.leave().await;
+        match (lost, lived) {
+            (None, Ok(true)) => Ok(()),
+            (None | Some(Lost::KeyGone), Ok(false)) => Err(ClientError::LockLost(Lost::Ended)),
+            (Some(lost), _) => Err(ClientError::LockLost(lost)),
+            (None, Err(error)) => Err(error),
         }
     }
 }

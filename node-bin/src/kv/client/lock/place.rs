@@ -95,12 +95,24 @@ impl Place {
         }
     }
 
-    /// Gives it up.
-    pub(super) async fn leave(self) -> Result<(), ClientError> {
+    /// Whether its key is there as it was written, as of no earlier than this call. The leader is asked, whom giving it up
+    /// needs as well.
+    pub(super) async fn is_there(&self) -> Result<bool, ClientError> {
+        let leader = Client {
+            reads_at: None,
+            ..self.client.clone()
+        };
+        let found = leader.get(self.key.clone()).await?;
+        Ok(found.is_some_and(|value| value.revision == self.revision))
+    }
+
+    /// Gives it up; returns whether its lease had lived until then.
+    pub(super) async fn leave(self) -> Result<bool, ClientError> {
         self.keeping.leave();
         match self.client.revoke_lease(self.lease).await {
-            Err(ClientError::LeaseUnknown { .. }) => Ok(()),
-            left => left,
+            Ok(()) => Ok(true),
+            Err(ClientError::LeaseUnknown { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
