@@ -1,17 +1,21 @@
 //! Locks: one holder at a time, in turn, for as long as a lease lives; in this process, and as the command that runs
 //! others.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_lite::future::{block_on, or, poll_once, zip};
 use quorate::kv::{
-    Client, ClientError, Compare, Condition, LEASES_OF_ONE_MAX, Lost, Step, Transaction,
+    Client, ClientError, Compare, Condition, LEASES_OF_ONE_MAX, Lock, Lost, Step, Transaction,
 };
-use quorate_tests::cluster::Cluster;
+use quorate_tests::cluster::{Cluster, id};
 use quorate_tests::process::{self, eventually};
 use quorate_tests::wait::until;
+
+/// Somebody who waits for a lock.
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Lock, ClientError>> + 'a>>;
 
 /// Longer than all elections of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -214,6 +218,45 @@ fn a_lock_that_cannot_be_kept() {
         let leader = cluster.leader().await;
         cluster.kill(leader);
         assert_eq!(lock.lost().await, Lost::NotKept);
+    });
+}
+
+/// Who waits goes on waiting without a leader, for longer than its lease lives and than a request may take, and so does
+/// who begins then.
+#[test]
+fn waiting_outlasts_an_outage() {
+    block_on(async {
+        let mut cluster = Cluster::start(3);
+        let client = cluster.client(PATIENCE);
+        let hurried = cluster.client(Duration::from_millis(500));
+        let ttl = Duration::from_secs(1);
+        let holder = client.lock("lock", LONG).await.unwrap();
+        let mut before: Waiting<'_> = Box::pin(hurried.lock("lock", ttl));
+        or(async { drop((&mut before).await) }, has_places(&client, 2)).await;
+        let other = client.lock("other", ttl).await.unwrap();
+        for node in [1, 2].map(id) {
+            cluster.kill(node);
+        }
+        let mut during: Waiting<'_> = Box::pin(hurried.lock("lock", ttl));
+        let outage = async {
+            assert_eq!(other.lost().await, Lost::NotKept);
+            // Whoever is as impatient has given up by now.
+            assert!(hurried.get("key").await.is_err());
+        };
+        let early = async {
+            let (first, second) = zip(&mut before, &mut during).await;
+            panic!("nobody gives it to {first:?} and {second:?}");
+        };
+        or(early, outage).await;
+        for node in [1, 2].map(id) {
+            cluster.start_node(node);
+        }
+        holder.release().await.expect("held all the time");
+        let turn = async |waiting: Waiting<'_>| {
+            let lock = waiting.await.expect("its turn comes");
+            lock.release().await.expect("held");
+        };
+        zip(turn(before), turn(during)).await;
     });
 }
 

@@ -7,6 +7,7 @@
 
 mod keeping;
 mod place;
+mod waiting;
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -50,10 +51,14 @@ impl Client {
     /// `ttl`: when this process dies, that long others wait for it. Dropping this future gives up the place among those who
     /// wait.
     ///
+    /// It waits for as long as it takes, also while no leader can be reached. The place among those who wait is lost when its
+    /// lease ends meanwhile, as it may where that takes longer than `ttl`: then it goes on behind all others.
+    ///
     /// # Errors
     ///
-    /// [`ClientError::LockLost`] when the lease could not be kept while waiting; else as
-    /// [`put_with_lease`](Self::put_with_lease). The lock is not held then.
+    /// [`ClientError::LockLost`] with [`Lost::KeyGone`] when somebody removed its key while it waited; else what waiting does
+    /// not remove, as of [`grant_lease`](Self::grant_lease) and [`put_with_lease`](Self::put_with_lease). The lock is not
+    /// held then.
     pub async fn lock(&self, name: impl AsRef<[u8]>, ttl: Duration) -> Result<Lock, ClientError> {
         let lock = self.lock_unless(name, ttl, pending()).await?;
         Ok(lock.expect("only something that happens ends the waiting"))
@@ -76,25 +81,25 @@ impl Client {
             return Err(Invalid::KeyEmpty.into());
         }
         validate_key(&key_of(name, 0))?;
-        // Before the call, because the leader counts from before its answer.
-        let begun = self.shared.runtime.now();
-        let lease = self.grant_lease(ttl).await?;
-        let mut place = Place::new(self.clone(), name, lease, ttl, begun);
+        let mut seat = None;
         let held = async {
-            place.enter().await?;
-            place.first().await?;
+            waiting::wait(self, name, ttl, &mut seat).await?;
             Ok(true)
         };
         let over = async {
             over.await;
             Ok(false)
         };
-        match or(held, over).await {
-            Ok(true) => Ok(Some(Lock { place })),
-            Ok(false) => place.leave().await.map(|_| None),
-            Err(error) => {
+        match (or(held, over).await, seat) {
+            (Ok(true), Some(place)) => Ok(Some(Lock { place })),
+            (Ok(true), None) => unreachable!("who has the lock has a place"),
+            (Ok(false), Some(place)) => place.leave().await.map(|_| None),
+            (Ok(false), None) => Ok(None),
+            (Err(error), place) => {
                 // The lease ends by itself if that fails.
-                let _ = place.leave().await;
+                if let Some(place) = place {
+                    let _ = place.leave().await;
+                }
                 Err(error)
             }
         }

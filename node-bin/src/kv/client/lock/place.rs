@@ -85,7 +85,9 @@ impl Place {
         loop {
             let (queue, seen) = self.persist(|| self.look()).await?;
             match queue {
-                Queue { own: false, .. } => return Err(ClientError::LockLost(Lost::KeyGone)),
+                Queue { own: false, .. } => {
+                    return Err(ClientError::LockLost(self.why_gone().await?));
+                }
                 Queue { before: None, .. } => return Ok(()),
                 Queue {
                     before: Some((_, key)),
@@ -93,6 +95,12 @@ impl Place {
                 } => self.persist(|| self.change_of(&key, seen)).await?,
             }
         }
+    }
+
+    /// Why its key is not there: it goes with its lease, and not only by that.
+    async fn why_gone(&self) -> Result<Lost, ClientError> {
+        let lease = self.persist(|| self.client.lease(self.lease)).await?;
+        Ok(lease.map_or(Lost::Ended, |_| Lost::KeyGone))
     }
 
     /// Whether its key is there as it was written, as of no earlier than this call. The leader is asked, whom giving it up
@@ -237,7 +245,7 @@ fn successor(key: &[u8]) -> Bytes {
 }
 
 /// Whether it may be otherwise in a moment, and an attempt that does nothing twice is made again.
-fn passes(error: &ClientError) -> bool {
+pub(super) fn passes(error: &ClientError) -> bool {
     matches!(
         error,
         ClientError::OutcomeUnknown { .. }
