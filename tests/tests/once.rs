@@ -13,8 +13,10 @@ use quorate::kv::{
 use quorate_certs::Subject;
 use quorate_quic_transport::runtime::IoThread;
 use quorate_tests::cluster::Cluster;
+use quorate_tests::process;
 use quorate_tests::raw::{CALL, Raw};
 use quorate_tests::wait::until;
+use serde_json::{Value, json};
 
 /// Longer than all elections of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,6 +85,48 @@ async fn follow(client: &Client, last: &str) -> Vec<Change> {
             return seen;
         }
     }
+}
+
+/// Whoever reads a page and watches from its revision on sees exactly what came later: in a program, and as commands.
+#[test]
+fn a_watch_goes_on_where_a_page_ends() {
+    let cluster = process::Cluster::started();
+    let run = |args: &[&str]| cluster.run(&[&["kv"], args].concat()).succeeded().out;
+    let fields = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    run(&["put", "a", "1"]);
+    let range = fields(&run(&["range", "--prefix", "a", "--json"]));
+    let get = fields(&run(&["get", "a", "--json"]));
+    let absent = ["kv", "get", "ab", "--json"];
+    let absent = fields(&cluster.run(&absent).out);
+    let thread = IoThread::spawn("client").unwrap();
+    let client = cluster.client(thread.runtime());
+    let page = block_on(client.range("a", Some("b".into()), 10)).expect("a page");
+    assert_eq!(page.pairs.len(), 1);
+    let put = fields(&run(&["put", "ab", "2", "--json"]));
+    run(&["put", "ac", "3"]);
+
+    let mut watch = client.watch("a", Some("b".into()), Some(page.revision));
+    let changes = block_on(async {
+        let mut changes = Vec::new();
+        while changes.len() < 2 {
+            changes.extend(watch.next().await.expect("it goes on"));
+        }
+        changes
+    });
+    let keys = changes.iter().map(|change| &*change.key);
+    assert_eq!(keys.collect::<Vec<_>>(), [b"ab", b"ac"]);
+
+    for read in [range, get, absent] {
+        let after = read["as_of_revision"].to_string();
+        let watched = [
+            "watch", "--prefix", "a", "--after", &after, "--limit", "1", "--json",
+        ];
+        let lines: Vec<Value> = run(&watched).lines().map(fields).collect();
+        let begun = json!({ "watching_after": read["as_of_revision"] });
+        let change = json!({ "revision": put["revision"], "key": "ab", "value": "2" });
+        assert_eq!(lines, [begun, change]);
+    }
+    block_on(client.close());
 }
 
 /// A watch sees every change once and in order, although the node that is asked is killed meanwhile, and what a

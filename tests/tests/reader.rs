@@ -58,13 +58,15 @@ fn certs(cluster: &Cluster, line: &str) -> quorate_tests::process::Ended {
 /// What nobody but the refused could have changed: all keys with their revisions, the members, and who leads in which term.
 fn state(cluster: &Cluster) -> [Value; 3] {
     let keys = cluster.run(&["kv", "range", "--json"]).succeeded();
+    let mut keys = json(&keys.out);
+    keys.as_object_mut().unwrap().remove("as_of_revision");
     let members = cluster.run(&["members", "list", "--json"]).succeeded();
     let status = json(&cluster.run(&["status", "--json"]).succeeded().out);
     let mut members = json(&members.out);
     for member in members["members"].as_array_mut().unwrap() {
         member.as_object_mut().unwrap().remove("lag");
     }
-    [json(&keys.out), members, status["leader"].clone()]
+    [keys, members, status["leader"].clone()]
 }
 
 /// For how long a lease will live yet.

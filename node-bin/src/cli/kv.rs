@@ -154,7 +154,8 @@ struct Age {
 #[derive(Debug)]
 enum Done {
     Put(u64),
-    Get(Bytes, Option<Value>),
+    /// With the revision of the state that answered.
+    Get(Bytes, Option<Value>, u64),
     GetStale(Bytes, Option<Value>, Age),
     Delete(bool),
     CompareAndSet(Swap),
@@ -206,7 +207,7 @@ async fn run_one(
     }
     match (json, raw, &done) {
         (true, _, done) => writeln!(out, "{}", in_json(done)),
-        (false, true, Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _)) => {
+        (false, true, Done::Get(_, Some(value), _) | Done::GetStale(_, Some(value), _)) => {
             out.write_all(&value.data)
         }
         (false, _, done) => for_people(done, out),
@@ -304,8 +305,8 @@ async fn carry_out(client: &Client, work: Work) -> Result<Done, quorate::kv::Cli
             Done::Put(client.put_with_lease(key, value, lease).await?)
         }
         Work::Get(key) => {
-            let value = client.get(key.clone()).await?;
-            Done::Get(key, value)
+            let (value, revision) = client.get_as_of(key.clone()).await?;
+            Done::Get(key, value, revision)
         }
         Work::GetStale(key, node) => {
             let query = Query::Get { key: key.clone() };
@@ -338,10 +339,10 @@ fn remark(done: &Done, json: bool) -> Option<String> {
 fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     match done {
         Done::Put(revision) => writeln!(out, "written at revision {revision}"),
-        Done::Get(_, Some(value)) | Done::GetStale(_, Some(value), _) => {
+        Done::Get(_, Some(value), _) | Done::GetStale(_, Some(value), _) => {
             writeln!(out, "{}", printable(&value.data))
         }
-        Done::Get(_, None) | Done::GetStale(_, None, _) | Done::Delete(false) => Ok(()),
+        Done::Get(_, None, _) | Done::GetStale(_, None, _) | Done::Delete(false) => Ok(()),
         Done::Delete(true) => writeln!(out, "deleted"),
         Done::CompareAndSet(Swap::Swapped { revision }) => {
             writeln!(out, "swapped at revision {revision}")
@@ -368,21 +369,24 @@ fn in_json(done: &Done) -> Json {
     match done {
         Done::Put(revision) => json!({ "revision": revision }),
         Done::GetStale(key, value, age) => {
-            let mut fields = in_json(&Done::Get(key.clone(), value.clone()));
-            fields["as_of_revision"] = age.revision.into();
+            let mut fields = in_json(&Done::Get(key.clone(), value.clone(), age.revision));
             let silent = age
                 .leader_silent_for
                 .map(|silent| silent.as_millis() as u64);
             fields["leader_silent_for_ms"] = silent.into();
             fields
         }
-        Done::Get(key, value) => match value {
-            Some(value) => pair_in_json(key, value),
-            None => Json::Object(Map::from_iter([
-                field("key", key),
-                ("value".into(), Json::Null),
-            ])),
-        },
+        Done::Get(key, value, revision) => {
+            let mut fields = match value {
+                Some(value) => pair_in_json(key, value),
+                None => Json::Object(Map::from_iter([
+                    field("key", key),
+                    ("value".into(), Json::Null),
+                ])),
+            };
+            fields["as_of_revision"] = (*revision).into();
+            fields
+        }
         Done::Delete(existed) => json!({ "existed": existed }),
         Done::CompareAndSet(Swap::Swapped { revision }) => {
             json!({ "swapped": true, "revision": revision })
@@ -408,7 +412,7 @@ fn pair_in_json(key: &[u8], value: &Value) -> Json {
 /// The exit code: a negative answer is not a success. In JSON the answer itself has said so.
 fn verdict(done: &Done, json: bool) -> Result<(), Failure> {
     let negative = match done {
-        Done::Get(_, None) | Done::GetStale(_, None, _) | Done::Delete(false) => {
+        Done::Get(_, None, _) | Done::GetStale(_, None, _) | Done::Delete(false) => {
             "no such key".to_owned()
         }
         Done::CompareAndSet(Swap::NotSwapped { current }) => match current {
@@ -416,7 +420,7 @@ fn verdict(done: &Done, json: bool) -> Result<(), Failure> {
             None => "not swapped: there is no such key".to_owned(),
         },
         Done::Put(_)
-        | Done::Get(_, Some(_))
+        | Done::Get(_, Some(_), _)
         | Done::GetStale(_, Some(_), _)
         | Done::Delete(true)
         | Done::CompareAndSet(Swap::Swapped { .. }) => return Ok(()),
@@ -560,8 +564,8 @@ mod tests {
     fn answers_for_people() {
         for (done, text, code) in [
             (Done::Put(7), "written at revision 7\n", 0),
-            (Done::Get(bytes("k"), Some(value(b"v", 7))), "v\n", 0),
-            (Done::Get(bytes("k"), None), "", exit::NEGATIVE),
+            (Done::Get(bytes("k"), Some(value(b"v", 7)), 9), "v\n", 0),
+            (Done::Get(bytes("k"), None, 9), "", exit::NEGATIVE),
             (Done::Delete(true), "deleted\n", 0),
             (Done::Delete(false), "", exit::NEGATIVE),
             (
@@ -605,10 +609,13 @@ mod tests {
         for (done, text) in [
             (Done::Put(7), r#"{"revision":7}"#),
             (
-                Done::Get(bytes("k"), Some(value(b"\xff", 7))),
-                r#"{"key":"k","revision":7,"value_base64":"/w=="}"#,
+                Done::Get(bytes("k"), Some(value(b"\xff", 7)), 9),
+                r#"{"as_of_revision":9,"key":"k","revision":7,"value_base64":"/w=="}"#,
             ),
-            (Done::Get(bytes("k"), None), r#"{"key":"k","value":null}"#),
+            (
+                Done::Get(bytes("k"), None, 9),
+                r#"{"as_of_revision":9,"key":"k","value":null}"#,
+            ),
             (Done::Delete(false), r#"{"existed":false}"#),
             (
                 Done::CompareAndSet(Swap::NotSwapped {

@@ -73,7 +73,7 @@ async fn sweep(
         .begin()
         .await?;
     loop {
-        let Page { pairs, more } = client.range(start, end.clone(), RANGE_LIMIT_MAX).await?;
+        let Page { pairs, more, .. } = client.range(start, end.clone(), RANGE_LIMIT_MAX).await?;
         let before = pairs.iter().filter(|pair| pair.value.revision <= began_at);
         let keys = before.map(|pair| (pair.key.clone(), pair.value.revision));
         let keys: Vec<(Bytes, u64)> = keys.collect();

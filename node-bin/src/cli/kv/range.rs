@@ -46,7 +46,9 @@ pub(super) async fn run(
             }
         };
         let pairs = &page.pairs[..page.pairs.len().min(limit as usize)];
-        printer.print(pairs).map_err(Failure::output)?;
+        printer
+            .print(pairs, page.revision)
+            .map_err(Failure::output)?;
         left -= u32::try_from(pairs.len()).expect("never more than the limit, a u32");
         match pairs.last() {
             Some(last) if page.more && left > 0 => {
@@ -82,9 +84,11 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn print(&mut self, pairs: &[Pair]) -> io::Result<()> {
+    /// Prints a page of the state at `revision`. That of the first one is printed as well: whoever watches from there on
+    /// misses nothing of what changed while the others were read.
+    fn print(&mut self, pairs: &[Pair], revision: u64) -> io::Result<()> {
         if self.json && !self.begun {
-            write!(self.out, "{{\"pairs\":[")?;
+            write!(self.out, "{{\"as_of_revision\":{revision},\"pairs\":[")?;
         }
         self.begun = true;
         for Pair { key, value } in pairs {
@@ -139,8 +143,8 @@ mod tests {
     fn printed(json: bool, pages: &[&[Pair]], more: Option<bool>) -> String {
         let mut out = Vec::new();
         let mut printer = Printer::new(json, &mut out);
-        for page in pages {
-            printer.print(page).unwrap();
+        for (page, revision) in pages.iter().zip(20..) {
+            printer.print(page, revision).unwrap();
         }
         match more {
             Some(more) => printer.end(more),
@@ -170,7 +174,7 @@ mod tests {
             serde_json::from_str::<Json>(&text).unwrap()
         };
         let expected = |more: bool| {
-            json!({ "more": more, "pairs": [
+            json!({ "more": more, "as_of_revision": 20, "pairs": [
                 { "key": "a", "value": "1", "revision": 7 },
                 { "key": "b", "value": "2", "revision": 7 },
                 { "key": "c", "value": "3", "revision": 7 },
@@ -178,7 +182,7 @@ mod tests {
         };
         assert_eq!(parsed(&pages, Some(false)), expected(false));
         assert_eq!(parsed(&pages, None), expected(true));
-        let nothing = json!({ "more": false, "pairs": [] });
+        let nothing = json!({ "more": false, "as_of_revision": 20, "pairs": [] });
         assert_eq!(parsed(&[&[]], Some(false)), nothing);
         assert_eq!(printed(true, &[], None), "");
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use quorate::kv::{Change, Client};
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{At, keys};
 use crate::cli::Failure;
@@ -44,9 +44,18 @@ pub(super) async fn run(
     let mut watch = client.watch(start, end, args.after);
     let mut left = args.limit.unwrap_or(u64::MAX);
     let revision = watch.begin().await.map_err(|error| failure(&error))?;
-    if !json {
-        // Not part of the data: whoever reads it knows that from now on nothing is missed.
-        let _ = writeln!(io::stderr(), "watching after revision {revision}");
+    // Whoever reads it knows that from now on nothing is missed.
+    match json {
+        true => {
+            let begun = json!({ "watching_after": revision });
+            writeln!(out, "{begun}")
+                .and_then(|()| out.flush())
+                .map_err(Failure::output)?;
+        }
+        // Not part of the data.
+        false => {
+            let _ = writeln!(io::stderr(), "watching after revision {revision}");
+        }
     }
     while left > 0 {
         let changes = watch.next().await.map_err(|error| failure(&error))?;

@@ -178,8 +178,21 @@ impl Client {
     ///
     /// Any; nothing happened.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Value>, ClientError> {
+        self.get_as_of(key).await.map(|(value, _)| value)
+    }
+
+    /// As [`get`](Self::get), and the revision of the state that this is of: a [watch](Self::watch) of the key after it sees
+    /// every later change.
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing happened.
+    pub async fn get_as_of(
+        &self,
+        key: impl Into<Bytes>,
+    ) -> Result<(Option<Value>, u64), ClientError> {
         match self.read(Query::Get { key: key.into() }).await? {
-            (_, Answer::Value { value, .. }) => Ok(value),
+            (_, Answer::Value { value, revision }) => Ok((value, revision)),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
     }
@@ -237,7 +250,18 @@ impl Client {
             limit,
         };
         match self.read(query).await? {
-            (_, Answer::Page { pairs, more, .. }) => Ok(Page { pairs, more }),
+            (
+                _,
+                Answer::Page {
+                    pairs,
+                    more,
+                    revision,
+                },
+            ) => Ok(Page {
+                pairs,
+                more,
+                revision,
+            }),
             (node, _) => Err(ClientError::Nonsense { node }),
         }
     }
@@ -567,6 +591,9 @@ pub struct Page {
     pub pairs: Vec<Pair>,
     /// Whether the range goes on: ask again from the key after the last one.
     pub more: bool,
+    /// The revision of the state that this page is of: a [watch](Client::watch) after it sees every later change, and none
+    /// that is in here. Whoever reads several pages watches after that of the first.
+    pub revision: u64,
 }
 
 /// Part of the leases that there are.

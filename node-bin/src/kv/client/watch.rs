@@ -64,8 +64,8 @@ impl Watch {
     ///
     /// [`ClientError::Refused`] with [`Refusal::HistoryGone`](crate::kv::Refusal::HistoryGone) when the node does
     /// not remember what came next: nodes remember little, and what they did before they started only as far as
-    /// their log goes. Read the keys then, and watch from the revision of the answer. After any other error, ask
-    /// again.
+    /// their log goes. Read the keys then, and watch from the revision of the answer
+    /// ([`Page::revision`](super::Page::revision)). After any other error, ask again.
     pub async fn next(&mut self) -> Result<Vec<Change>, ClientError> {
         let after = self.begin().await?;
         let request = Request::Watch {
