@@ -1,8 +1,11 @@
 //! Locks with fencing tokens: whoever holds a lock has a number that is higher than every holder's before, so
 //! that what it protects can refuse a holder that has been away for too long and does not know it.
 //!
-//! A lock is not given back by time here: a clock would make the nodes differ. `break` takes it away, at
-//! whatever an operator or a watchdog decides, and the token does the rest.
+//! A lock is not given back by time here: a clock would make the nodes differ. `break` takes it away from the holder
+//! with a token, at whatever an operator or a watchdog decides, and the token does the rest.
+//!
+//! Every command may be carried out twice, so that it can be repeated when its outcome is unknown: acquiring a lock answers
+//! with its holder, and the others name a token, which nobody has twice.
 //!
 //! ```text
 //! cargo run --release -p quorate --example lock-service
@@ -25,7 +28,7 @@ mod common;
 enum Command {
     Acquire { lock: String, owner: String },
     Release { lock: String, token: u64 },
-    Break { lock: String },
+    Break { lock: String, token: u64 },
 }
 
 #[derive(Serialize, Deserialize, Debug, PartialEq)]
@@ -60,7 +63,7 @@ impl Locks {
                     token: holder.token,
                 }
             }
-            Command::Release { lock, token } => {
+            Command::Release { lock, token } | Command::Break { lock, token } => {
                 if self
                     .0
                     .get(&lock)
@@ -69,10 +72,6 @@ impl Locks {
                     self.0.remove(&lock);
                 }
                 self.look(&lock)
-            }
-            Command::Break { lock } => {
-                self.0.remove(&lock);
-                Answer::Free
             }
         }
     }
@@ -121,7 +120,7 @@ async fn ask(nodes: &[Node], command: Command) -> Result<Answer, Box<dyn Error>>
                 Err(CommandError::Propose(
                     ProposeError::NotLeader { .. } | ProposeError::Overloaded,
                 )) => {}
-                // Acquire may be repeated: it answers with the holder, who may be the one who asks.
+                // Carried out twice, it does no harm.
                 Err(CommandError::Propose(ProposeError::OutcomeUnknown { .. })) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -144,15 +143,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     block_on(async {
         let first = ask(&nodes, acquire("alice")).await?;
         println!("alice asks: {first:?}");
-        println!("bob asks:   {:?}", ask(&nodes, acquire("bob")).await?);
-        println!(
-            "broken:     {:?}",
-            ask(&nodes, Command::Break { lock: lock() }).await?
-        );
-        println!("bob asks:   {:?}", ask(&nodes, acquire("bob")).await?);
         let Answer::Held { token, .. } = first else {
             return Err("alice was first".into());
         };
+        println!("bob asks:   {:?}", ask(&nodes, acquire("bob")).await?);
+        let broken = Command::Break {
+            lock: lock(),
+            token,
+        };
+        println!("broken:     {:?}", ask(&nodes, broken).await?);
+        println!("bob asks:   {:?}", ask(&nodes, acquire("bob")).await?);
         let late = ask(
             &nodes,
             Command::Release {
@@ -173,4 +173,28 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("all nodes were stopped and started; carol asks: {asked:?}");
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What breaks a lock and arrives again takes it from nobody who has it by then.
+    #[test]
+    fn a_lock_is_broken_once() {
+        let lock = || "printer".to_owned();
+        let acquire = |owner: &str| Command::Acquire {
+            lock: lock(),
+            owner: owner.to_owned(),
+        };
+        let alices = || Command::Break {
+            lock: lock(),
+            token: 1,
+        };
+        let mut locks = Locks::default();
+        locks.carry_out(acquire("alice"), 1);
+        assert_eq!(locks.carry_out(alices(), 2), Answer::Free);
+        let bobs = locks.carry_out(acquire("bob"), 3);
+        assert_eq!(locks.carry_out(alices(), 4), bobs);
+    }
 }
