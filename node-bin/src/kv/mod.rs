@@ -26,7 +26,8 @@ pub use backup::{
 };
 pub use client::{
     Backup, Client, ClientConfig, ClientError, ConnectError, LeasePage, Lock, Lost, Page,
-    REQUEST_TIMEOUT, REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, Transacted, Tried, Unanswered, Watch,
+    REQUEST_TIMEOUT, REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, SweepError, Transacted, Tried,
+    Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};
 pub use directory::{AsOf, Directory};

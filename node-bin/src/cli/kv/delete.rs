@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use clap::Args;
-use quorate::kv::{Client, ClientError, Page, RANGE_LIMIT_MAX, TRANSACTION_STEPS_MAX};
+use quorate::kv::{Client, ClientError, Page, RANGE_LIMIT_MAX, SweepError, TRANSACTION_STEPS_MAX};
 use serde_json::{Value as Json, json};
 
 use super::keys;
@@ -42,12 +42,9 @@ pub(super) async fn run(
     let (start, end) = args.range()?;
     let mut swept = Swept::default();
     if let Err(error) = sweep(client, start, end, &mut swept).await {
-        let Failure {
-            code,
-            message,
-            help,
-        } = failure(&error);
-        let message = format!("{} keys are deleted, and then: {message}", swept.deleted);
+        let Failure { code, help, .. } = failure(&error);
+        let deleted = swept.deleted;
+        let message = SweepError { deleted, error }.to_string();
         return Err(Failure {
             code,
             message,
@@ -79,7 +76,12 @@ async fn sweep(
         let keys: Vec<(Bytes, u64)> = keys.collect();
         let found = swept.deleted + swept.kept + pairs.len() as u64;
         for keys in keys.chunks(TRANSACTION_STEPS_MAX) {
-            swept.deleted += client.delete_unchanged(keys).await?;
+            let (deleted, failed) = match client.delete_unchanged(keys).await {
+                Ok(deleted) => (deleted, None),
+                Err(SweepError { deleted, error }) => (deleted, Some(error)),
+            };
+            swept.deleted += deleted;
+            failed.map_or(Ok(()), Err)?;
         }
         swept.kept = found - swept.deleted;
         match pairs.last() {

@@ -43,6 +43,7 @@ pub use error::{ClientError, ConnectError, Tried, Unanswered};
 pub use lock::{Lock, Lost};
 use retry::Operation;
 use shared::Shared;
+pub use sweep::SweepError;
 pub use watch::Watch;
 
 use super::command::{Command, Outcome};

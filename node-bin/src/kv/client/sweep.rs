@@ -13,20 +13,49 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Any, and then some of them may be gone: all that came before those of which it is told.
-    pub async fn delete_unchanged(&self, keys: &[(Bytes, u64)]) -> Result<u64, ClientError> {
+    /// [`SweepError`], which says how many are gone.
+    pub async fn delete_unchanged(&self, keys: &[(Bytes, u64)]) -> Result<u64, SweepError> {
         let mut deleted = 0;
+        match self.sweep(keys, &mut deleted).await {
+            Ok(()) => Ok(deleted),
+            Err(error) => Err(SweepError { deleted, error }),
+        }
+    }
+
+    /// Counts in `deleted`, also where it fails.
+    async fn sweep(&self, keys: &[(Bytes, u64)], deleted: &mut u64) -> Result<(), ClientError> {
         for keys in keys.chunks(TRANSACTION_STEPS_MAX) {
             if self.transact(deletion(keys)).await?.succeeded {
-                deleted += keys.len() as u64;
+                *deleted += keys.len() as u64;
                 continue;
             }
             // One of them was written: each for itself.
             for key in keys.chunks(1) {
-                deleted += u64::from(self.transact(deletion(key)).await?.succeeded);
+                *deleted += u64::from(self.transact(deletion(key)).await?.succeeded);
             }
         }
-        Ok(deleted)
+        Ok(())
+    }
+}
+
+/// Why not all of many keys were deleted, and how many were.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{deleted} of the keys are deleted, and then: {error}", self.at_least())]
+pub struct SweepError {
+    /// So many are gone. After [`ClientError::OutcomeUnknown`], up to [`TRANSACTION_STEPS_MAX`] more may be.
+    pub deleted: u64,
+    /// What it ended with.
+    #[source]
+    pub error: ClientError,
+}
+
+impl SweepError {
+    /// "At least ", where more may be gone than were counted.
+    fn at_least(&self) -> &'static str {
+        match self.error {
+            ClientError::OutcomeUnknown { .. } => "at least ",
+            _ => "",
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::node::SERVICE;
 mod late;
 mod nodes;
 mod search;
+mod sweep;
 mod unknown;
 
 /// Far longer than anything here takes, and still the end of a test that hangs.
@@ -39,6 +40,8 @@ struct Part {
     /// Answers to give before any other.
     refusals: Vec<Refusal>,
     writes: u64,
+    /// Whether transactions find everything as it is to be; any other write is answered where this ends.
+    transacted: Vec<bool>,
     /// How often it was asked for its status, and for who leads.
     asked: (u64, u64),
     /// What each write that arrived was called.
@@ -153,6 +156,13 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         }
         Request::WriteOnce { tag, .. } if tag.session < part.sessions => {
             Response::Written(Outcome::SessionExpired)
+        }
+        Request::WriteOnce { .. } if !part.transacted.is_empty() => {
+            Response::Written(Outcome::Transacted {
+                succeeded: part.transacted.remove(0),
+                steps: Vec::new(),
+                revision: part.writes,
+            })
         }
         Request::Write(_) | Request::WriteOnce { .. } => Response::Written(Outcome::Written {
             revision: part.writes,
