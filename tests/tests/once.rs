@@ -129,6 +129,73 @@ fn a_watch_goes_on_where_a_page_ends() {
     block_on(client.close());
 }
 
+/// A watch on the command line goes on after an outage that is longer than it waits for an answer; one that never had an
+/// answer does not. A signal ends it, and it says where to go on.
+#[test]
+fn a_watch_outlasts_an_outage() {
+    let cluster = process::Cluster::started();
+    let put = |key| {
+        let put = cluster.run(&["kv", "put", key, "1", "--json"]);
+        let put: Value = serde_json::from_str(&put.succeeded().out).unwrap();
+        put["revision"].as_u64().unwrap()
+    };
+    let first = put("wa");
+    let after = (first - 1).to_string();
+    let watch = |limit| {
+        [
+            "kv",
+            "watch",
+            "--prefix",
+            "w",
+            "--after",
+            &after,
+            "--timeout",
+            "500ms",
+            "--limit",
+            limit,
+        ]
+    };
+    let watchers = || -> usize {
+        let waits = |node| {
+            let metrics = cluster.run(&["metrics", node]).out;
+            let mut lines = metrics.lines();
+            let line = lines.find(|line| line.starts_with("quorate_kv_watchers{"));
+            let line = line.and_then(|line| line.rsplit(' ').next());
+            line.and_then(|count| count.parse().ok()).unwrap_or(0)
+        };
+        ["1", "2", "3"].map(waits).iter().sum()
+    };
+    let [outlasting, interrupted] = [watch("2"), watch("9")].map(|watch| cluster.begin(&watch));
+    assert!(process::eventually(|| watchers() == 2));
+    interrupted.send("INT");
+    let ended = interrupted.ended();
+    assert_eq!(ended.code, 130, "{ended:#?}");
+    let (_, go_on) = ended
+        .err
+        .split_once("go on with --after ")
+        .expect("it is said");
+    assert!(go_on.trim().parse::<u64>().unwrap() >= first, "{ended:#?}");
+
+    for node in 1..=3 {
+        cluster.send(node, "STOP");
+    }
+    // It asks later than the other one, as long.
+    cluster.run(&watch("1")).failed(69, &["no leader"]);
+    for node in 1..=3 {
+        cluster.send(node, "CONT");
+    }
+    let second = put("wb");
+    let ended = outlasting.ended().succeeded();
+    assert_eq!(
+        ended.out,
+        format!("{first}\tput\twa\t1\n{second}\tput\twb\t1\n")
+    );
+    for words in ["waiting for an answer: ", "watching again"] {
+        assert_eq!(ended.err.matches(words).count(), 1, "{ended:#?}");
+    }
+    assert!(ended.err.contains("; go on with --after "), "{ended:#?}");
+}
+
 /// A watch sees every change once and in order, although the node that is asked is killed meanwhile, and what a
 /// transaction does as a whole.
 #[test]

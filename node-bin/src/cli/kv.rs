@@ -78,6 +78,7 @@ enum Action {
     /// Do several things in one moment, if everything is as it is to be
     Txn(TransactionArgs),
     /// Print what happens to keys, as it happens
+    #[command(after_help = watch::HELP)]
     Watch(WatchArgs),
     /// Keys that go away by themselves
     #[command(subcommand)]

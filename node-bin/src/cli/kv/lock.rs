@@ -264,7 +264,7 @@ impl Arrivals {
 
 /// Whether this process ignores `signal`, as it did from its start. Where the system does not say so, as Linux does, it
 /// counts as heard.
-fn is_ignored(signal: i32) -> bool {
+pub(super) fn is_ignored(signal: i32) -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
 }
 

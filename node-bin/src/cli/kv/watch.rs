@@ -2,15 +2,33 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use clap::Args;
-use quorate::kv::{Change, Client};
+use quorate::kv::{Change, Client, ClientError, Watch};
 use serde_json::{Map, Value as Json, json};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
+use super::lock::is_ignored;
 use super::{At, keys};
-use crate::cli::Failure;
 use crate::cli::connect::failure;
 use crate::cli::text::{field, printable_line};
+use crate::cli::{Failure, exit};
+
+/// Between two questions without an answer, each of which waits for a leader itself: doubling from the one to the other.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What a script has to know.
+pub(super) const HELP: &str = "\
+Once it had an answer, it goes on however long no node gives another one; without the first, it
+exits as other commands do. On standard error it says when it waits, when it goes on, and, at its
+end, up to where everything is printed and with which --after to go on.";
 
 #[derive(Args, Debug)]
 pub(super) struct WatchArgs {
@@ -42,23 +60,51 @@ pub(super) async fn run(
         end = Some([&start[..], &[0]].concat().into());
     }
     let mut watch = client.watch(start, end, args.after);
-    let mut left = args.limit.unwrap_or(u64::MAX);
     let revision = watch.begin().await.map_err(|error| failure(&error))?;
-    // Whoever reads it knows that from now on nothing is missed.
-    match json {
-        true => {
-            let begun = json!({ "watching_after": revision });
-            writeln!(out, "{begun}")
-                .and_then(|()| out.flush())
-                .map_err(Failure::output)?;
-        }
-        // Not part of the data.
-        false => {
-            let _ = writeln!(io::stderr(), "watching after revision {revision}");
-        }
+    let seen = Seen::from(revision)?;
+    begin(revision, json, out).map_err(Failure::output)?;
+    // Where it is told from when to watch, nobody was asked yet.
+    let outage = Outage::new(args.after.is_none());
+    let limit = args.limit.unwrap_or(u64::MAX);
+    let followed = follow(&mut watch, limit, json, out, (&seen, outage)).await;
+    match &followed {
+        // What came next is not to be had any more, and the failure says what to do instead.
+        Err(failure) if failure.code == exit::DATA => {}
+        Ok(()) | Err(_) => seen.tell(),
     }
+    followed
+}
+
+/// Whoever reads that knows that from now on nothing is missed. For people, it is no part of the data.
+fn begin(revision: u64, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    if json {
+        writeln!(out, "{}", json!({ "watching_after": revision }))?;
+        return out.flush();
+    }
+    say(&format!("watching after revision {revision}"));
+    Ok(())
+}
+
+/// Prints changes until there were `limit`.
+async fn follow(
+    watch: &mut Watch,
+    limit: u64,
+    json: bool,
+    out: &mut dyn Write,
+    (seen, mut outage): (&Seen, Outage),
+) -> Result<(), Failure> {
+    let mut left = limit;
     while left > 0 {
-        let changes = watch.next().await.map_err(|error| failure(&error))?;
+        let changes = match watch.next().await {
+            Ok(changes) => changes,
+            Err(error) => {
+                let pause = outage.handle_error(&error)?;
+                async_io::Timer::after(pause).await;
+                continue;
+            }
+        };
+        let revision = watch.revision().expect("known from the first answer on");
+        outage.handle_answer(revision);
         let whole = whole_revisions(&changes, left);
         left = left.saturating_sub(whole as u64);
         for change in &changes[..whole] {
@@ -69,8 +115,102 @@ pub(super) async fn run(
             .map_err(Failure::output)?;
         }
         out.flush().map_err(Failure::output)?;
+        let cut = changes.get(whole).and(changes[..whole].last());
+        seen.set(cut.map_or(revision, |last| last.revision));
     }
     Ok(())
+}
+
+/// Waits through times without an answer, and says when one begins and ends.
+struct Outage {
+    /// Whether there was an answer: before that, something is wrong with the command rather than with the cluster.
+    heard: bool,
+    /// The last pause, while there is no answer.
+    pause: Option<Duration>,
+}
+
+impl Outage {
+    fn new(heard: bool) -> Self {
+        Self { heard, pause: None }
+    }
+
+    fn handle_answer(&mut self, revision: u64) {
+        self.heard = true;
+        if self.pause.take().is_some() {
+            say(&format!("watching again, up to revision {revision}"));
+        }
+    }
+
+    /// How long to wait before asking again, unless that is in vain.
+    fn handle_error(&mut self, error: &ClientError) -> Result<Duration, Failure> {
+        if !self.heard || !passes(error) {
+            return Err(failure(error));
+        }
+        if self.pause.is_none() {
+            say(&format!("waiting for an answer: {error}"));
+        }
+        let doubled = self.pause.map_or(PAUSE_MIN, |pause| 2 * pause);
+        let pause = doubled.min(PAUSE_MAX);
+        self.pause = Some(pause);
+        Ok(pause)
+    }
+}
+
+/// Whether it may be otherwise in a moment.
+fn passes(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::NoLeader { .. }
+            | ClientError::StillRefused { .. }
+            | ClientError::TimedOut { .. }
+            | ClientError::Unreachable {
+                for_good: false,
+                ..
+            }
+    )
+}
+
+/// Up to where everything is printed, which is said at the end, also at one by a signal.
+struct Seen(Arc<AtomicU64>);
+
+impl Seen {
+    fn from(revision: u64) -> Result<Self, Failure> {
+        let refused = |error: io::Error| {
+            Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
+        };
+        let seen = Arc::new(AtomicU64::new(revision));
+        let at_signal = Self(Arc::clone(&seen));
+        let heard = [SIGINT, SIGTERM, SIGHUP].into_iter();
+        let mut signals =
+            Signals::new(heard.filter(|signal| !is_ignored(*signal))).map_err(refused)?;
+        // On a thread of its own: who reads the output may not do so any more, and this ends all the same.
+        thread::Builder::new()
+            .name("quorate-signals".into())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    at_signal.tell();
+                    let _ = emulate_default_handler(signal); // it ends the process
+                }
+            })
+            .map_err(refused)?;
+        Ok(Self(seen))
+    }
+
+    fn set(&self, revision: u64) {
+        self.0.store(revision, Ordering::Relaxed);
+    }
+
+    fn tell(&self) {
+        let revision = self.0.load(Ordering::Relaxed);
+        say(&format!(
+            "seen up to revision {revision}; go on with --after {revision}"
+        ));
+    }
+}
+
+/// What is no part of the data.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "{what}"); // nobody may be left to read it
 }
 
 /// How many of `changes` are the first `limit`, and those of the revision in which they end: whoever goes on after that
@@ -106,6 +246,27 @@ fn in_json(change: &Change) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What passes is waited for, with pauses that grow up to a bound, once there was an answer; everything else ends it.
+    #[test]
+    fn an_outage_is_waited_for() {
+        let no_leader = || ClientError::NoLeader {
+            within: Duration::from_secs(5),
+            tried: Vec::new(),
+            unlisted: None,
+        };
+        let mut outage = Outage::new(false);
+        let unheard = outage.handle_error(&no_leader()).unwrap_err();
+        assert_eq!(unheard.code, exit::UNAVAILABLE);
+        outage.handle_answer(7);
+        let pauses = [(); 6].map(|()| outage.handle_error(&no_leader()).unwrap().as_millis());
+        assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
+        outage.handle_answer(7);
+        assert_eq!(outage.handle_error(&no_leader()), Ok(PAUSE_MIN));
+        let for_good = ClientError::NoUsableNode { tried: Vec::new() };
+        let ended = outage.handle_error(&for_good).unwrap_err();
+        assert_eq!(ended.code, exit::NOT_ALLOWED);
+    }
 
     /// A transaction is not cut: whoever goes on after the last revision would miss the rest of it.
     #[test]
