@@ -41,6 +41,29 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A client of the key-value store has an I/O thread of its own, which outlives it; its futures can be awaited anywhere:
+//!
+//! ```no_run
+//! use quorate::kv::{Client, ClientConfig, ClientError};
+//! use quorate::transport::runtime::IoThread;
+//! use quorate::{Credentials, NodeId};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = NodeId::new(1).expect("not zero");
+//! let nodes = vec![(node, "127.0.0.1:7001".parse()?)]; // it names the others
+//! let config = ClientConfig::new(nodes, Credentials::load("alice".as_ref())?);
+//! let io = IoThread::spawn("client")?;
+//! let client = Client::connect(config, io.runtime())?;
+//! match client.put("greeting", "hello").await {
+//!     Ok(revision) => println!("written at revision {revision}"),
+//!     Err(ClientError::OutcomeUnknown { .. }) => println!("look before you repeat it"),
+//!     Err(error) => println!("nothing happened: {error}"),
+//! }
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 #[cfg(test)]

@@ -243,6 +243,13 @@ impl NodeHandle {
     /// [`ProposeError::NotLeader`](crate::ProposeError::NotLeader) names it, if it is known. A program that is to take commands at every node forwards
     /// them by a call of its own to that [`peer`](Self::peer), whose [`Service`] answers it.
     ///
+    /// A command has at least one byte, and at most
+    /// [`Config::command_bytes_max`](crate::consensus::Config::command_bytes_max): 1 MiB unless set, and never more than 2 MiB.
+    /// Others are refused.
+    ///
+    /// Nothing is proposed before the future is first polled. Dropping it after that takes nothing back: the command may have
+    /// been applied, or may yet be, as with [`ProposeError::OutcomeUnknown`](crate::ProposeError::OutcomeUnknown).
+    ///
     /// A leader whose disk is nearly full takes only what [`NodeBuilder::shrinks`] names;
     /// [`raft`](Self::raft) knows nothing of disks, and takes everything.
     ///

@@ -113,6 +113,10 @@ impl fmt::Debug for ClientConfig {
 
 /// A client of the key-value store. Clones share its connections; when the last one is dropped, they are
 /// closed.
+///
+/// Dropping the future of a read costs nothing. Dropping that of a write, of whichever function, takes nothing back: it is
+/// not sent again, and its outcome is unknown, as with [`ClientError::OutcomeUnknown`]. Whoever does not want to wait
+/// for so long sets [`ClientConfig::request_timeout`].
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -142,6 +146,10 @@ impl Client {
     /// Opens a socket and begins to dial every node. Does not wait for any of them: the first operation
     /// does, within its own deadline.
     ///
+    /// The network runs on `runtime`, whatever the futures are awaited on: that of an
+    /// [`IoThread`](crate::transport::runtime::IoThread) of the program's own, which several clients may share. It has to
+    /// outlive them: once it is dropped, operations fail, and locks count as lost.
+    ///
     /// # Errors
     ///
     /// [`ConnectError`], before anything is sent.
@@ -156,7 +164,8 @@ impl Client {
         })
     }
 
-    /// Sets `key` to `value`; returns the revision of the write.
+    /// Sets `key` to `value`; returns the revision of the write. Dropping the future leaves the outcome unknown, as with
+    /// every write.
     ///
     /// # Errors
     ///

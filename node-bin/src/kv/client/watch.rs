@@ -60,6 +60,9 @@ impl Watch {
     /// What has happened since the last time; waits until something has. Returns nothing when nothing did for ten
     /// seconds, or less where much happens to other keys: then [`revision`](Self::revision) has moved on.
     ///
+    /// Dropping the future loses nothing: the next one returns what it would have returned. Only a watch from now on has not
+    /// begun before [`begin`](Self::begin), or this, has once returned.
+    ///
     /// # Errors
     ///
     /// [`ClientError::Refused`] with [`Refusal::HistoryGone`](crate::kv::Refusal::HistoryGone) when the node does
