@@ -27,9 +27,9 @@ pub(crate) struct CompactArgs {
 }
 
 pub(crate) fn run(args: &CompactArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let checked = check(&args.dir)?;
+    let checked = check(&args.dir, false)?;
     let path = args.dir.join(STATE_FILE);
-    if !checked.has_state() {
+    if !checked.has_kv() {
         let message = format!(
             "{} is not there: there is nothing to compact",
             path.display()

@@ -25,6 +25,9 @@ pub(crate) struct RecoverArgs {
     /// Do it, instead of only saying what would be done
     #[arg(long)]
     yes: bool,
+    /// Do not look for the state, which a program keeps in a way of its own
+    #[arg(long)]
+    log_only: bool,
     /// Print JSON, as one line at the end
     #[arg(long)]
     json: bool,
@@ -32,7 +35,7 @@ pub(crate) struct RecoverArgs {
 
 pub(crate) fn run(args: &RecoverArgs, out: &mut dyn Write) -> Result<(), Failure> {
     // Nothing is built on a folder that is not in order.
-    let Checked { log, .. } = check::check(&args.dir)?;
+    let Checked { log, .. } = check::check(&args.dir, args.log_only)?;
     let node = log.identity.node;
     let write = log.recovered.alone(node, seconds_now()).ok_or_else(|| {
         let members = log.recovered.membership();

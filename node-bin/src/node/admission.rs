@@ -67,8 +67,10 @@ impl Admission {
             _ => self.memory.meet(node, seen, start),
         };
         let node = node.value();
-        // The one way that is safe: on any folder but its own newest, it could vote twice.
-        let replace = format!("under a new id: `quorate members replace {node} NEW`");
+        // The one way that is safe: on any folder but its own newest, it could vote twice. For programs, the method of
+        // `NodeHandle`; last, since what is sent is cut at 200 bytes.
+        let replace =
+            format!("under a new id: `quorate members replace {node} NEW`, `change_membership`");
         match met {
             Met::OtherStore if standing == Standing::Unknown => Err(format!(
                 "node {node} was here with another data folder; if it has lost that, let it begin under a new id, \
@@ -178,6 +180,7 @@ mod tests {
                 refused.contains("`quorate members replace 2 NEW`"),
                 "{refused}"
             );
+            assert!(refused.ends_with(", `change_membership`"), "{refused}");
             assert!(refused.len() <= 200, "what is sent is cut there: {refused}");
         }
         assert!(

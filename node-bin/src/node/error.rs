@@ -43,7 +43,7 @@ pub enum StartError {
     #[error(
         "{} holds a state but no log: the log was lost, and this node must not start as if it were new; \
          if its folder is somewhere else, start it with that, never with a copy; if not, replace it under a new \
-         number: `quorate members replace OLD NEW`",
+         number: `quorate members replace OLD NEW`, or in a program `NodeHandle::change_membership`",
         path.display()
     )]
     LogLost {

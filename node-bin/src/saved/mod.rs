@@ -57,6 +57,7 @@
 //! [`Config::checkpoint_interval`]: quorate_consensus::Config::checkpoint_interval
 //! [`Config::checkpoint_bytes`]: quorate_consensus::Config::checkpoint_bytes
 
+mod check;
 mod checkpoint;
 mod error;
 mod file;
@@ -69,6 +70,7 @@ use quorate_consensus::{Command, StateMachine};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::check::SavedFile;
 pub use self::error::{Damage, SavedError};
 pub use self::machine::Saved;
 use crate::node::{Node, NodeBuilder, StartError};
