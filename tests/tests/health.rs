@@ -40,6 +40,19 @@ fn a_node_that_is_gone_is_noticed() {
     says(&cluster, 0, "as all 3 nodes say");
 }
 
+/// A certificate that ends sooner than is accepted is noticed before it ends.
+#[test]
+fn a_certificate_that_ends_soon_is_noticed() {
+    let cluster = Cluster::started();
+    says(&cluster, 0, "as all 3 nodes say");
+    let strict = cluster.run(&["status", "--check", "--expires-within=91d"]);
+    assert_eq!(strict.code, TRY_LATER, "{strict:#?}");
+    for node in 1..=3 {
+        let said = format!("node {node}: its certificate: 89 d left; renew it");
+        assert!(strict.out.contains(&said), "{strict:#?}");
+    }
+}
+
 /// A node that was recovered beside a majority that goes on is another cluster of the same name, and that is said.
 #[test]
 fn two_clusters_of_one_name_are_noticed() {

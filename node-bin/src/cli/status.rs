@@ -13,6 +13,8 @@ use quorate_consensus::{NodeId, Term};
 use quorate_persist::seconds_now;
 use serde_json::{Value as Json, json};
 
+use self::check::Bounds;
+use super::certs::parse_life;
 use super::connect::{ConnectArgs, FOR_GOOD, Network};
 use super::{Failure, exit};
 
@@ -34,12 +36,17 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    /// Exit with 0 only if every node answers, all name one leader, none lags or hangs, and disks have room; say why not
+    /// Exit with 0 only if every node answers, all name one leader, none lags or hangs, disks have room, and no
+    /// certificate ends soon; say why not
     #[arg(long, conflicts_with_all = ["json", "peers", "watch"])]
     check: bool,
     /// How many entries a node may lack for that
     #[arg(long, value_name = "ENTRIES", requires = "check", default_value_t = check::BEHIND_DEFAULT)]
     behind: u64,
+    /// How soon certificates may not end for that; 0s: they may
+    #[arg(long, value_name = "TIME", requires = "check", default_value = check::EXPIRES_WITHIN_DEFAULT)]
+    #[arg(value_parser = parse_life)]
+    expires_within: Duration,
 }
 
 /// What one node said, or why it said nothing.
@@ -60,7 +67,7 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
         loop {
             let reports = ask_all(&network, client.clone()).await;
             if args.check {
-                return checked(&reports, args.behind, out);
+                return checked(args, &reports, out);
             }
             if args.watch.is_some() && io::stdout().is_terminal() {
                 write!(out, "{CLEAR}").map_err(Failure::output)?;
@@ -82,8 +89,12 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
 const STOP_ONE: &str = "stop the nodes of the older one, and join them to the other under new numbers (docs/recovery.md)";
 
 /// A line for each reason why not all is well, and the gravest one's exit code: that a node cannot be reached at all.
-fn checked(reports: &[Report], behind: u64, out: &mut dyn Write) -> Result<(), Failure> {
-    let reasons = check::reasons(reports, behind);
+fn checked(args: &StatusArgs, reports: &[Report], out: &mut dyn Write) -> Result<(), Failure> {
+    let bounds = Bounds {
+        behind: args.behind,
+        expires_within: args.expires_within,
+    };
+    let reasons = check::reasons(reports, &bounds, seconds_now());
     for reason in &reasons {
         writeln!(out, "{}", reason.line).map_err(Failure::output)?;
     }
@@ -350,7 +361,7 @@ mod tests {
 
     use super::*;
 
-    const NOW: u64 = 1_000_000_000;
+    pub(super) const NOW: u64 = 1_000_000_000;
 
     pub(super) fn node(id: u64) -> NodeId {
         NodeId::new(id).unwrap()

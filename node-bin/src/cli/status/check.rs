@@ -2,16 +2,31 @@
 //! watches over them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use quorate::DiskSpace;
+use quorate::kv::NodeStatus;
 use quorate_consensus::{NodeId, Term};
 
-use super::{Report, answers, leader};
+use super::{Report, answers, expiry, leader};
 use crate::cli::exit;
 
 /// How many entries a node may lack unless told otherwise: more than a busy cluster writes between the answers of two
 /// nodes, and less than a second of that.
 pub(super) const BEHIND_DEFAULT: u64 = 10_000;
+
+/// How long certificates have to be good for unless told otherwise: a week, so that whoever renews them hears of it on
+/// a working day. Those of nodes live for 90 days unless told otherwise; for lives of days, less has to be accepted, and
+/// how long a node's certificate lives in all it does not say.
+pub(super) const EXPIRES_WITHIN_DEFAULT: &str = "7d";
+
+/// What is accepted.
+pub(super) struct Bounds {
+    /// How many entries a node may lack.
+    pub(super) behind: u64,
+    /// A certificate that ends sooner is to be renewed.
+    pub(super) expires_within: Duration,
+}
 
 /// Why a cluster is not as it should be, a line each, with the exit code for a script.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,9 +35,10 @@ pub(super) struct Reason {
     pub(super) line: String,
 }
 
-/// All reasons; none when every node answers, all know the same leader, nobody lacks more than `behind` entries, no
-/// state machine hangs, and no disk is nearly full.
-pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
+/// All reasons; none when every node answers, all know the same leader, nobody lacks more entries than `bounds` say, no
+/// state machine hangs, no disk is nearly full, and no certificate ends soon after `now_s`.
+pub(super) fn reasons(reports: &[Report], bounds: &Bounds, now_s: u64) -> Vec<Reason> {
+    let behind = bounds.behind;
     let leads = leader(reports);
     // What another cluster has committed says nothing of this one.
     let founding = leads.map(|(term, _)| term.founding());
@@ -41,16 +57,10 @@ pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
             let line = format!("node {number}: {what}");
             reasons.push(Reason { code, line });
         };
-        if let Ok(status) = &report.status
-            && let Some(disk) = &status.disk
-            && disk.nearly_full
-        {
-            add(exit::TEMPORARY, nearly_full(disk));
-        }
-        if let Ok(status) = &report.status
-            && let Some(stalled) = status.state_machine_stalled_ms
-        {
-            add(exit::TEMPORARY, hangs(stalled));
+        if let Ok(status) = &report.status {
+            for what in of_itself(status, bounds, now_s) {
+                add(exit::TEMPORARY, what);
+            }
         }
         let (code, what) = match &report.status {
             Err(silent) => (exit::UNAVAILABLE, silent.why.clone()),
@@ -75,6 +85,28 @@ pub(super) fn reasons(reports: &[Report], behind: u64) -> Vec<Reason> {
         add(code, what);
     }
     reasons
+}
+
+/// What is wrong with a node, whatever the others say.
+fn of_itself(status: &NodeStatus, bounds: &Bounds, now_s: u64) -> impl Iterator<Item = String> {
+    let disk = status.disk.as_ref().filter(|disk| disk.nearly_full);
+    let stalled = status.state_machine_stalled_ms;
+    let ends = status.certificate_not_after;
+    let soon = ends.saturating_sub(now_s) < bounds.expires_within.as_secs();
+    [
+        disk.map(nearly_full),
+        stalled.map(hangs),
+        soon.then(|| ends_soon(ends, now_s)),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn ends_soon(not_after_s: u64, now_s: u64) -> String {
+    format!(
+        "its certificate: {}; renew it (`quorate certs renew`, or `issue` and `install`), or accept that by --expires-within",
+        expiry(not_after_s, now_s)
+    )
 }
 
 fn nearly_full(disk: &DiskSpace) -> String {
@@ -139,11 +171,17 @@ pub(super) fn two_clusters(reports: &[Report]) -> Option<String> {
 mod tests {
     use quorate_consensus::Role;
 
-    use super::super::tests::{disk, node, silent, status};
+    use super::super::tests::{NOW, disk, node, silent, status};
     use super::*;
 
+    const HOUR: u64 = 3600;
+
     fn lines(reports: &[Report]) -> Vec<(u8, String)> {
-        let reasons = reasons(reports, 10);
+        let bounds = Bounds {
+            behind: 10,
+            expires_within: Duration::from_secs(7 * 24 * HOUR),
+        };
+        let reasons = reasons(reports, &bounds, NOW);
         reasons.into_iter().map(|it| (it.code, it.line)).collect()
     }
 
@@ -233,6 +271,33 @@ mod tests {
             panic!("{told:?}");
         };
         assert!(line.starts_with("node 1: its state machine has not come back for 31 s"));
+    }
+
+    /// A certificate that ends within a week is told of, and one that lasts for a week is not.
+    #[test]
+    fn a_certificate_that_ends_soon() {
+        let ending = |left: u64| {
+            let [one, mut two, three] = cluster();
+            if let Ok(status) = &mut two.status {
+                status.certificate_not_after = NOW + left;
+            }
+            lines(&[one, two, three])
+        };
+        assert_eq!(ending(7 * 24 * HOUR), []);
+        for (left, said) in [
+            (7 * 24 * HOUR - 1, "6 d left"),
+            (9 * 60, "9 min left"),
+            (0, "EXPIRED"),
+        ] {
+            let told = ending(left);
+            let [(75, line)] = &told[..] else {
+                panic!("{told:?}");
+            };
+            assert!(
+                line.starts_with(&format!("node 2: its certificate: {said}; renew it")),
+                "{line}"
+            );
+        }
     }
 
     /// What was recovered beside a cluster that goes on is told from a mere election.
