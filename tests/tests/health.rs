@@ -1,5 +1,6 @@
 //! Whether all is well with a cluster, as a script asks.
 
+use quorate_certs::Subject;
 use quorate_tests::process::{Cluster, Ended, eventually, quorate};
 
 const UNAVAILABLE: i32 = 69;
@@ -51,6 +52,28 @@ fn a_certificate_that_ends_soon_is_noticed() {
         let said = format!("node {node}: its certificate: 89 d left; renew it");
         assert!(strict.out.contains(&said), "{strict:#?}");
     }
+}
+
+/// A node that was removed may stay away, whoever still gives its address.
+#[test]
+fn a_node_that_was_removed_does_not_count() {
+    let mut cluster = Cluster::started();
+    says(&cluster, 0, "as all 3 nodes say");
+    cluster.issue(&Subject::admin("ops").expect("a name"), "ops");
+    let removed = cluster.run_as("ops", &["members", "remove", "1"]);
+    removed.succeeded();
+    assert_eq!(cluster.ended(1), 78);
+    says(&cluster, 0, "as all 2 nodes say");
+    let note = "node 1 is not a member (any more): take it out of --node or QUORATE_NODES";
+    let well = check(&cluster);
+    assert!(
+        well.err.contains(note) && !well.out.contains("node 1:"),
+        "{well:#?}"
+    );
+    let table = cluster.run(&["status"]).succeeded();
+    assert!(table.err.contains(note), "{table:#?}");
+    assert_eq!(cluster.signal(2, "KILL"), 137);
+    says(&cluster, UNAVAILABLE, "node 2: unreachable");
 }
 
 /// A node that was recovered beside a majority that goes on is another cluster of the same name, and that is said.

@@ -80,6 +80,11 @@ impl Network {
             .map_err(|error| connect_failure(&error))
     }
 
+    /// The nodes that were given, in order.
+    pub(crate) fn given(&self) -> impl Iterator<Item = NodeId> {
+        self.config.endpoints.keys().copied()
+    }
+
     pub(crate) fn runtime(&self) -> Arc<dyn quinn::Runtime> {
         self.io.runtime()
     }

@@ -13,7 +13,7 @@ use quorate_consensus::{NodeId, Term};
 use quorate_persist::seconds_now;
 use serde_json::{Value as Json, json};
 
-use self::check::Bounds;
+use self::check::{Bounds, Reason};
 use super::certs::parse_life;
 use super::connect::{ConnectArgs, FOR_GOOD, Network};
 use super::{Failure, exit};
@@ -66,8 +66,14 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
     network.with_client(async |client| {
         loop {
             let reports = ask_all(&network, client.clone()).await;
+            let outsiders = check::outsiders(&reports);
             if args.check {
-                return checked(args, &reports, out);
+                let given: Vec<NodeId> = network.given().collect();
+                let bounds = Bounds {
+                    behind: args.behind,
+                    expires_within: args.expires_within,
+                };
+                return checked(&bounds, reports, &given, &outsiders, out);
             }
             if args.watch.is_some() && io::stdout().is_terminal() {
                 write!(out, "{CLEAR}").map_err(Failure::output)?;
@@ -77,6 +83,7 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
                 // Not part of the table, nor of the JSON.
                 let _ = writeln!(io::stderr(), "quorate: {warning}\n  help: {STOP_ONE}");
             }
+            note(network.given().filter(|node| outsiders.contains(node)));
             let Some(seconds) = args.watch else {
                 return verdict(&reports);
             };
@@ -88,18 +95,41 @@ pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure>
 
 const STOP_ONE: &str = "stop the nodes of the older one, and join them to the other under new numbers (docs/recovery.md)";
 
+/// Says which of the nodes that were given are not members. Not part of what is asked for.
+fn note(outside: impl Iterator<Item = NodeId>) {
+    for node in outside {
+        let _ = writeln!(io::stderr(), "quorate: {}", check::outside(node));
+    }
+}
+
 /// A line for each reason why not all is well, and the gravest one's exit code: that a node cannot be reached at all.
-fn checked(args: &StatusArgs, reports: &[Report], out: &mut dyn Write) -> Result<(), Failure> {
-    let bounds = Bounds {
-        behind: args.behind,
-        expires_within: args.expires_within,
-    };
-    let reasons = check::reasons(reports, &bounds, seconds_now());
+/// `outsiders` do not count: a node that was removed may stay away for ever, unless it is all that was asked about.
+fn checked(
+    bounds: &Bounds,
+    mut reports: Vec<Report>,
+    given: &[NodeId],
+    outsiders: &BTreeSet<NodeId>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    reports.retain(|report| !outsiders.contains(&report.node));
+    let mut reasons = check::reasons(&reports, bounds, seconds_now());
+    let outside = given
+        .iter()
+        .copied()
+        .filter(|node| outsiders.contains(node));
+    if given.iter().all(|node| outsiders.contains(node)) {
+        reasons.extend(outside.map(|node| Reason {
+            code: exit::TEMPORARY,
+            line: check::outside(node),
+        }));
+    } else {
+        note(outside);
+    }
     for reason in &reasons {
         writeln!(out, "{}", reason.line).map_err(Failure::output)?;
     }
     let code = reasons.iter().map(|reason| reason.code).min();
-    match (code, leader(reports)) {
+    match (code, leader(&reports)) {
         (Some(code), _) => Err(Failure::new(code, "")),
         (None, Some((_, leader))) => {
             let (leader, nodes) = (leader.value(), reports.len());
@@ -434,6 +464,30 @@ NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE  DISK
 3     follower  4     1       1006@4  1005    1005     2    89 d left    77 GiB free
 "
         );
+    }
+
+    /// Who is not a member does not count, unless that is all that was asked about.
+    #[test]
+    fn outsiders_do_not_count() {
+        let bounds = Bounds {
+            behind: 10,
+            expires_within: Duration::ZERO,
+        };
+        let said = |given: &[u64], outside: &[u64]| {
+            let given: Vec<NodeId> = given.iter().copied().map(node).collect();
+            let outsiders = outside.iter().copied().map(node).collect();
+            let mut out = Vec::new();
+            let checked = checked(&bounds, cluster(), &given, &outsiders, &mut out);
+            let code = checked.map_or_else(|failure| failure.code, |()| 0);
+            (code, String::from_utf8(out).unwrap())
+        };
+        let unreachable = "node 2: unreachable: refused\n".to_owned();
+        assert_eq!(said(&[1, 2, 3], &[]), (exit::UNAVAILABLE, unreachable));
+        let well = "ok: node 1 leads, as all 2 nodes say\n".to_owned();
+        assert_eq!(said(&[1, 2, 3], &[2]), (0, well));
+        let (code, line) = said(&[2], &[2]);
+        assert_eq!(code, exit::TEMPORARY);
+        assert!(line.starts_with("node 2 is not a member"), "{line}");
     }
 
     /// A state machine that does not come back stands out.

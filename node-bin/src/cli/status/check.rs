@@ -1,12 +1,12 @@
 //! `quorate status --check`: whether a cluster is as it should be, for who restarts nodes one after the other, or
 //! watches over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate::DiskSpace;
 use quorate::kv::NodeStatus;
-use quorate_consensus::{NodeId, Term};
+use quorate_consensus::{NodeId, Role, Term};
 
 use super::{Report, answers, expiry, leader};
 use crate::cli::exit;
@@ -125,6 +125,33 @@ fn hangs(stalled_ms: u64) -> String {
     )
 }
 
+/// Those that the leader says are not members, and that are not of another cluster of the same name.
+pub(super) fn outsiders(reports: &[Report]) -> BTreeSet<NodeId> {
+    let of_leader = leader(reports).and_then(|(term, leads)| {
+        let mut its_own = answers(reports).filter(|status| status.node == leads);
+        its_own.find(|status| status.term == term && status.role == Role::Leader)
+    });
+    let Some(of_leader) = of_leader else {
+        return BTreeSet::new();
+    };
+    let is_outside = |report: &&Report| {
+        let same = report.status.as_ref().map_or(true, |status| {
+            status.term.founding() == of_leader.term.founding()
+        });
+        same && !of_leader.members.contains(report.node)
+    };
+    let outside = reports.iter().filter(is_outside);
+    outside.map(|report| report.node).collect()
+}
+
+/// What to do about a node that was given and is not a member.
+pub(super) fn outside(node: NodeId) -> String {
+    format!(
+        "node {} is not a member (any more): take it out of --node or QUORATE_NODES",
+        node.value()
+    )
+}
+
 /// A leader is the same in later terms as well, but not in those of another founding.
 fn agree((term, own): (Term, NodeId), (highest, leads): (Term, NodeId)) -> bool {
     own == leads && term.founding() == highest.founding()
@@ -169,7 +196,7 @@ pub(super) fn two_clusters(reports: &[Report]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_consensus::Role;
+    use quorate_consensus::Membership;
 
     use super::super::tests::{NOW, disk, node, silent, status};
     use super::*;
@@ -298,6 +325,32 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    /// Who is a member says the leader; without its word, and of another cluster, nobody is left out.
+    #[test]
+    fn who_is_not_a_member() {
+        let dead = || Report {
+            node: node(1),
+            status: Err(silent(false)),
+        };
+        let led = |term| {
+            let mut leading = status(2, Role::Leader, term, 2, 1007);
+            if let Ok(status) = &mut leading.status {
+                status.members = Membership::new([2, 3].map(node), []).unwrap();
+            }
+            leading
+        };
+        let follows = || status(3, Role::Follower, 4, 2, 1007);
+        assert_eq!(outsiders(&[dead(), led(4), follows()]), [node(1)].into());
+        let waits = status(1, Role::PreCandidate, 4, 0, 1007);
+        assert_eq!(outsiders(&[waits, led(4), follows()]), [node(1)].into());
+        assert_eq!(outsiders(&[dead(), follows()]), [].into());
+        assert_eq!(outsiders(&[dead(), led(3), follows()]), [].into());
+        assert_eq!(outsiders(&cluster()), [].into());
+        let anew = Term::new(4).founded_anew(1_800_000_000).value() + 1;
+        let other = status(1, Role::Follower, 4, 3, 1007);
+        assert_eq!(outsiders(&[other, led(anew)]), [].into());
     }
 
     /// What was recovered beside a cluster that goes on is told from a mere election.
