@@ -1,10 +1,9 @@
 //! What every command that talks to a cluster shares: where it is, who we are, and what its errors mean
 //! to a script.
 
-use std::collections::BTreeMap;
+mod names;
+
 use std::future::Future;
-use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,8 @@ use quorate::kv::{Client, ClientConfig, ClientError, ConnectError, Needs, Refusa
 use quorate_consensus::NodeId;
 use quorate_quic_transport::runtime::IoThread;
 
-use super::places::{Place, look_up_all};
+use self::names::{Late, Whereabouts};
+use super::places::Place;
 use super::{Failure, config, exit};
 
 /// Used when `--cert` is not given.
@@ -57,6 +57,7 @@ struct Given {
 pub(crate) struct Network {
     io: IoThread,
     config: ClientConfig,
+    late: Late,
 }
 
 impl ConnectArgs {
@@ -65,11 +66,14 @@ impl ConnectArgs {
         let given = given(self, |name| std::env::var(name).ok())?;
         let credentials = super::credentials(&given.cert)?;
         let mut config = ClientConfig::new(Vec::new(), credentials);
-        config.endpoints = endpoints(given.nodes)?;
-        config.request_timeout = self.timeout.unwrap_or(timeout);
+        let within = self.timeout.unwrap_or(timeout);
+        let found = block_on(Whereabouts::find(given.nodes, within, Place::look_up))?;
+        config.endpoints = found.endpoints;
+        config.request_timeout = within;
         let io = IoThread::spawn("client")
             .map_err(|error| Failure::new(exit::OS, format!("cannot start a thread: {error}")))?;
-        Ok(Network { io, config })
+        let late = found.late;
+        Ok(Network { io, config, late })
     }
 }
 
@@ -97,7 +101,8 @@ impl Network {
     {
         let client = self.client()?;
         block_on(async {
-            let result = work(client.clone()).await;
+            let tell = self.late.clone().tell(client.clone());
+            let result = or(work(client.clone()), tell).await;
             or(client.close(), async {
                 async_io::Timer::after(CLOSE_MAX).await;
             })
@@ -105,27 +110,6 @@ impl Network {
             result
         })
     }
-}
-
-/// Where the nodes are. A name that stands for nothing is no reason to give up as long as another one does: it
-/// may be that of a node that is down.
-fn endpoints(nodes: Vec<(NodeId, Place)>) -> Result<BTreeMap<NodeId, Vec<SocketAddr>>, Failure> {
-    let mut errors = Vec::new();
-    let mut endpoints = BTreeMap::new();
-    for (node, looked_up) in block_on(look_up_all(nodes)) {
-        let addresses = looked_up.unwrap_or_else(|error| {
-            errors.push(format!("node {}: {error}", node.value()));
-            Vec::new()
-        });
-        endpoints.insert(node, addresses);
-    }
-    if endpoints.values().all(Vec::is_empty) {
-        return Err(Failure::new(exit::UNAVAILABLE, errors.join("\n")));
-    }
-    for error in errors {
-        let _ = writeln!(io::stderr(), "quorate: {error}; going on without it");
-    }
-    Ok(endpoints)
 }
 
 fn given(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Given, Failure> {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use async_channel::Receiver;
 use async_io::Timer;
 use quorate::{ADDRESSES_MAX, NodeHandle};
 use quorate_consensus::NodeId;
@@ -118,12 +119,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// What became of looking several names up at a time.
-pub(crate) type LookedUp = Vec<(NodeId, Result<Vec<SocketAddr>, String>)>;
-
 /// Looks all `places` up at a time, so that one that takes long costs no more than it takes itself. Addresses
 /// take no thread.
-pub(crate) async fn look_up_all(places: impl IntoIterator<Item = (NodeId, Place)>) -> LookedUp {
+async fn look_up_all(places: impl IntoIterator<Item = (NodeId, Place)>) -> Vec<Found> {
     let begun: Vec<_> = places
         .into_iter()
         .map(|(node, place)| match place.literal() {
@@ -140,6 +138,28 @@ pub(crate) async fn look_up_all(places: impl IntoIterator<Item = (NodeId, Place)
         looked_up.push((node, result));
     }
     looked_up
+}
+
+/// What became of looking one name up.
+pub(crate) type Found = (NodeId, Result<Vec<SocketAddr>, String>);
+
+/// Looks all `places` up by `look_up`, a thread each. What is found comes as it is found, also after the receiver was put
+/// aside; nothing ends a look-up that has begun.
+pub(crate) fn begin_look_ups(
+    places: impl IntoIterator<Item = (NodeId, Place)>,
+    look_up: impl Fn(&Place) -> Result<Vec<SocketAddr>, String> + Clone + Send + 'static,
+) -> Receiver<Found> {
+    let places: Vec<_> = places.into_iter().collect();
+    let (sender, found) = async_channel::bounded(places.len().max(1));
+    for (node, place) in places {
+        let (look_up, sender) = (look_up.clone(), sender.clone());
+        let looking = blocking::unblock(move || {
+            // Nobody may want to know any more.
+            let _ = sender.try_send((node, look_up(&place)));
+        });
+        looking.detach();
+    }
+    found
 }
 
 /// The peers of a node that are known by name.
