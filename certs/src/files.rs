@@ -253,8 +253,8 @@ pub(crate) fn append_line(directory: &Path, name: &str, line: &str) -> Result<()
     }
 }
 
-/// Keeps others who lock the same file out until what is returned is dropped. Waits for them: nobody holds a lock
-/// for longer than it takes to write a file.
+/// Keeps others who lock the same file or folder out until what is returned is dropped. Waits for them: nobody holds a
+/// lock for longer than it takes to write some files.
 pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
     let locked = File::open(path).and_then(|file| file.lock().map(|()| file));
     locked.map_err(|source| FileError::Io {

@@ -1,5 +1,6 @@
 //! A folder of credentials whose content changes: a renewed certificate, other roots.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -25,8 +26,9 @@ const NAME_OF_INPUT: &str = "the authority's file";
 /// The folder that [`Issued::write`] made, to be changed while its owner runs.
 ///
 /// Every change is checked as a peer would check it before a byte is written, and is made in steps
-/// after each of which [`Credentials::load`] finds whole credentials: the old or the new. One process at
-/// a time may change a folder.
+/// after each of which [`Credentials::load`] finds whole credentials: the old or the new. Those who change a folder at a
+/// time take turns, and each goes on from what the others have left there. Whoever only reads waits for
+/// nobody.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -50,14 +52,12 @@ impl Folder {
             })
             .and_then(|facts| identity_of(&facts))
             .map_err(CredentialsError::from)?;
-        let trusted = files::read(&path.join(ROOTS_FILE), Kind::Bundle)?;
-        let roots = certificates(&trusted, ROOTS_FILE, ROOTS_MAX)?;
-        let lists = lists_in(&trusted, ROOTS_FILE)?;
+        let (roots, lists) = trusted_in(path)?;
         Ok(Self {
             path: path.to_owned(),
             identity,
-            lists: newest_of(lists, &roots).map_err(CredentialsError::from)?,
             roots,
+            lists,
         })
     }
 
@@ -94,6 +94,18 @@ impl Folder {
         revoked.map(|entry| entry.serial.clone())
     }
 
+    /// Keeps others out who change the folder, until what is returned is dropped, and reads again whom it trusts: what
+    /// they have written since it was opened would be undone otherwise, a revocation among it. The folder itself is
+    /// locked, since its files are replaced.
+    fn alone(&mut self) -> Result<File, FolderError> {
+        let lock = files::lock(&self.path)?;
+        // Before its first certificate it trusts nobody.
+        if self.path.join(CERTIFICATE_FILE).exists() {
+            (self.roots, self.lists) = trusted_in(&self.path)?;
+        }
+        Ok(lock)
+    }
+
     /// That what `ca` issues can be put into the folder, for whoever asks before anything is issued.
     ///
     /// Errors: those of [`renew`](Self::renew) that come of the CA.
@@ -110,6 +122,7 @@ impl Folder {
     /// Returns what is in the folder now. Errors: [`FolderError::NotTrusted`]; credentials of somebody else, or such
     /// as peers would refuse; a file that can not be written.
     pub fn renew(&mut self, issued: &Issued) -> Result<Credentials, FolderError> {
+        let _alone = self.alone()?;
         self.install(
             issued.key_pem().as_bytes(),
             issued.certificate_pem().as_bytes(),
@@ -123,6 +136,7 @@ impl Folder {
     ///
     /// Errors: those of [`renew`](Self::renew), and those of reading the other folder.
     pub fn renew_from(&mut self, other: &Path) -> Result<Credentials, FolderError> {
+        let _alone = self.alone()?;
         let chain = files::read(&other.join(CERTIFICATE_FILE), Kind::Public)?;
         let key = match files::read(&other.join(KEY_FILE), Kind::Secret) {
             Err(FileError::Missing { .. }) => {
@@ -152,6 +166,7 @@ impl Folder {
         }
     }
 
+    /// Only [`alone`](Self::alone).
     fn install(
         &mut self,
         key: &[u8],
@@ -188,6 +203,7 @@ impl Folder {
     /// is revoked; one that revokes what the newer one does not, or of which nobody can tell which is newer; a file
     /// that can not be written.
     pub fn trust(&mut self, authority: &Path) -> Result<bool, FolderError> {
+        let _alone = self.alone()?;
         let (roots, lists) = self.trusting(authority)?;
         let is_news = roots != self.roots || lists != self.lists;
         if is_news {
@@ -243,6 +259,7 @@ impl Folder {
     /// Errors: [`FolderError::StillNeeded`] where the folder's own certificate would not be good any more; a
     /// file that can not be read or written.
     pub fn distrust(&mut self, authority: &Path) -> Result<bool, FolderError> {
+        let _alone = self.alone()?;
         let pem = authority_pem(authority)?;
         let removed = authorities(authority, &pem)?;
         let mut roots = self.roots.clone();
@@ -355,6 +372,15 @@ impl Folder {
         (self.roots, self.lists) = (roots, lists);
         Ok(())
     }
+}
+
+/// Whom the folder `path` trusts.
+fn trusted_in(path: &Path) -> Result<Trusted, FolderError> {
+    let trusted = files::read(&path.join(ROOTS_FILE), Kind::Bundle)?;
+    let roots = certificates(&trusted, ROOTS_FILE, ROOTS_MAX)?;
+    let lists = lists_in(&trusted, ROOTS_FILE)?;
+    let lists = newest_of(lists, &roots).map_err(CredentialsError::from)?;
+    Ok((roots, lists))
 }
 
 /// Gives the key of the certificate in the folder `path` its proper name, if a renewal was cut short before that.

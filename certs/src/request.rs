@@ -35,6 +35,8 @@ impl Request {
     /// A file that can not be read or written; a key that is there and can not be used.
     pub fn make(directory: &Path, identity: &Identity) -> Result<Self, RequestError> {
         files::create_directory(directory)?;
+        // A renewal that ends meanwhile would take the key for its own, or lose it.
+        let _alone = files::lock(directory)?;
         // The other key may be that of the certificate.
         finish_renewal(directory)?;
         let key = match files::read(&directory.join(NEXT_KEY_FILE), Kind::Secret) {

@@ -4,15 +4,18 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::{HOUR, TestCa, chain, cluster, now};
 use quorate_certs::{
     CERTIFICATE_FILE, Ca, CaError, CaOptions, Credentials, CredentialsError, Folder, FolderError,
-    IssueOptions, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE, Subject, Trust, VerifyError,
+    IssueOptions, Issued, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE, Request, Subject, Trust,
+    VerifyError, inspect,
 };
 
 /// The folder of node 1 of c1, in a temporary one.
@@ -403,4 +406,59 @@ fn a_chain_ends_with_its_first_certificate_that_does() {
             "{left:?} of {life:?}"
         );
     }
+}
+
+/// Two who change a folder at a time: neither undoes what the other has done, be it a revocation, a CA that is trusted
+/// or one that is not any more.
+#[test]
+fn two_who_change_a_folder_undo_nothing() {
+    let ca = TestCa::new("c1");
+    let (_temporary, path, _) = written(&ca);
+    let (second, second_file) = after(&ca, "ca2");
+    let (_third, third_file) = after(&ca, "ca3");
+    let open = || Folder::open(&path).unwrap();
+    let trusted = || fs::read_to_string(path.join(ROOTS_FILE)).unwrap();
+    let count = |what: &str| trusted().matches(&format!("BEGIN {what}")).count();
+
+    let (mut one, mut two) = (open(), open());
+    let found = inspect(ca.node(2).certificate_pem().as_bytes()).unwrap();
+    let revoked = [found[0].serial.parse().unwrap()];
+    let revoking = Ca::open(&ca.directory)
+        .unwrap()
+        .revoke(&revoked, SystemTime::now());
+    assert_eq!(revoking.unwrap(), 1);
+    assert!(one.trust(&ca.directory.join("ca.crl")).unwrap());
+    assert!(two.trust(&second_file).unwrap());
+    assert_eq!((count("CERTIFICATE"), count("X509 CRL")), (2, 1));
+    assert!(!one.trust(&second_file).unwrap(), "it knows of that");
+
+    let (mut one, mut two) = (open(), open());
+    one.renew(&issue(&second, 1)).unwrap();
+    assert!(one.distrust(&ca.directory.join("ca.crt")).unwrap());
+    assert!(two.trust(&third_file).unwrap());
+    assert_eq!((count("CERTIFICATE"), count("X509 CRL")), (2, 0));
+    let error = two.renew(&ca.node(1)).unwrap_err();
+    assert!(matches!(error, FolderError::NotTrusted { .. }), "{error}");
+}
+
+/// Whoever changes a folder waits for who does; whoever reads it does not.
+#[test]
+fn changes_take_turns() {
+    let ca = TestCa::new("c1");
+    let (_temporary, path, _) = written(&ca);
+    let (_, second) = after(&ca, "ca2");
+    let busy = File::open(&path).unwrap();
+    busy.lock().unwrap();
+    let (done, changes) = channel();
+    let identity = Folder::open(&path).unwrap().identity().clone();
+    let (asking, asked) = (path.clone(), done.clone());
+    thread::spawn(move || asked.send(Request::make(&asking, &identity).is_ok()));
+    let trusting = path.clone();
+    thread::spawn(move || done.send(Folder::open(&trusting).unwrap().trust(&second).unwrap()));
+    Credentials::load(&path).unwrap();
+    let early = changes.recv_timeout(Duration::from_millis(200));
+    assert_eq!(early, Err(RecvTimeoutError::Timeout));
+    assert!(!path.join(NEXT_KEY_FILE).exists());
+    drop(busy);
+    assert_eq!([(); 2].map(|()| changes.recv().unwrap()), [true; 2]);
 }
