@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_channel::Receiver;
 use async_io::Timer;
 use futures_lite::future::or;
-use quorate::NodeHandle;
+use quorate::{NodeHandle, OtherIdentity};
 use quorate_certs::{CERTIFICATE_FILE, Credentials, KEY_FILE, NEXT_KEY_FILE, ROOTS_FILE};
 use tracing::{error, info, warn};
 
@@ -27,7 +27,11 @@ pub(crate) struct WatchedFolder {
     path: PathBuf,
     /// Somebody has asked for a look.
     reloads: Receiver<()>,
+    /// The files that were loaded last. Where loading failed since, they are not those that are there, and it is tried
+    /// again: what was in the way need not have been the content.
     seen: Stamps,
+    /// What was said of that.
+    failed: Option<(&'static str, String)>,
     warned: Option<(Age, Instant)>,
 }
 
@@ -50,6 +54,7 @@ impl WatchedFolder {
             path,
             reloads,
             seen: Stamps::default(),
+            failed: None,
             warned: None,
         };
         folder.seen = folder.stamps();
@@ -74,32 +79,36 @@ impl WatchedFolder {
                 },
             )
             .await;
-            // Before the files are read: what changes meanwhile is seen the next time.
-            let stamps = self.stamps();
-            if asked || stamps != self.seen {
-                self.seen = stamps;
-                self.reload(node);
-            }
+            self.look(asked, |credentials| node.replace_credentials(credentials));
         }
     }
 
-    fn reload(&mut self, node: &NodeHandle) {
+    /// Loads what is in the folder, if it has changed or somebody `asked`, and lets `take` have it.
+    fn look(&mut self, asked: bool, take: impl FnOnce(Credentials) -> Result<(), OtherIdentity>) {
+        // Before the files are read: what changes meanwhile is seen the next time.
+        let stamps = self.stamps();
+        if !asked && stamps == self.seen {
+            return;
+        }
+        let loaded = Credentials::load(&self.path)
+            .map_err(|error| ("the certificate cannot be loaded again", error.to_string()));
+        let taken = loaded.and_then(|credentials| {
+            let until = super::certs::rfc3339(credentials.not_after());
+            let taken = take(credentials);
+            taken.map_err(|error| ("the certificate is not taken", error.to_string()))?;
+            Ok(until)
+        });
         let folder = self.path.display();
-        let credentials = match Credentials::load(&self.path) {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                error!(%folder, %error, "the certificate cannot be loaded again; the node keeps the one it has");
-                return;
-            }
-        };
-        let until = super::certs::rfc3339(credentials.not_after());
-        match node.replace_credentials(credentials) {
-            Ok(()) => {
+        match taken {
+            Ok(until) => {
                 info!(%folder, valid_until = until, "certificate loaded again");
-                self.warned = None;
+                (self.seen, self.failed, self.warned) = (stamps, None, None);
             }
-            Err(error) => {
-                error!(%folder, %error, "the certificate is not taken; the node keeps the one it has");
+            // Every minute the same would be noise; whoever asks wants to hear it.
+            Err(why) if !asked && self.failed.as_ref() == Some(&why) => {}
+            Err((what, error)) => {
+                error!(%folder, error, "{what}; the node keeps the one it has, and tries again every minute");
+                self.failed = Some((what, error));
             }
         }
     }
@@ -150,18 +159,61 @@ fn age(credentials: &Credentials, now: SystemTime) -> Option<Age> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+    use std::os::unix::fs::PermissionsExt;
+
+    use quorate_certs::{Ca, CaOptions, ClusterName, Folder, IssueOptions, Issued, Subject};
 
     use super::*;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+    fn ca() -> Ca {
+        Ca::generate(&ClusterName::new("c1").unwrap(), &CaOptions::default()).unwrap()
+    }
+
+    fn issued(ca: &Ca) -> Issued {
+        let issued = ca.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
+        issued.unwrap()
+    }
+
+    /// What could not be loaded is tried again though no file changes, is complained of once, and is loaded once.
+    #[test]
+    fn a_failed_reload_is_tried_again() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("n1");
+        let ca = ca();
+        issued(&ca).write(&path).unwrap();
+        let (_sender, reloads) = async_channel::bounded(1);
+        let mut folder = WatchedFolder::new(path.clone(), reloads);
+        let look = |folder: &mut WatchedFolder| {
+            let mut taken = false;
+            folder.look(false, |_| {
+                taken = true;
+                Ok(())
+            });
+            taken
+        };
+        assert!(!look(&mut folder), "nothing has changed");
+        Folder::open(&path).unwrap().renew(&issued(&ca)).unwrap();
+        let allow = |mode| {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(path.join(KEY_FILE), permissions).unwrap();
+        };
+        allow(0o644);
+        assert!(!look(&mut folder));
+        let (_, error) = folder.failed.as_ref().unwrap();
+        assert!(error.contains("key.pem"), "{error}");
+        assert!(!look(&mut folder));
+        allow(0o600);
+        assert!(look(&mut folder));
+        assert_eq!(folder.failed, None);
+        assert!(!look(&mut folder));
+    }
+
     /// Not in the first two thirds of its life, then until its end, and in other words after it.
     #[test]
     fn a_certificate_is_to_be_renewed_in_its_last_third() {
-        let ca = Ca::generate(&ClusterName::new("c1").unwrap(), &CaOptions::default()).unwrap();
-        let issued = ca.issue(&Subject::node(1).unwrap(), &IssueOptions::default());
-        let credentials = issued.unwrap().credentials().unwrap();
+        let credentials = issued(&ca()).credentials().unwrap();
         let in_days = |days: u32| age(&credentials, SystemTime::now() + days * DAY);
         assert_eq!([0, 59].map(in_days), [None; 2]);
         assert_eq!([61, 89].map(in_days), [Some(Age::ToBeRenewed); 2]);
