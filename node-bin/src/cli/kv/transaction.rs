@@ -79,6 +79,9 @@ fn value(rest: Option<&str>, of: &str) -> Result<Bytes, String> {
 /// A condition as it is written.
 fn compare(text: &str) -> Result<Compare, String> {
     let (kind, rest) = word(text);
+    if kind == "revision" {
+        return revision(rest, kind);
+    }
     let (key, rest) = key(rest, kind)?;
     let condition = match kind {
         "absent" | "present" => {
@@ -89,7 +92,6 @@ fn compare(text: &str) -> Result<Compare, String> {
             }
         }
         "value" => Condition::Value(value(rest, kind)?),
-        "revision" => Condition::Revision(number(rest)?),
         other => {
             return Err(format!(
                 "`{other}` is no condition; there are absent, present, value and revision"
@@ -97,6 +99,22 @@ fn compare(text: &str) -> Result<Compare, String> {
         }
     };
     Ok(Compare { key, condition })
+}
+
+/// The number is what stands last: the key before it may have spaces, as that of a lock whose name has some.
+fn revision(rest: Option<&str>, of: &str) -> Result<Compare, String> {
+    let rest = rest.unwrap_or_default();
+    let (text, last) = match rest.rsplit_once(' ') {
+        Some((text, last)) => (text, Some(last)),
+        None => (rest, None),
+    };
+    if text.is_empty() {
+        return Err(format!("`{of}` needs a key"));
+    }
+    Ok(Compare {
+        key: Bytes::copy_from_slice(text.as_bytes()),
+        condition: Condition::Revision(number(last)?),
+    })
 }
 
 /// A step as it is written.
@@ -215,7 +233,8 @@ mod tests {
         Bytes::copy_from_slice(text.as_bytes())
     }
 
-    /// Conditions and steps as they are written; a value may have spaces, or be empty.
+    /// Conditions and steps as they are written; a value may have spaces, or be empty, and so may the key of a revision
+    /// have them.
     #[test]
     fn words_become_steps() {
         for (text, key, condition) in [
@@ -224,6 +243,7 @@ mod tests {
             ("value a b c", "a", Condition::Value(bytes("b c"))),
             ("value a ", "a", Condition::Value(bytes(""))),
             ("revision a 7", "a", Condition::Revision(7)),
+            ("revision a b/01 7", "a b/01", Condition::Revision(7)),
         ] {
             let key = bytes(key);
             assert_eq!(compare(text), Ok(Compare { key, condition }), "{text}");
@@ -251,7 +271,9 @@ mod tests {
             ("", "needs a key"),
             ("absent", "needs a key"),
             ("absent a b", "`b` is too much"),
+            ("revision", "needs a key"),
             ("revision a b", "`b` is not a number"),
+            ("revision a 7 ", "`` is not a number"),
             ("revision a", "`` is not a number"),
             ("value a", "needs a value"),
             ("older a", "`older` is no condition"),
