@@ -189,6 +189,10 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         | ClientError::TimedOut { .. }
         | ClientError::TooManyLeases
         | ClientError::TooManyLeasesOfOne
+        | ClientError::TooManyUnderWay
+        // Of versions that differ for as long as one is rolled out; where a write's answer is not understood, its
+        // outcome is unknown, which has the same code.
+        | ClientError::Nonsense { .. }
         | ClientError::LockLost(_)
         | ClientError::BackupGone { .. }
         | ClientError::NobodyTookOver { .. } => exit::TEMPORARY,
@@ -402,6 +406,8 @@ mod tests {
             (ClientError::LeaseUnknown { lease: 7 }, 1),
             (ClientError::TooManyLeases, 75),
             (ClientError::TooManyLeasesOfOne, 75),
+            (ClientError::TooManyUnderWay, 75),
+            (ClientError::Nonsense { node }, 75),
             (ClientError::LockLost(quorate::kv::Lost::Ended), 75),
             (ClientError::UnknownNode { node }, 64),
             (ClientError::NoUsableNode { tried: Vec::new() }, 77),
