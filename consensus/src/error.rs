@@ -34,7 +34,7 @@ pub enum ProposeError {
     #[error("the node is stopping; propose at another one")]
     Stopped,
     /// It may have been applied, or may yet be. Repeat it only if applying it twice does no harm.
-    #[error("outcome unknown: leadership was lost before {at:?} was decided")]
+    #[error("outcome unknown: the command may have been applied, or may yet be{}", as_entry(*at))]
     OutcomeUnknown {
         /// The entry that held the command, if it got as far as the log.
         at: Option<EntryId>,
@@ -184,6 +184,14 @@ pub enum Fatal {
         /// For how long.
         waited: Duration,
     },
+    /// The node was told to stop, and the state machine has not come back with what it was given for
+    /// [`Config::apply_stall_timeout`](crate::Config::apply_stall_timeout). The thread that waits for it cannot be ended;
+    /// the process can.
+    #[error("the state machine has not answered for {waited:?}, so this node stops without it")]
+    StateMachineHangs {
+        /// For how long.
+        waited: Duration,
+    },
     /// After the same entries, this node's state is not that of the majority: memory that changed by itself,
     /// or a state machine that is not deterministic.
     #[error(
@@ -219,6 +227,17 @@ pub enum Fatal {
         /// Which one.
         worker: &'static str,
     },
+}
+
+impl Fatal {
+    /// Whether a worker thread is left that waits for something that may never come.
+    #[must_use]
+    pub fn leaves_a_thread(&self) -> bool {
+        matches!(
+            self,
+            Self::DiskHangs { .. } | Self::StateMachineHangs { .. }
+        )
+    }
 }
 
 /// Why a core cannot start from what was recovered.
@@ -272,6 +291,10 @@ pub enum StartError {
         /// The log's term at that index.
         term: u64,
     },
+}
+
+fn as_entry(at: Option<EntryId>) -> String {
+    at.map_or_else(String::new, |at| format!(", as entry {at}"))
 }
 
 fn at(leader: Option<NodeId>) -> String {

@@ -185,7 +185,7 @@ impl Started {
         } = running;
         let workers = [
             thread::spawn(|| block_on(writer.run())),
-            thread::spawn(|| block_on(applier.run())),
+            thread::spawn(|| block_on(applier.run()).unwrap()),
             thread::spawn(|| block_on(courier.run())),
         ];
         let driver = thread::spawn(|| block_on(driver.run()));
@@ -393,6 +393,41 @@ fn b19_a_state_machine_that_hangs_is_told_of_until_it_comes_back() {
     node.end().unwrap();
 }
 
+/// A node that is told to stop does not wait for a state machine that hangs, and nor does whoever waits for a command.
+#[test]
+fn b19_a_stop_does_not_wait_for_a_state_machine_that_hangs() {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let held = Arc::new(Mutex::new(()));
+    let disk = Arc::new(Mutex::new(Disk::Works));
+    let running = assembled_with(
+        &disk,
+        |config| config.apply_stall_timeout = TIMEOUT,
+        Held(Counter(0), Arc::clone(&held)),
+        |_| {},
+    );
+    let node = Started::of(running, disk);
+    let handle = node.handle.clone();
+    let hang = held.lock().unwrap();
+    let first = block_on(handle.propose("four".into()));
+    assert!(matches!(first, Err(ProposeError::OutcomeUnknown { .. })));
+    // Nobody looks after this one before the node stops.
+    let (told, outcome) = mpsc::channel();
+    handle.propose_then("five".into(), move |outcome| told.send(outcome).unwrap());
+    block_on(handle.status()).unwrap();
+    node.control.stop();
+    let outcome = outcome.recv_timeout(PATIENCE).expect("somebody is told");
+    assert!(matches!(
+        outcome,
+        Err(ProposeError::OutcomeUnknown { .. } | ProposeError::Stopped)
+    ));
+    drop(hang);
+    let fatal = node.end().expect_err("it says so");
+    assert!(
+        matches!(fatal, Fatal::StateMachineHangs { waited } if waited >= TIMEOUT),
+        "{fatal}"
+    );
+}
+
 /// Nobody knows whose answer is missing, so nobody is given another's.
 #[test]
 fn a_state_machine_that_gives_too_few_answers_stops_the_node() {
@@ -496,7 +531,7 @@ fn reads_that_wait_for_the_state_machine_are_bounded() {
     control.stop();
     driver.join().unwrap().unwrap();
     writer.join().unwrap();
-    applier.join().unwrap();
+    applier.join().unwrap().unwrap();
 }
 
 /// Stands still until it is told otherwise.

@@ -525,6 +525,28 @@ fn b19_others_go_on_while_a_state_machine_hangs() {
     assert_eq!(status.state_machine_stalled, None);
 }
 
+/// It can be stopped all the same, and says why it did not wait.
+#[test]
+fn b19_a_node_whose_state_machine_hangs_can_be_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path(), &[]);
+    config.raft.apply_stall_timeout = Duration::from_secs(1);
+    let lock = Arc::new(Mutex::new(()));
+    let held = Held(Vec::new(), Arc::clone(&lock));
+    let node = Node::builder(config, credentials(1)).start(held).unwrap();
+    propose_at_one(&[&node], "before");
+    let hang = lock.lock().unwrap();
+    let unknown = in_time("an outcome", node.propose("during".into()));
+    assert!(matches!(
+        unknown,
+        Err(CommandError::Propose(ProposeError::OutcomeUnknown { .. }))
+    ));
+    let stopped = in_time("its end", node.shutdown(Duration::from_millis(100)));
+    let fatal = stopped.expect_err("it says so");
+    assert!(matches!(*fatal, Fatal::StateMachineHangs { .. }), "{fatal}");
+    drop(hang);
+}
+
 /// Proposals that a stop overtakes are told what is true: most of them that nothing happened.
 #[test]
 fn k8_a_stop_answers_every_proposal() {

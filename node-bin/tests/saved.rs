@@ -384,6 +384,27 @@ fn a_disk_that_fails_stops_the_node() {
     });
 }
 
+/// Nor is all well where that fails as it stops.
+#[test]
+fn a_state_that_cannot_be_saved_at_the_end_is_told() {
+    block_on(async {
+        let mut cluster = Cluster::start(1);
+        cluster.write(5).await;
+        let directory = cluster.data_dir(1);
+        let node = cluster.nodes.remove(&1).unwrap();
+        // Nothing can be created there any more.
+        let aside = directory.with_extension("aside");
+        fs::rename(&directory, &aside).unwrap();
+        let fatal = node.shutdown(Duration::from_millis(100)).await;
+        let fatal = fatal.expect_err("it cannot save");
+        assert!(matches!(*fatal, Fatal::StateMachine(_)), "{fatal}");
+        fs::rename(&aside, &directory).unwrap();
+        cluster.start_node(1);
+        cluster.converged().await;
+        assert_eq!(cluster.number(1, "applied").await, 5);
+    });
+}
+
 /// The files of one node are not another's.
 #[test]
 fn the_state_of_another_node_is_refused() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender};
+use async_channel::{Receiver, Sender, TrySendError};
 use bytes::Bytes;
 
 use super::done::Done;
@@ -96,15 +96,27 @@ impl Checkpoints {
 impl Applier {
     /// Works until the driver stops, then closes the state machine. Blocks on the state machine: give
     /// it a thread of its own, or, in a simulation, a task.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`] that the driver cannot tell, because it had stopped already: the state could not be saved at the end.
+    pub async fn run(mut self) -> Result<(), Fatal> {
         let alarm = Alarm::new("applier", self.inbox.clone());
-        if let Err(error) = self.work().await {
-            tracing::error!(err = %error, "the state machine failed");
-            let _ = self
-                .inbox
-                .try_send(Input::Failed(Fatal::StateMachine(error)));
-        }
+        let worked = self.work().await;
         alarm.disarm();
+        let Err(error) = worked else {
+            return Ok(());
+        };
+        tracing::error!(err = %error, "the state machine failed");
+        let failed = Input::Failed(Fatal::StateMachine(error));
+        match self
+            .inbox
+            .try_send(failed)
+            .map_err(TrySendError::into_inner)
+        {
+            Err(Input::Failed(fatal)) => Err(fatal),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     async fn work(&mut self) -> Result<(), StateMachineError> {
@@ -427,7 +439,7 @@ mod tests {
             jobs.try_send(applies(index, command)).unwrap();
         }
         drop(jobs);
-        block_on(applier.run());
+        block_on(applier.run()).unwrap();
         let noted = noted.lock().unwrap();
         noted.clone()
     }

@@ -267,32 +267,44 @@ impl Driver {
                 future::yield_now().await;
             }
         };
-        self.end();
-        outcome
+        let failed = self.end();
+        outcome.and(failed)
     }
 
-    /// A stop waits for the writes that are on their way, but not for a disk that has not answered for so
-    /// long that a leader would have given up leadership.
+    /// A stop waits for the writes that are on their way, and for what the state machine was given, but not for a disk or
+    /// a state machine that has not answered for so long that a leader would have given up leadership.
     fn stops(&self) -> Result<(), Fatal> {
-        match self.node.disk_stalls() {
-            Some(waited) => Err(Fatal::DiskHangs { waited }),
-            None => Ok(()),
+        match (self.node.disk_stalls(), self.node.state_machine_stalls()) {
+            (Some(waited), _) => Err(Fatal::DiskHangs { waited }),
+            (None, Some(waited)) => Err(Fatal::StateMachineHangs { waited }),
+            (None, None) => Ok(()),
         }
     }
 
     /// Answers whoever still waits, with what is certain. Handles may live on, and with them the channel.
-    fn end(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`] that was told too late to be what it stopped for.
+    fn end(&mut self) -> Result<(), Fatal> {
         self.close();
+        if self.node.state_machine_stalls().is_some() {
+            self.unanswered.give_up();
+        }
         for token in self.node.abandon_proposals() {
             if let Some(done) = self.waiting.proposals.remove(&token) {
                 done.call(Err(ProposeError::Stopped));
             }
         }
+        let mut failed = Ok(());
         while let Ok(input) = self.inbox.try_recv() {
-            if let Input::Propose { done, .. } = input {
-                done.call(Err(ProposeError::Stopped));
+            match input {
+                Input::Propose { done, .. } => done.call(Err(ProposeError::Stopped)),
+                Input::Failed(fatal) => failed = Err(fatal),
+                _ => {}
             }
         }
+        failed
     }
 
     /// Nothing is taken any more, and handles, which live on, name nobody as the leader: least of all this node.

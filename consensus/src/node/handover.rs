@@ -62,8 +62,10 @@ impl RaftNode {
     }
 
     /// For how long the state machine has not come back with what it was given, once that is
-    /// [`Config::apply_stall_timeout`](crate::Config::apply_stall_timeout).
-    pub(super) fn state_machine_stalls(&self) -> Option<Duration> {
+    /// [`Config::apply_stall_timeout`](crate::Config::apply_stall_timeout): a node that is told to stop does not wait for
+    /// it then.
+    #[must_use]
+    pub fn state_machine_stalls(&self) -> Option<Duration> {
         let ticks = self.state_machine.stalled(self.now)?;
         Some(self.duration(ticks))
     }

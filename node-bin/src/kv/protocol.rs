@@ -202,8 +202,9 @@ pub enum Refusal {
         /// The limit.
         bytes_max: u64,
     },
-    /// Leadership was lost before the command was decided: it may have been applied, or may yet be.
-    #[error("it lost leadership before the write was decided")]
+    /// The command may have been applied, or may yet be: leadership was lost before it was decided, or the state machine
+    /// did not answer, or the node stopped.
+    #[error("it does not know whether the write happened, or will")]
     OutcomeUnknown,
     /// No majority confirmed the leader in time, so that a read could not be answered; or nobody took
     /// over in time, so that the leader still leads. Never the answer to a write.

@@ -282,7 +282,8 @@ impl NodeBuilder {
         let mut threads = Threads::new(io_thread);
         let thread = |what: &str| format!("quorate-{what}-{}", owner.node);
         threads.spawn(&runtime, thread("log"), &end, writer.run())?;
-        threads.spawn(&runtime, thread("state"), &end, applier.run())?;
+        let applied = run::apply(applier, Arc::clone(&outcome));
+        threads.spawn(&runtime, thread("state"), &end, applied)?;
         threads.spawn(&runtime, thread("snap"), &end, courier.run())?;
         if space.is_measured() {
             let (due, looks) = async_channel::bounded(1);

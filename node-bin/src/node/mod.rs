@@ -380,6 +380,12 @@ impl Outcome {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(fatal));
     }
 
+    /// Unless there is one already, which came first.
+    fn set_if_well(&self, fatal: Fatal) {
+        let mut outcome = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.get_or_insert(Arc::new(fatal));
+    }
+
     fn take(&self) -> Result<(), Arc<Fatal>> {
         self.0
             .lock()
@@ -426,7 +432,8 @@ impl Node {
 
     /// Stops in good order: hands leadership to another voter, saves the state, tells the peers, and ends
     /// every thread. Takes at most about `within` and a second, and what the disk takes for the writes that
-    /// are on their way; where it has not answered for long already, it is not waited for.
+    /// are on their way, and the state machine for what it was given; where they have not answered for long already, they
+    /// are not waited for.
     ///
     /// # Errors
     ///
@@ -443,7 +450,7 @@ impl Node {
 
     fn end_threads(&mut self) {
         if let Err(fatal) = self.outcome.take()
-            && matches!(*fatal, Fatal::DiskHangs { .. })
+            && fatal.leaves_a_thread()
         {
             self.threads.abandon_workers();
         }

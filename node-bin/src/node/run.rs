@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use quinn::Runtime;
-use quorate_consensus::{Body, Driver, Fatal, LeaderChange, Message, ORIGIN};
+use quorate_consensus::{Applier, Body, Driver, Fatal, LeaderChange, Message, ORIGIN};
 use quorate_quic_transport::{Inbound, Inbox, runtime::IoThread};
 use tracing::{debug, error, info};
 
@@ -37,14 +37,21 @@ pub(super) async fn drive(
             }
             _ => error!(node = %node.id(), err = %fatal, "the node stops itself"),
         }
-        let writer_ends = !matches!(fatal, Fatal::DiskHangs { .. });
+        let workers_end = !fatal.leaves_a_thread();
         outcome.set(fatal);
-        if !writer_ends {
-            // Whoever waits for the end would wait for the disk.
+        if !workers_end {
+            // Whoever waits for the end would wait for the disk, or for the state machine.
             end.close();
         }
     }
     drop(end);
+}
+
+/// Runs the applier, and keeps what it could not tell the driver any more.
+pub(super) async fn apply(applier: Applier, outcome: Arc<Outcome>) {
+    if let Err(fatal) = applier.run().await {
+        outcome.set_if_well(fatal);
+    }
 }
 
 /// Says so when the task that holds it panics, and stops the node: half a node would look alive.

@@ -8,7 +8,7 @@ use super::clock::MILLISECOND;
 use super::executor::{Part, TaskId, lock};
 use super::network::Links;
 use super::world::{Event, World, id};
-use quorate_consensus::{Fatal, MembershipChange};
+use quorate_consensus::MembershipChange;
 
 use crate::plan::Fault;
 
@@ -245,8 +245,8 @@ impl World {
         drop(process);
         let failed = lock(&self.member(node).disk).has_failed;
         if let Some(Err(fatal)) = end {
-            // Told to stop, it does not wait for a disk that does not answer, and says so.
-            let reason = failed || stopping && matches!(fatal, Fatal::DiskHangs { .. });
+            // Told to stop, it does not wait for what does not answer, and says so.
+            let reason = failed || stopping && fatal.leaves_a_thread();
             self.invariants
                 .require("nodes stop for a reason only", reason, || {
                     format!("n{node} stops: {fatal}")

@@ -190,13 +190,17 @@ impl Process {
             let outcome = driver.run().await;
             *lock(&ended) = Some(outcome);
         };
+        let applier = async move {
+            // Where its disk fails at the end, what was applied is in the log.
+            let _ = applier.run().await;
+        };
         let id = |part| TaskId { node, life, part };
         Self {
             handle,
             control,
             driver: Task::new(id(Part::Driver), woken, driver),
             writer: Task::new(id(Part::Writer), woken, writer.run()),
-            applier: Task::new(id(Part::Applier), woken, applier.run()),
+            applier: Task::new(id(Part::Applier), woken, applier),
             courier: Task::new(id(Part::Courier), woken, courier.run()),
             end,
             probe: None,

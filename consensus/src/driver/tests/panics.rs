@@ -46,7 +46,10 @@ impl Stage {
             driver: Some(Box::pin(driver.run())),
             workers: [
                 ("writer", Some(Box::pin(writer.run()))),
-                ("applier", Some(Box::pin(applier.run()))),
+                (
+                    "applier",
+                    Some(Box::pin(async { drop(applier.run().await) })),
+                ),
                 ("snapshot", Some(Box::pin(courier.run()))),
             ],
             ended: None,

@@ -197,7 +197,7 @@ pub enum Unanswered {
     #[error("another leader was elected before it answered")]
     Superseded,
     /// The node itself does not know.
-    #[error("it lost leadership before the write was decided")]
+    #[error("it does not know itself whether the write happened, or will")]
     Undecided,
     /// It was sent again, and then the session in which it would have been recognised had ended.
     #[error("the session in which it was sent expired before it could be asked again")]
