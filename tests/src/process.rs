@@ -131,9 +131,9 @@ pub fn quorate_reading<A: AsRef<OsStr>>(
     running.ended()
 }
 
-/// A command that runs.
+/// A command that runs, no longer than this is there: a test that fails leaves nothing behind.
 pub struct Running {
-    child: Child,
+    child: Owned,
     /// Held open: who reads it waits.
     stdin: Option<ChildStdin>,
     out: Receiver<String>,
@@ -162,7 +162,7 @@ impl Running {
         let out = drain(child.stdout.take().expect("piped"));
         let err = drain(child.stderr.take().expect("piped"));
         Self {
-            child,
+            child: Owned(child),
             stdin,
             out,
             err,
@@ -171,7 +171,7 @@ impl Running {
 
     /// Sends it a signal (`INT`, `TERM`, ..).
     pub fn send(&self, signal: &str) {
-        send(&self.child, signal);
+        send(&self.child.0, signal);
     }
 
     /// Ends its standard input, and waits for its end.
@@ -184,13 +184,23 @@ impl Running {
     /// Waits for its end.
     #[track_caller]
     pub fn ended(mut self) -> Ended {
-        let status = wait(&mut self.child);
+        let status = wait(&mut self.child.0);
         let said = |stream: Receiver<String>| stream.recv().expect("read to its end");
         Ended {
             code: code(status.unwrap_or_else(|| panic!("still runs after {DEADLINE:?}"))),
             out: said(self.out),
             err: said(self.err),
         }
+    }
+}
+
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It fails only for a process that has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
