@@ -96,6 +96,8 @@ fn the_command_line_with_a_readers_certificate() {
     said(&["kv", "get", "seen", "--at", "2", "--stale"]);
     let range = said(&["kv", "range"]);
     assert!(range.contains("seen\tvalue"), "{range}");
+    let stale = ["kv", "range", "--at", "2", "--stale", "--keys-only"];
+    assert!(said(&stale).lines().any(|key| key == "seen"));
     let after = (revision - 1).to_string();
     let watched = said(&["kv", "watch", "seen", "--after", &after, "--limit", "1"]);
     assert_eq!(watched, format!("{revision}\tput\tseen\tvalue\n"));

@@ -352,6 +352,13 @@ fn for_people(done: &Done, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+impl Age {
+    fn silent_ms(&self) -> Option<u64> {
+        let silent = self.leader_silent_for?;
+        Some(u64::try_from(silent.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 impl std::fmt::Display for Age {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let revision = self.revision;
@@ -371,10 +378,7 @@ fn in_json(done: &Done) -> Json {
         Done::Put(revision) => json!({ "revision": revision }),
         Done::GetStale(key, value, age) => {
             let mut fields = in_json(&Done::Get(key.clone(), value.clone(), age.revision));
-            let silent = age
-                .leader_silent_for
-                .map(|silent| silent.as_millis() as u64);
-            fields["leader_silent_for_ms"] = silent.into();
+            fields["leader_silent_for_ms"] = age.silent_ms().into();
             fields
         }
         Done::Get(key, value, revision) => {
