@@ -123,7 +123,7 @@ fn of_watches_and_leases() -> Vec<String> {
 
 fn of_locks() -> Vec<String> {
     let code = constant("node-bin/src/cli/exit.rs", "TEMPORARY");
-    let kept = constant("node-bin/src/kv/client/lock/keeping.rs", "KEPT_TIMES");
+    let kept = constant("node-bin/src/kv/client/keeping.rs", "KEPT_TIMES");
     let digits = constant("node-bin/src/kv/client/lock/place.rs", "NUMBER_DIGITS");
     let command = document("node-bin/src/cli/kv/lock.rs");
     let default = command.split("default_value = \"").nth(1);

@@ -1,10 +1,10 @@
 //! Locks: one holder at a time, in turn, for as long as a lease lives; in this process, and as the command that runs
-//! others.
+//! others. And leases that are kept for something else.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::future::{block_on, or, poll_once, zip};
 use quorate::kv::{
@@ -396,5 +396,41 @@ fn nobody_gets_more_than_a_share_of_the_leases() {
         let first = client.leases(0, 1).await.expect("a read").leases[0].number;
         client.revoke_lease(first).await.expect("given back");
         client.grant_lease(LONG).await.expect("one in its place");
+    });
+}
+
+/// A lease lives for longer than its time while somebody keeps it; dropped, given back or revoked, it ends with its keys,
+/// and whoever keeps it hears of that.
+#[test]
+fn a_lease_is_kept_while_its_owner_lives() {
+    block_on(async {
+        let cluster = Cluster::start(1);
+        let client = cluster.client(PATIENCE);
+        let ttl = Duration::from_secs(1);
+        let kept = async || {
+            let lease = client.keep_new_lease(ttl).await.unwrap();
+            let put = client.put_with_lease("alive", "yes", lease.id()).await;
+            put.unwrap();
+            lease
+        };
+        let lives = async || client.get("alive").await.unwrap().is_some();
+        let lease = kept().await;
+        let begun = Instant::now();
+        while begun.elapsed() < 2 * ttl {
+            assert!(lives().await);
+        }
+        assert_eq!(lease.is_lost(), None);
+        drop(lease);
+        while lives().await {}
+
+        let lease = kept().await;
+        lease.revoke().await.unwrap();
+        assert!(!lives().await);
+
+        let lease = kept().await;
+        client.revoke_lease(lease.id()).await.unwrap();
+        assert_eq!(lease.lost().await, Lost::Ended);
+        let late = lease.revoke().await.unwrap_err();
+        assert!(matches!(late, ClientError::LeaseUnknown { .. }), "{late}");
     });
 }

@@ -25,8 +25,8 @@ pub use backup::{
     BackupSummary, BackupWriter, RestoreError, Restored, restore,
 };
 pub use client::{
-    Backup, Client, ClientConfig, ClientError, ConnectError, LeasePage, Lock, Lost, Page,
-    REQUEST_TIMEOUT, REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, SweepError, Transacted, Tried,
+    Backup, Client, ClientConfig, ClientError, ConnectError, KeptLease, LeasePage, Lock, Lost,
+    Page, REQUEST_TIMEOUT, REQUEST_TIMEOUT_MAX, StaleAnswer, Swap, SweepError, Transacted, Tried,
     Unanswered, Watch,
 };
 pub use command::{Command, KEY_BYTES_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, Outcome, VALUE_BYTES_MAX};

@@ -5,7 +5,6 @@
 //! own, so that a lock which is given back wakes nobody but the next (as in the recipes of ZooKeeper and etcd). The
 //! revision is the fencing number: every holder's is higher than those of all before it.
 
-mod keeping;
 mod place;
 mod waiting;
 
@@ -31,7 +30,7 @@ pub struct Lock {
     place: Place,
 }
 
-/// Why a lock, or a place among those who wait for it, is lost.
+/// Why a lock, a place among those who wait for it, or a lease that is kept, is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Lost {

@@ -14,6 +14,8 @@ mod backup;
 mod cluster;
 mod error;
 mod keeper;
+mod keeping;
+mod kept_lease;
 mod leader;
 mod lock;
 mod requests;
@@ -40,6 +42,7 @@ use quorate_quic_transport::{Environment, OtherIdentity, System};
 
 pub use backup::Backup;
 pub use error::{ClientError, ConnectError, Tried, Unanswered};
+pub use kept_lease::KeptLease;
 pub use lock::{Lock, Lost};
 use retry::Operation;
 use shared::Shared;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_lite::future::or;
 
-use super::keeping::{AGAIN, Keeping};
 use super::{Client, ClientError, Lost};
 use crate::kv::client::Transacted;
+use crate::kv::client::keeping::{AGAIN, Keeping};
 use crate::kv::protocol::Refusal;
 use crate::kv::query::{Answer, Pair, Query, RANGE_LIMIT_MAX};
 use crate::kv::transaction::{Compare, Condition, Step, StepOutcome, Transaction};

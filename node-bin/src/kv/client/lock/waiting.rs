@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::keeping::AGAIN;
 use super::place::{Place, passes};
 use super::{Client, ClientError, Lost};
+use crate::kv::client::keeping::AGAIN;
 
 /// Waits until whoever is in `seat` has the lock `name`, whatever passes meanwhile.
 ///

@@ -1,4 +1,4 @@
-//! Keeps the lease of a lock while its owner lives.
+//! Keeps a lease while its owner lives.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use futures_lite::future::or;
 
-use super::{Client, ClientError, Lost};
+use super::Client;
+use super::error::ClientError;
+use super::lock::Lost;
 
 /// How often a lease is kept in its time to live, so that two attempts in a row may fail.
 const KEPT_TIMES: u32 = 3;
