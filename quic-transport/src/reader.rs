@@ -17,7 +17,7 @@ use crate::{
     call::{CallError, IncomingCall, Refusal, Reply},
     close::{CloseCode, Refused},
     connection::Lanes,
-    copies::{Copy, Incoming, InputError, LaneInput},
+    copies::{Incoming, InputError, LaneCopy, LaneInput},
     frame::{Decoder, Frame, FrameError, Shape},
     inbox::Inbound,
     message::{Lane, Received, WireLane},
@@ -48,7 +48,7 @@ async fn accept_lanes(lanes: &Lanes) {
 
 async fn read_copies(lanes: &Lanes) {
     while let Ok(datagram) = lanes.established.connection.read_datagram().await {
-        match Copy::decode(&datagram) {
+        match LaneCopy::decode(&datagram) {
             Some(copy) if lanes.link.lanes.contains(&copy.lane) => {
                 lanes.established.copies.arrived(copy.lane).push(copy);
             }

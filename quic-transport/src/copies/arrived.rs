@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::Copy;
+use super::LaneCopy;
 use crate::signal::{lock, wake};
 
 /// Bytes of copies that one lane's reader has not taken yet, with what each takes besides; more are dropped. It does
@@ -25,13 +25,13 @@ pub(crate) struct Arrived(Mutex<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
-    copies: VecDeque<Copy>,
+    copies: VecDeque<LaneCopy>,
     bytes: usize,
     reader: Option<Waker>,
 }
 
 impl Arrived {
-    pub(crate) fn push(&self, mut copy: Copy) {
+    pub(crate) fn push(&self, mut copy: LaneCopy) {
         let reader = {
             let mut queue = lock(&self.0);
             let bytes = queue.bytes + copy.bytes.len() + PIECE_BYTES;
@@ -48,7 +48,7 @@ impl Arrived {
     }
 
     /// The next one. Only one may wait for it.
-    pub(super) async fn next(&self) -> Copy {
+    pub(super) async fn next(&self) -> LaneCopy {
         poll_fn(|context| {
             let mut queue = lock(&self.0);
             let Some(copy) = queue.copies.pop_front() else {
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_bound_holds_and_room_comes_back() {
         let arrived = Arrived::default();
-        let copy = |offset| Copy {
+        let copy = |offset| LaneCopy {
             lane: WireLane::Append,
             offset,
             bytes: Bytes::from_static(&[0; 1_000]),
@@ -92,7 +92,7 @@ mod tests {
     fn what_waits_does_not_keep_the_packet() {
         let arrived = Arrived::default();
         let packets = Bytes::from(vec![7; 64 << 10]);
-        arrived.push(Copy {
+        arrived.push(LaneCopy {
             lane: WireLane::Append,
             offset: 1,
             bytes: packets.slice(..1),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_lite::future::or;
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, Runtime};
 
-use super::{Arrived, Copy, held::Held};
+use super::{Arrived, LaneCopy, held::Held};
 use crate::{planted, runtime::sleep_until};
 
 /// Asked of a stream at once: a compromise between calls and memory.
@@ -91,7 +91,7 @@ pub(crate) enum InputError {
 /// What came first.
 enum Piece {
     OfStream(Option<(u64, Bytes)>),
-    OfCopy(Copy),
+    OfCopy(LaneCopy),
 }
 
 impl<'a, S: Stream> LaneInput<'a, S> {
@@ -176,7 +176,7 @@ impl<'a, S: Stream> LaneInput<'a, S> {
         Ok(())
     }
 
-    fn put(&mut self, copy: Copy) -> Option<Bytes> {
+    fn put(&mut self, copy: LaneCopy) -> Option<Bytes> {
         let end = copy.offset + copy.bytes.len() as u64;
         if end <= self.held.next() {
             return None;
@@ -300,8 +300,8 @@ mod tests {
         }
     }
 
-    fn copy(offset: u64, text: &'static [u8]) -> Copy {
-        Copy {
+    fn copy(offset: u64, text: &'static [u8]) -> LaneCopy {
+        LaneCopy {
             lane: WireLane::Append,
             offset,
             bytes: Bytes::from_static(text),

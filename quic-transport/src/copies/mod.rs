@@ -4,7 +4,7 @@
 //! To find out that a packet was lost takes a round trip, and so does everything behind it on its lane. On a path that
 //! loses one packet in a hundred, that is what the slowest one in a hundred of all operations wait for; a packet and
 //! its copy are lost together once in ten thousand. What is sent before it is known to be needed costs no more than
-//! room on the path, so it is only done where there is some: see [`Path`]. Others have measured the same on the web
+//! room on the path, so it is only done where there is some: see [`PathLoss`]. Others have measured the same on the web
 //! ("Proactive" in Flach et al., Reducing Web Latency, SIGCOMM 2013).
 //!
 //! A lane is a string of bytes, and its stream and the copies are two ways to learn them: [`LaneInput`] takes each
@@ -13,7 +13,7 @@
 mod arrived;
 mod held;
 mod input;
-mod path;
+mod path_loss;
 mod sending;
 
 use std::{
@@ -27,7 +27,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::PathStats;
 
-use self::{arrived::Arrived, path::Path, sending::Waiting};
+use self::{arrived::Arrived, path_loss::PathLoss, sending::Waiting};
 pub(crate) use self::{
     input::{Incoming, InputError, LaneInput},
     sending::{send_waiting, takes_copies},
@@ -47,14 +47,14 @@ const OFFSET_MAX: u64 = (1 << 62) - 1;
 
 /// Part of a lane, as it stands in a datagram. `docs/wire.md` describes the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Copy {
+pub(crate) struct LaneCopy {
     pub(crate) lane: WireLane,
     /// Where it begins in the lane's stream.
     pub(crate) offset: u64,
     pub(crate) bytes: Bytes,
 }
 
-impl Copy {
+impl LaneCopy {
     /// `None` when a datagram is no copy.
     pub(crate) fn decode(datagram: &Bytes) -> Option<Self> {
         let (header, bytes) = datagram.split_first_chunk::<HEADER_BYTES>()?;
@@ -83,7 +83,7 @@ impl Copy {
 /// The copies of one connection, in both directions.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    path: Mutex<Path>,
+    path: Mutex<PathLoss>,
     waiting: Mutex<Waiting>,
     arrived: [Arrived; WireLane::COUNT],
     sent_bytes: AtomicU64,
@@ -132,21 +132,25 @@ mod tests {
 
     #[test]
     fn a_copy_comes_back_and_other_datagrams_are_none() {
-        let copy = Copy {
+        let copy = LaneCopy {
             lane: WireLane::Reply,
             offset: 1 << 40,
             bytes: Bytes::from_static(b"xyz"),
         };
-        let datagram = Copy::encode(copy.lane, copy.offset, &copy.bytes);
-        assert_eq!(Copy::decode(&datagram), Some(copy));
+        let datagram = LaneCopy::encode(copy.lane, copy.offset, &copy.bytes);
+        assert_eq!(LaneCopy::decode(&datagram), Some(copy));
         for length in 0..=HEADER_BYTES {
-            assert_eq!(Copy::decode(&datagram.slice(..length)), None, "{length}");
+            assert_eq!(
+                LaneCopy::decode(&datagram.slice(..length)),
+                None,
+                "{length}"
+            );
         }
         for (lane, offset) in [(4, 0), (0, OFFSET_MAX), (0, u64::MAX)] {
             let mut wrong = datagram.to_vec();
             wrong[0] = lane;
             wrong[1..HEADER_BYTES].copy_from_slice(&u64::to_le_bytes(offset));
-            assert_eq!(Copy::decode(&wrong.into()), None, "{lane} {offset}");
+            assert_eq!(LaneCopy::decode(&wrong.into()), None, "{lane} {offset}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::atomic::Ordering, time::Instant};
 use bytes::Bytes;
 use quinn::Connection;
 
-use super::{Copy, HEADER_BYTES};
+use super::{HEADER_BYTES, LaneCopy};
 use crate::{connection::Lanes, message::WireLane, runtime::sleep_until, signal::lock};
 
 /// More than that is not remembered for the few milliseconds until it is sent: some round trips of a busy leader's.
@@ -98,7 +98,7 @@ impl Waiting {
         let mut datagrams = Vec::new();
         for (lane, mut offset, bytes) in parts {
             for part in bytes.chunks(bytes_max - HEADER_BYTES) {
-                datagrams.push(Copy::encode(lane, offset, part));
+                datagrams.push(LaneCopy::encode(lane, offset, part));
                 offset += part.len() as u64;
             }
         }
@@ -143,7 +143,7 @@ mod tests {
     ) -> Vec<(WireLane, u64, Bytes)> {
         let datagrams = waiting.take(now, bytes_max);
         assert!(datagrams.iter().all(|datagram| datagram.len() <= bytes_max));
-        let copies = datagrams.iter().map(|it| Copy::decode(it).unwrap());
+        let copies = datagrams.iter().map(|it| LaneCopy::decode(it).unwrap());
         copies.map(|it| (it.lane, it.offset, it.bytes)).collect()
     }
 

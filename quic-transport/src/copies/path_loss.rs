@@ -36,7 +36,7 @@ const COPIED_BYTES_MAX: usize = 48 << 10;
 
 /// What is known of the path of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Path {
+pub(super) struct PathLoss {
     looked: Option<Instant>,
     /// Packets since the connection began, as of the last look.
     sent: u64,
@@ -51,7 +51,7 @@ pub(super) struct Path {
     used_at: Option<Instant>,
 }
 
-impl Path {
+impl PathLoss {
     /// Asks `look` from time to time.
     pub(super) fn look(&mut self, now: Instant, look: impl FnOnce() -> PathStats) {
         let recently = |at| now.saturating_duration_since(at) < LOOK_INTERVAL;
@@ -120,7 +120,7 @@ mod tests {
     /// As of a path that has `stats`, the delay of something short.
     fn delay_on(stats: PathStats) -> Option<Duration> {
         let now = Instant::now();
-        let mut path = Path::default();
+        let mut path = PathLoss::default();
         path.look(now, || stats);
         path.delay(now, 100)
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_path_that_becomes_better_or_worse_is_noticed() {
         let mut now = Instant::now();
-        let mut path = Path::default();
+        let mut path = PathLoss::default();
         let (mut sent, mut lost) = (0, 0);
         let mut packets_until = |wanted: bool, loses_one_in: u64| {
             let before = sent;
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn copies_take_no_room_that_is_needed() {
         let begun = Instant::now();
-        let mut path = Path::default();
+        let mut path = PathLoss::default();
         path.look(begun, || stats(100, 1));
         let mut copied = |after, bytes| {
             let now = begun + Duration::from_millis(after);
@@ -195,7 +195,7 @@ mod tests {
         assert!(copied(10, 5_000));
         let mut wide = stats(100, 1);
         wide.cwnd = u64::MAX;
-        let mut path = Path::default();
+        let mut path = PathLoss::default();
         path.look(begun, || wide);
         assert!(path.delay(begun, COPIED_BYTES_MAX).is_some());
         assert!(path.delay(begun, COPIED_BYTES_MAX + 1).is_none());
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn looks_are_far_between() {
         let begun = Instant::now();
-        let mut path = Path::default();
+        let mut path = PathLoss::default();
         let mut looks = 0;
         for after in 0..1_000 {
             path.look(begun + Duration::from_millis(after), || {
