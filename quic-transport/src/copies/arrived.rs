@@ -9,15 +9,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::LaneCopy;
+use super::{LaneCopy, OVERHEAD_BYTES};
 use crate::signal::{lock, wake};
 
 /// Bytes of copies that one lane's reader has not taken yet, with what each takes besides; more are dropped. It does
 /// not take any while it waits for a place for what it has read.
 const ARRIVED_BYTES_MAX: usize = 64 << 10;
-
-/// What a piece takes besides its bytes, rounded up.
-const PIECE_BYTES: usize = 64;
 
 /// Those of one lane.
 #[derive(Debug, Default)]
@@ -34,7 +31,7 @@ impl Arrived {
     pub(crate) fn push(&self, mut copy: LaneCopy) {
         let reader = {
             let mut queue = lock(&self.0);
-            let bytes = queue.bytes + copy.bytes.len() + PIECE_BYTES;
+            let bytes = queue.bytes + copy.bytes.len() + OVERHEAD_BYTES;
             if bytes > ARRIVED_BYTES_MAX {
                 return;
             }
@@ -55,7 +52,7 @@ impl Arrived {
                 queue.reader = Some(context.waker().clone());
                 return Poll::Pending;
             };
-            queue.bytes -= copy.bytes.len() + PIECE_BYTES;
+            queue.bytes -= copy.bytes.len() + OVERHEAD_BYTES;
             Poll::Ready(copy)
         })
         .await
@@ -77,7 +74,7 @@ mod tests {
             offset,
             bytes: Bytes::from_static(&[0; 1_000]),
         };
-        let room = (ARRIVED_BYTES_MAX / (1_000 + PIECE_BYTES)) as u64;
+        let room = (ARRIVED_BYTES_MAX / (1_000 + OVERHEAD_BYTES)) as u64;
         for _ in 0..2 {
             (0..2 * room).for_each(|offset| arrived.push(copy(offset)));
             for offset in 0..room {

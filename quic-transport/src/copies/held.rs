@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::OVERHEAD_BYTES;
 use crate::planted;
-
-/// What a piece takes besides its bytes, rounded up.
-const PIECE_BYTES: usize = 64;
 
 /// What is known of a lane: everything before `next`, and pieces behind it.
 ///
-/// Invariant: `bytes` is the sum over the pieces of their bytes and [`PIECE_BYTES`].
+/// Invariant: `bytes` is the sum over the pieces of their bytes and [`OVERHEAD_BYTES`].
 #[derive(Debug)]
 pub(super) struct Held {
     next: u64,
@@ -63,7 +61,7 @@ impl Held {
             && *first.key() <= self.next
         {
             let (offset, bytes) = first.remove_entry();
-            self.bytes -= bytes.len() + PIECE_BYTES;
+            self.bytes -= bytes.len() + OVERHEAD_BYTES;
             if let Some(news) = self.put(offset, bytes.freeze()) {
                 return Some(news);
             }
@@ -83,7 +81,7 @@ impl Held {
             return;
         }
         self.pieces.insert(offset, BytesMut::from(bytes));
-        self.bytes += bytes.len() + PIECE_BYTES;
+        self.bytes += bytes.len() + OVERHEAD_BYTES;
     }
 }
 
@@ -111,7 +109,7 @@ mod tests {
                     assert!(!news.is_empty());
                     found.extend_from_slice(&news);
                 }
-                let sum = held.pieces.values().map(|it| it.len() + PIECE_BYTES);
+                let sum = held.pieces.values().map(|it| it.len() + OVERHEAD_BYTES);
                 assert_eq!(held.bytes(), sum.sum::<usize>());
                 assert_eq!(held.next(), found.len() as u64);
                 assert_eq!(found, text[..found.len()]);
@@ -127,6 +125,6 @@ mod tests {
         for offset in 1..=1_000 {
             assert_eq!(held.put(offset, Bytes::from_static(b"x")), None);
         }
-        assert_eq!(held.bytes(), 1_000 + PIECE_BYTES);
+        assert_eq!(held.bytes(), 1_000 + OVERHEAD_BYTES);
     }
 }

@@ -88,10 +88,10 @@ pub(crate) enum InputError {
     Full,
 }
 
-/// What came first.
-enum Piece {
-    OfStream(Option<(u64, Bytes)>),
-    OfCopy(LaneCopy),
+/// What came first: from the stream, or in a copy.
+enum Given {
+    ByStream(Option<(u64, Bytes)>),
+    ByCopy(LaneCopy),
 }
 
 impl<'a, S: Stream> LaneInput<'a, S> {
@@ -128,15 +128,15 @@ impl<'a, S: Stream> LaneInput<'a, S> {
                 self.full_since = None;
             }
             let copies = self.copies;
-            let copy = async { Ok(Piece::OfCopy(copies.next().await)) };
+            let copy = async { Ok(Given::ByCopy(copies.next().await)) };
             let news = match or(self.read(), copy).await? {
-                Piece::OfStream(None) => return self.end(),
-                Piece::OfStream(Some((offset, bytes))) => {
+                Given::ByStream(None) => return self.end(),
+                Given::ByStream(Some((offset, bytes))) => {
                     self.streamed += bytes.len() as u64;
                     self.is_behind_gap = offset > self.held.next();
                     self.held.put(offset, bytes)
                 }
-                Piece::OfCopy(copy) => self.put(copy),
+                Given::ByCopy(copy) => self.put(copy),
             };
             if news.is_some() {
                 return Ok(news);
@@ -144,14 +144,14 @@ impl<'a, S: Stream> LaneInput<'a, S> {
         }
     }
 
-    async fn read(&mut self) -> Result<Piece, InputError> {
+    async fn read(&mut self) -> Result<Given, InputError> {
         let mut bytes_max = CHUNK_BYTES_MAX;
         if self.is_behind_gap && self.is_full() {
             self.wait_to_probe().await?;
             bytes_max = 1;
         }
         let read = self.stream.read(bytes_max, self.in_order).await;
-        Ok(Piece::OfStream(read.map_err(InputError::Stream)?))
+        Ok(Given::ByStream(read.map_err(InputError::Stream)?))
     }
 
     /// Whatever is read lets the peer send as much again. One byte now and then, of those with the lowest offset, tells

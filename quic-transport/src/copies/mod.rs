@@ -39,6 +39,9 @@ use crate::{message::WireLane, signal::lock};
 /// connections, any of which may be hostile.
 pub(crate) const DATAGRAMS_BYTES_MAX: usize = 128 << 10;
 
+/// What a copy that waits, or a piece that is held, takes in memory besides its bytes, rounded up.
+const OVERHEAD_BYTES: usize = 64;
+
 /// Lane, offset.
 const HEADER_BYTES: usize = 1 + 8;
 

@@ -11,8 +11,8 @@ use crate::{connection::Lanes, message::WireLane, runtime::sleep_until, signal::
 /// More than that is not remembered for the few milliseconds until it is sent: some round trips of a busy leader's.
 const WAITING_BYTES_MAX: usize = 256 << 10;
 
-/// The same of pieces: of 30 bytes each, which answers have.
-const WAITING_PIECES_MAX: usize = 4_096;
+/// The same of chunks: of 30 bytes each, which answers have.
+const WAITING_CHUNKS_MAX: usize = 4_096;
 
 /// Whoever takes no datagrams of this size gets none. Every QUIC path carries more (RFC 9000, section 14), so a peer that
 /// says less wants work to be made for it: a datagram for every byte.
@@ -29,14 +29,15 @@ fn is_worth_it(bytes_max: Option<usize>) -> bool {
 
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    pieces: VecDeque<Piece>,
+    queue: VecDeque<Due>,
     bytes: usize,
     /// Whether a task sends them.
     is_sent: bool,
 }
 
+/// A chunk of a lane, and when it is sent again.
 #[derive(Debug)]
-struct Piece {
+struct Due {
     at: Instant,
     lane: WireLane,
     offset: u64,
@@ -54,14 +55,14 @@ impl Waiting {
     ) -> bool {
         let bytes: usize = chunks.iter().map(Bytes::len).sum();
         let is_full = self.bytes + bytes > WAITING_BYTES_MAX
-            || self.pieces.len() + chunks.len() > WAITING_PIECES_MAX;
+            || self.queue.len() + chunks.len() > WAITING_CHUNKS_MAX;
         if is_full || bytes == 0 {
             return false;
         }
         self.bytes += bytes;
         for bytes in chunks {
             let length = bytes.len() as u64;
-            self.pieces.push_back(Piece {
+            self.queue.push_back(Due {
                 at,
                 lane,
                 offset,
@@ -72,9 +73,9 @@ impl Waiting {
         !std::mem::replace(&mut self.is_sent, true)
     }
 
-    /// When the next piece is to be sent; with none, the task that asks must end.
+    /// When the next chunk is to be sent; with none, the task that asks must end.
     fn next_at(&mut self) -> Option<Instant> {
-        let at = self.pieces.front().map(|piece| piece.at);
+        let at = self.queue.front().map(|due| due.at);
         self.is_sent = at.is_some();
         at
     }
@@ -82,17 +83,17 @@ impl Waiting {
     /// The datagrams to send at `now`, of at most `bytes_max` each: what belongs together shares one.
     fn take(&mut self, now: Instant, bytes_max: usize) -> Vec<Bytes> {
         let mut parts: Vec<(WireLane, u64, Vec<u8>)> = Vec::new();
-        while self.pieces.front().is_some_and(|piece| piece.at <= now) {
-            let Some(piece) = self.pieces.pop_front() else {
+        while self.queue.front().is_some_and(|due| due.at <= now) {
+            let Some(due) = self.queue.pop_front() else {
                 break;
             };
-            self.bytes -= piece.bytes.len();
-            let last = parts.iter_mut().rev().find(|part| part.0 == piece.lane);
+            self.bytes -= due.bytes.len();
+            let last = parts.iter_mut().rev().find(|part| part.0 == due.lane);
             match last {
-                Some((_, offset, bytes)) if *offset + bytes.len() as u64 == piece.offset => {
-                    bytes.extend_from_slice(&piece.bytes);
+                Some((_, offset, bytes)) if *offset + bytes.len() as u64 == due.offset => {
+                    bytes.extend_from_slice(&due.bytes);
                 }
-                Some(_) | None => parts.push((piece.lane, piece.offset, piece.bytes.to_vec())),
+                Some(_) | None => parts.push((due.lane, due.offset, due.bytes.to_vec())),
             }
         }
         let mut datagrams = Vec::new();
@@ -189,15 +190,15 @@ mod tests {
     fn both_bounds_hold() {
         let now = Instant::now();
         let mut waiting = Waiting::default();
-        for at in 0..2 * WAITING_PIECES_MAX as u64 {
+        for at in 0..2 * WAITING_CHUNKS_MAX as u64 {
             let _ = waiting.add(now, LANE, at, vec![Bytes::from_static(b"x")]);
         }
-        assert_eq!(waiting.pieces.len(), WAITING_PIECES_MAX);
+        assert_eq!(waiting.queue.len(), WAITING_CHUNKS_MAX);
         let mut waiting = Waiting::default();
         let long = vec![Bytes::from(vec![0; WAITING_BYTES_MAX / 2 + 1])];
         assert!(waiting.add(now, LANE, 0, long.clone()));
         let _ = waiting.add(now, LANE, 0, long);
-        assert_eq!(waiting.pieces.len(), 1);
+        assert_eq!(waiting.queue.len(), 1);
     }
 
     /// A peer that takes no datagrams, or only tiny ones, gets none.
