@@ -38,16 +38,22 @@ pub(crate) async fn run(
 ) {
     // Before anything that may take long.
     shared.own.watch(*lock(&established.verdict));
-    let (session, after) = match installed {
-        Installed::New { session, after } => {
+    let (session, predecessor_ended) = match installed {
+        Installed::New {
+            session,
+            predecessor_ended,
+        } => {
             // The former session's `Down` comes first, or the service would read it as ours.
-            if let Some(former) = &after {
-                let _ = former.recv().await;
+            if let Some(predecessor_ended) = predecessor_ended {
+                let _ = predecessor_ended.recv().await;
             }
             announce(&shared, &link, &established).await;
             (session, None)
         }
-        Installed::Continues { session, after } => (session, after),
+        Installed::Continues {
+            session,
+            predecessor_ended,
+        } => (session, predecessor_ended),
         Installed::Drains { session } => (session, None),
     };
     let lanes = Lanes {
@@ -63,8 +69,8 @@ pub(crate) async fn run(
     )
     .await;
     lanes.all_tasks_ended().await;
-    if let Some(winner_waits_for) = after {
-        let _ = winner_waits_for.recv().await;
+    if let Some(predecessor_ended) = predecessor_ended {
+        let _ = predecessor_ended.recv().await;
     }
     lanes.report_end(&error).await;
     drop(ended);

@@ -105,17 +105,20 @@ pub(crate) struct LinkState {
 }
 
 /// What is to be done with a connection whose hello was good.
+///
+/// `predecessor_ended` is [`Established::ended`] of the connection that was installed before, if any was: the service
+/// hears of it, to its end, before it hears that a session begins or that this connection ended.
 #[derive(Debug)]
 pub(crate) enum Installed {
-    /// It begins a session, after `after` has ended.
+    /// It begins a session, once its predecessor has ended.
     New {
         session: u64,
-        after: Option<Receiver<Infallible>>,
+        predecessor_ended: Option<Receiver<Infallible>>,
     },
-    /// It takes over the session of a connection that lost the duplicate rule.
+    /// It takes over the session of its predecessor, which lost the duplicate rule, and ends after it.
     Continues {
         session: u64,
-        after: Option<Receiver<Infallible>>,
+        predecessor_ended: Option<Receiver<Infallible>>,
     },
     /// It lost the duplicate rule; the peer may already have written to it: read to the end.
     Drains { session: u64 },
@@ -241,11 +244,11 @@ impl Link {
                 return Err(Refused::new(CloseCode::DUPLICATE, reason));
             }
             state.current = Some(Arc::clone(new));
-            let after = state.last_ended.replace(new.ended.clone());
+            let predecessor_ended = state.last_ended.replace(new.ended.clone());
             self.outbox.assign(new.id);
             Installed::Continues {
                 session: state.session,
-                after,
+                predecessor_ended,
             }
         };
         self.signal.notify();
@@ -276,12 +279,12 @@ impl Link {
         state.last_instance = Some(new.up.instance);
         state.current = Some(Arc::clone(new));
         state.last_error = None;
-        let after = state.last_ended.replace(new.ended.clone());
+        let predecessor_ended = state.last_ended.replace(new.ended.clone());
         self.outbox.open(self.lanes, state.session, new.id);
         self.signal.notify();
         Installed::New {
             session: state.session,
-            after,
+            predecessor_ended,
         }
     }
 
