@@ -37,7 +37,7 @@ pub(crate) async fn run(
     ended: Sender<Infallible>,
 ) {
     // Before anything that may take long.
-    shared.own.watch(*lock(&established.verdict));
+    shared.own.note(*lock(&established.verdict));
     let (session, predecessor_ended) = match installed {
         Installed::New {
             session,

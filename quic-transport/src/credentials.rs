@@ -91,8 +91,8 @@ impl Own {
         Ok(())
     }
 
-    /// Has an eye on a connection that others can see by now.
-    pub(crate) fn watch(&self, verdict: Verdict) {
+    /// Notes the verdict on a connection that others can see by now: it may be due before the next look.
+    pub(crate) fn note(&self, verdict: Verdict) {
         let outdated = verdict.generation != lock(&self.current).generation;
         let is_next = lock(&self.next_look).is_none_or(|next| verdict.until < next);
         if outdated || is_next {
@@ -100,7 +100,7 @@ impl Own {
         }
     }
 
-    /// Lets [`watch`] see that everything has ended.
+    /// Lets [`recheck_for_ever`] see that everything has ended.
     pub(crate) fn stop(&self) {
         self.signal.notify();
     }
@@ -157,7 +157,7 @@ impl Verdict {
 }
 
 /// Ends connections whose certificate has expired, or is not trusted any more.
-pub(crate) async fn watch(shared: Arc<Shared>) {
+pub(crate) async fn recheck_for_ever(shared: Arc<Shared>) {
     while !shared.is_finished() {
         let seen = shared.own.signal.generation();
         let now = shared.runtime.now();

@@ -47,7 +47,7 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
     let mut backoff = Backoff::new(timings.backoff_min, timings.backoff_max);
     let mut told = None;
     while wait_for_need(&shared, &link).await || !ends(&shared, &link) {
-        let known = link.with(|state| state.addrs_generation);
+        let known = link.with(|state| state.dial_generation);
         match dial_each(&shared, &link, known).await {
             Ok(()) => {
                 told = None;
@@ -72,7 +72,7 @@ async fn dial_for_ever(shared: Arc<Shared>, link: Arc<Link>) {
         }
         let pause = sleep(&*shared.runtime, backoff.pause(&shared.rng));
         or(pause, until_news(&shared, &link, known)).await;
-        if link.with(|state| state.addrs_generation != known) {
+        if link.with(|state| state.dial_generation != known) {
             backoff.reset();
         }
     }
@@ -112,7 +112,7 @@ async fn until_disconnected(shared: &Shared, link: &Link) {
 async fn until_news(shared: &Shared, link: &Link, known: u64) {
     loop {
         let seen = link.signal.generation();
-        let news = link.with(|state| state.current.is_some() || state.addrs_generation != known);
+        let news = link.with(|state| state.current.is_some() || state.dial_generation != known);
         if news || is_over(shared, link) {
             return;
         }
@@ -124,7 +124,7 @@ async fn until_news(shared: &Shared, link: &Link, known: u64) {
 async fn until_moved(link: &Link, known: u64) {
     loop {
         let seen = link.signal.generation();
-        if link.with(|state| state.addrs_generation != known) {
+        if link.with(|state| state.dial_generation != known) {
             return;
         }
         link.signal.changed(seen).await;

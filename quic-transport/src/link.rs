@@ -88,7 +88,7 @@ impl Progress {
 pub(crate) struct LinkState {
     pub(crate) addrs: Vec<SocketAddr>,
     /// Rises with every change of `addrs` or of our credentials, so that a waiting dialer tries at once.
-    pub(crate) addrs_generation: u64,
+    pub(crate) dial_generation: u64,
     pub(crate) current: Option<Arc<Established>>,
     /// The end of the connection installed last.
     last_ended: Option<Receiver<Infallible>>,

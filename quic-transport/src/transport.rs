@@ -218,7 +218,7 @@ impl Transport {
         self.shared().own.replace(new)?;
         for link in self.shared().links() {
             // Whoever was refused with the old ones need not wait to try the new.
-            link.change(|state| state.addrs_generation += 1);
+            link.change(|state| state.dial_generation += 1);
         }
         info!(node = %self.identity(), "credentials replaced");
         Ok(())
@@ -239,7 +239,7 @@ impl Transport {
         self.shared().node(Arc::new(identity)).change(|state| {
             if state.addrs != addrs {
                 state.addrs = addrs;
-                state.addrs_generation += 1;
+                state.dial_generation += 1;
             }
         });
         self.shared().signal.notify();
@@ -334,8 +334,8 @@ fn start(shared: &Arc<Shared>, endpoint: Endpoint, accepts: bool) -> Sender<Job>
         .runtime
         .spawn(Box::pin(dial::manage(Arc::clone(shared))));
     shared.runtime.spawn(Box::pin(sweep(Arc::clone(shared))));
-    let watch = credentials::watch(Arc::clone(shared));
-    shared.runtime.spawn(Box::pin(watch));
+    let recheck = credentials::recheck_for_ever(Arc::clone(shared));
+    shared.runtime.spawn(Box::pin(recheck));
     let (jobs, wanted) = async_channel::bounded::<Job>(1);
     let runtime = Arc::clone(&shared.runtime);
     shared.runtime.spawn(Box::pin(async move {
