@@ -11,11 +11,11 @@ use crate::{
     close::{CloseCode, HandshakeError, Refused},
     connection,
     credentials::Verdict,
-    failures::Window,
     hello::{Hello, HelloError},
     link::{Established, Installed, Link},
     origins::Running,
     quic,
+    rate::Rate,
     shared::{Count, Counted, Shared},
     signal::within,
     tls::{self, Finding},
@@ -27,7 +27,7 @@ const PLACES_OF_NODES: usize = 32;
 
 /// Never waits for a handshake: one slow peer must not keep others out.
 pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
-    let mut second = Window::new(Duration::from_secs(1));
+    let mut second = Rate::new(Duration::from_secs(1));
     while let Some(incoming) = endpoint.accept().await {
         let begun = second.count(shared.runtime.now());
         let Some(admitted) = admit(&shared, incoming, begun) else {

@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::{
     close::{CloseCode, HandshakeError, Refused},
+    rate::Rate,
     signal::lock,
 };
 
@@ -23,34 +24,6 @@ const FAILURES_MAX: usize = 256;
 /// handshakes fail, with words of its own, and whoever has one can break the protocol over and over again.
 const WARNINGS_PER_MINUTE: usize = 60;
 
-/// Counts what happens in one stretch of time after the other.
-#[derive(Debug)]
-pub(crate) struct Window {
-    length: Duration,
-    began: Option<Instant>,
-    count: usize,
-}
-
-impl Window {
-    pub(crate) fn new(length: Duration) -> Self {
-        Self {
-            length,
-            began: None,
-            count: 0,
-        }
-    }
-
-    /// One more at `now`: how many there were in this stretch.
-    pub(crate) fn count(&mut self, now: Instant) -> usize {
-        let is_over = |began| now.saturating_duration_since(began) >= self.length;
-        if self.began.is_none_or(is_over) {
-            (self.began, self.count) = (Some(now), 0);
-        }
-        self.count += 1;
-        self.count
-    }
-}
-
 /// What is said of handshakes that failed and of connections that were ended for what came over them: each reason of
 /// an address once, until it is another.
 #[derive(Debug)]
@@ -59,7 +32,7 @@ pub(crate) struct Failures(Mutex<Said>);
 #[derive(Debug)]
 struct Said {
     last: BTreeMap<IpAddr, String>,
-    minute: Window,
+    minute: Rate,
     /// How many were not said because there were too many.
     unsaid: u64,
 }
@@ -68,7 +41,7 @@ impl Default for Failures {
     fn default() -> Self {
         Self(Mutex::new(Said {
             last: BTreeMap::new(),
-            minute: Window::new(Duration::from_secs(60)),
+            minute: Rate::new(Duration::from_secs(60)),
             unsaid: 0,
         }))
     }

@@ -84,6 +84,7 @@ mod peer;
 mod pending;
 mod planted;
 mod quic;
+mod rate;
 mod reader;
 mod rng;
 pub mod runtime;
