@@ -76,6 +76,7 @@ mod failures;
 mod frame;
 mod hello;
 mod inbox;
+mod large_frames;
 mod link;
 mod message;
 mod origins;

@@ -1,11 +1,8 @@
 //! The receiving side of a connection: lanes are accepted, cut into frames, and delivered.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
 };
 
 use futures_lite::future::or;
@@ -13,22 +10,17 @@ use quinn::{ReadError, RecvStream};
 use tracing::{debug, trace};
 
 use crate::{
-    budget::Share,
     call::{CallError, IncomingCall, Refusal, Reply},
     close::{CloseCode, Refused},
     connection::Lanes,
     copies::{Incoming, InputError, LaneCopy, LaneInput},
     frame::{Decoder, Frame, FrameError, Shape},
     inbox::Inbound,
+    large_frames::{Room, SMALL_FRAME_BYTES_MAX},
     message::{Lane, Received, WireLane},
     pending::Permit,
-    planted,
     quic::STREAM_WINDOW_BYTES,
-    runtime::sleep_until,
 };
-
-/// A longer frame needs room among those of all clients.
-const SMALL_FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// What is kept of a lane behind a gap, where there may be thousands of connections. Of a node's, a window is.
 const CLIENT_HELD_BYTES_MAX: usize = 64 << 10;
@@ -71,13 +63,8 @@ async fn read_lane(lanes: Lanes, mut stream: RecvStream, claimed: Arc<AtomicU8>)
     }
 }
 
-/// What a large frame takes of the memory for such, and until when it may.
-struct Room {
-    _share: Share,
-    until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-}
-
-enum ReadEnd {
+/// Why a lane is read no further.
+pub(crate) enum ReadEnd {
     Connection,
     Fault(Refused),
 }
@@ -173,46 +160,6 @@ impl Lanes {
         let connection = &self.established.connection;
         let incoming = Incoming { stream, connection };
         LaneInput::new(incoming, 1, copies, runtime, held_bytes_max)
-    }
-
-    /// What `work` comes to, unless a frame that has `room` takes too long, to arrive or to be taken: a client can
-    /// stop both.
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, ReadEnd>>,
-        room: Option<&mut Room>,
-    ) -> Result<T, ReadEnd> {
-        let Some(until) = room.and_then(|room| room.until.as_mut()) else {
-            return work.await;
-        };
-        or(work, async {
-            until.as_mut().await;
-            let limit = self.shared.config.timings.large_frame_timeout;
-            let reason =
-                format!("a frame above {SMALL_FRAME_BYTES_MAX} bytes took longer than {limit:?}");
-            Err(ReadEnd::Fault(Refused::new(CloseCode::TOO_SLOW, reason)))
-        })
-        .await
-    }
-
-    /// Waiting here stops reading the stream, and QUIC then stops the peer.
-    async fn room_for_frame(&self, bytes: usize) -> Result<Room, ReadEnd> {
-        let room = self.link.budgets.frames.room_for(bytes);
-        // Whoever has the room may hold it for long; the end of the connection must be seen.
-        let share = or(async { Ok(room.await) }, async {
-            self.established.connection.closed().await;
-            Err(ReadEnd::Connection)
-        })
-        .await?;
-        let runtime = &*self.shared.runtime;
-        // Nodes share their room with nobody, and what they send over a bad link takes as long as it does.
-        let limited = !self.link.is_node() && !planted::is("large-frame-may-stall");
-        let timeout = self.shared.config.timings.large_frame_timeout;
-        let until = limited.then(|| Box::pin(sleep_until(runtime, runtime.now() + timeout)) as _);
-        Ok(Room {
-            _share: share,
-            until,
-        })
     }
 
     /// The first byte names the lane; each exists once.
