@@ -12,6 +12,7 @@
 //! This crate never touches the network, a disk, TLS or a wire encoding.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod compaction;
 mod comparison;
 mod config;
@@ -30,7 +31,6 @@ mod planted;
 mod proposals;
 mod reads;
 mod ready;
-mod recovery;
 mod repeats;
 mod sanitize;
 mod size;

@@ -42,13 +42,13 @@ mod journal;
 mod log_table;
 mod peers;
 mod planted;
-mod recover;
 mod schema;
 mod shape;
 mod storage;
 mod store;
 mod through;
 mod unchanged;
+mod verify;
 
 pub use check::{CheckedLog, check_log};
 pub use draft::{DatabaseDraft, FileDraft, replace_file};

@@ -18,13 +18,13 @@ use crate::identity::{FileKind, IDENTITY, IdentityRow, StoreIdentity};
 use crate::journal::Journal;
 use crate::log_table::{self, LogTable};
 use crate::planted;
-use crate::recover::{Contents, recover};
 use crate::schema::{
     BASE, BOOT, HARD_STATE, MEMBERSHIP, META_TABLE, ORIGIN_ROW, Seal, encode_entry_id,
     encode_hard_state, origin_of,
 };
 use crate::shape::LogShape;
 use crate::storage::Storage;
+use crate::verify::{Contents, verify};
 
 /// The format of the log file that this version writes. It reads 2 to 4 as well and upgrades them: in 2
 /// nothing was ever compacted, up to 3 states were not compared and members never changed, and up to 4
@@ -260,7 +260,7 @@ impl Store {
         let contents = database
             .begin_read()
             .map_err(StoreFault::from)
-            .and_then(|transaction| recover(&transaction, &seal, format))
+            .and_then(|transaction| verify(&transaction, &seal, format))
             .map_err(|fault| fault.at_open(path))?;
         let Contents {
             recovered,

@@ -44,7 +44,7 @@ fn stored(commit: u64) -> MemStorage {
 
 /// A commit index outside of the log: raft panics as it starts (`raft.rs` line 2786). One before the log
 /// is raised to what was applied. One beyond it is a damaged log, which our store does not open
-/// (`persist/src/recover.rs`, `impossible_single_rows_are_refused` there); a store that did would not get a node either.
+/// (`persist/src/verify.rs`, `impossible_single_rows_are_refused` there); a store that did would not get a node either.
 #[test]
 fn a_commit_index_outside_of_the_log() {
     let base = entry_id(1, 5);

@@ -22,8 +22,8 @@ pub(crate) struct Contents {
 /// The last format in which logs were never compacted.
 const WHOLE_LOGS: u32 = 2;
 
-/// Checks every row of the file that `transaction` sees, which is of `format`.
-pub(crate) fn recover(
+/// Checks every row of the file that `transaction` sees, which is of `format`, and says what is in it.
+pub(crate) fn verify(
     transaction: &ReadTransaction,
     seal: &Seal,
     format: u32,
