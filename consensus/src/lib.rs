@@ -21,6 +21,7 @@ mod driver;
 mod durability;
 mod entry;
 mod error;
+mod founding;
 mod gate;
 mod jitter;
 mod log_view;
