@@ -101,7 +101,7 @@ impl DatabaseDraft {
                 })?;
         }
         self.files.sync(&self.temporary).map_err(io)?;
-        replace_file(&*self.files, &self.temporary, &self.path).map_err(io)
+        file::replace_file(&*self.files, &self.temporary, &self.path).map_err(io)
     }
 }
 
@@ -173,12 +173,12 @@ impl FileDraft {
     /// When it is not known which file has the name after a power loss; it is one of the two.
     pub fn publish(self) -> io::Result<()> {
         if planted::is("draft-not-synced") {
-            return replace_file(&*self.files, &self.temporary, &self.path);
+            return file::replace_file(&*self.files, &self.temporary, &self.path);
         }
         self.storage.sync_data()?;
         self.storage.close()?;
         self.files.sync(&self.temporary)?;
-        replace_file(&*self.files, &self.temporary, &self.path)
+        file::replace_file(&*self.files, &self.temporary, &self.path)
     }
 }
 
@@ -193,14 +193,4 @@ impl fmt::Debug for FileDraft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FileDraft({})", self.path.display())
     }
-}
-
-/// Gives the file at `from`, which is durable, the name `to` instead; that is durable when this returns.
-///
-/// # Errors
-///
-/// When it is not known which file has the name after a power loss; it is one of the two.
-pub fn replace_file(files: &dyn Files, from: &Path, to: &Path) -> io::Result<()> {
-    files.rename(from, to)?;
-    files.sync_directory(file::directory(to))
 }

@@ -400,6 +400,16 @@ fn publish(files: &dyn Files, temporary: &Path, path: &Path) -> Result<(), Creat
     }
 }
 
+/// Gives the file at `from`, which is durable, the name `to` instead; that is durable when this returns.
+///
+/// # Errors
+///
+/// When it is not known which file has the name after a power loss; it is one of the two.
+pub fn replace_file(files: &dyn Files, from: &Path, to: &Path) -> io::Result<()> {
+    files.rename(from, to)?;
+    files.sync_directory(directory(to))
+}
+
 /// A temporary name for what will be at `path`; what a crash has left under others is gone.
 pub(crate) fn fresh_name(files: &dyn Files, path: &Path) -> io::Result<PathBuf> {
     remove_stale(files, path)?;

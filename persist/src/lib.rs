@@ -51,11 +51,11 @@ mod unchanged;
 mod verify;
 
 pub use check::{CheckedLog, check_log};
-pub use draft::{DatabaseDraft, FileDraft, replace_file};
+pub use draft::{DatabaseDraft, FileDraft};
 pub use error::{Corruption, CreateError, OpenError, StoreFault};
 pub use file::{
     OpenedDatabase, begin_durable, create_database, create_file, directory, make_directory,
-    open_database, read_file, remove_drafts, write_format,
+    open_database, read_file, remove_drafts, replace_file, write_format,
 };
 pub use files::{Files, OsFiles};
 pub use identity::{CLUSTER_BYTES_MAX, FileKind, StoreIdentity};

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use quorate_consensus::{MEMBERS_MAX, NodeId};
 
-use crate::draft::replace_file;
 use crate::error::{Corruption, CreateError, OpenError};
 use crate::file;
 use crate::files::Files;
@@ -92,7 +91,7 @@ pub fn save_peers(
     file::make_under(files, &temporary, path, |file| {
         file::write_whole(&*file, path, &content)
     })?;
-    replace_file(files, &temporary, path).map_err(failed)
+    file::replace_file(files, &temporary, path).map_err(failed)
 }
 
 fn encode(identity: &StoreIdentity, peers: &SeenPeers) -> Vec<u8> {
