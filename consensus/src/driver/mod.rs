@@ -16,6 +16,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -470,7 +471,27 @@ impl Driver {
     }
 
     /// Carries out `ready` and returns the members to whom entries could not be sent.
+    ///
+    /// The order is what makes it safe, for whoever is given something may be through with it before the next is given:
+    /// - new members are known before anything is sent to them;
+    /// - entries that are wanted are asked for before the write that removes them from the log;
+    /// - a snapshot replaces the state before what comes after it is applied, and who reads sees all of that;
+    /// - who waits for a command is noted before the applier can have the answer, and before a stall of the state
+    ///   machine gives up on all who are noted.
+    ///
+    /// A worker that is gone has rung its alarm, which stops this loop: nobody else needs to notice.
     fn carry(&mut self, mut ready: Ready) -> Vec<NodeId> {
+        let unreachable = self.send(&mut ready);
+        self.give_writer(&mut ready);
+        self.carry_snapshots(&mut ready);
+        self.give_applier(&mut ready);
+        self.answer(&mut ready);
+        self.fatal = self.fatal.take().or(ready.stop.take());
+        self.tell(ready);
+        unreachable
+    }
+
+    fn send(&mut self, ready: &mut Ready) -> Vec<NodeId> {
         let mut unreachable = Vec::new();
         if let Some(membership) = &ready.membership {
             self.transport.set_members(membership);
@@ -481,8 +502,10 @@ impl Driver {
                 unreachable.push(to);
             }
         }
-        // A worker that is gone has rung its alarm, which stops this loop. The writer may be through with what it
-        // is sent before it is sent more: so reads go before what removes the entries that they are for.
+        unreachable
+    }
+
+    fn give_writer(&mut self, ready: &mut Ready) {
         for fetch in ready.fetches.drain(..) {
             let _ = self.writer.try_send(WriterJob::Fetch(fetch));
         }
@@ -490,61 +513,6 @@ impl Driver {
             let _ = self.writer.try_send(WriterJob::Append(append));
             self.unsettled = Some(self.ticks);
         }
-        self.carry_snapshots(&mut ready);
-        if !ready.committed.is_empty() {
-            let waits = ready.committed.iter().filter_map(|committed| {
-                let done = self.waiting.proposals.remove(&committed.token?)?;
-                Some((committed.entry.id, done))
-            });
-            self.unanswered.add(waits.collect());
-            let entries = ready.committed.into_iter().map(|committed| committed.entry);
-            let _ = self.applier.try_send(ApplierJob::Apply(entries.collect()));
-        }
-        for token in ready.reads {
-            if let Some((query, done)) = self.waiting.queries.remove(&token) {
-                let _ = self.applier.try_send(ApplierJob::Query(query, done));
-            }
-        }
-        for (token, error) in ready.failed_proposals {
-            if let Some(done) = self.waiting.proposals.remove(&token) {
-                done.call(Err(error));
-            }
-        }
-        for (token, error) in ready.failed_reads {
-            if let Some((_, done)) = self.waiting.queries.remove(&token) {
-                done.call(Err(error));
-            }
-        }
-        if let Some(outcome) = ready.transfer {
-            for done in self.waiting.transfers.drain(..) {
-                done.call(outcome.clone());
-            }
-        }
-        if let Some(outcome) = ready.changed
-            && let Some(done) = self.waiting.change.take()
-        {
-            done.call(outcome);
-        }
-        self.fatal = self.fatal.take().or(ready.stop);
-        if let Some(change) = ready.change {
-            *self
-                .shared
-                .leader
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = change;
-            (self.observer)(&Event::Leader(change));
-        }
-        if let Some(membership) = ready.membership {
-            (self.observer)(&Event::Members(membership));
-        }
-        for event in &ready.events {
-            (self.observer)(event);
-            if let Event::StateMachineStalled { .. } = event {
-                // Only it knows the answers, and nobody is to wait for ever.
-                self.unanswered.give_up();
-            }
-        }
-        unreachable
     }
 
     fn carry_snapshots(&mut self, ready: &mut Ready) {
@@ -565,6 +533,70 @@ impl Driver {
         }
         if ready.scan {
             let _ = self.courier.try_send(CourierJob::ReadOn);
+        }
+    }
+
+    fn give_applier(&mut self, ready: &mut Ready) {
+        let committed = mem::take(&mut ready.committed);
+        if !committed.is_empty() {
+            let waits = committed.iter().filter_map(|committed| {
+                let done = self.waiting.proposals.remove(&committed.token?)?;
+                Some((committed.entry.id, done))
+            });
+            self.unanswered.add(waits.collect());
+            let entries = committed.into_iter().map(|committed| committed.entry);
+            let _ = self.applier.try_send(ApplierJob::Apply(entries.collect()));
+        }
+        for token in ready.reads.drain(..) {
+            if let Some((query, done)) = self.waiting.queries.remove(&token) {
+                let _ = self.applier.try_send(ApplierJob::Query(query, done));
+            }
+        }
+    }
+
+    /// Answers those whose outcome is known here, without the state machine.
+    fn answer(&mut self, ready: &mut Ready) {
+        for (token, error) in ready.failed_proposals.drain(..) {
+            if let Some(done) = self.waiting.proposals.remove(&token) {
+                done.call(Err(error));
+            }
+        }
+        for (token, error) in ready.failed_reads.drain(..) {
+            if let Some((_, done)) = self.waiting.queries.remove(&token) {
+                done.call(Err(error));
+            }
+        }
+        if let Some(outcome) = ready.transfer.take() {
+            for done in self.waiting.transfers.drain(..) {
+                done.call(outcome.clone());
+            }
+        }
+        if let Some(outcome) = ready.changed.take()
+            && let Some(done) = self.waiting.change.take()
+        {
+            done.call(outcome);
+        }
+    }
+
+    /// Tells the handles who leads, and the observer what happened.
+    fn tell(&mut self, ready: Ready) {
+        if let Some(change) = ready.change {
+            *self
+                .shared
+                .leader
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = change;
+            (self.observer)(&Event::Leader(change));
+        }
+        if let Some(membership) = ready.membership {
+            (self.observer)(&Event::Members(membership));
+        }
+        for event in &ready.events {
+            (self.observer)(event);
+            if let Event::StateMachineStalled { .. } = event {
+                // Only it knows the answers, and nobody is to wait for ever.
+                self.unanswered.give_up();
+            }
         }
     }
 }
