@@ -69,8 +69,8 @@ pub struct RaftNode {
     comparison: Comparison,
     giving: Giving,
     taking: Taking,
-    /// The write after which the log begins with a snapshot, and the last entry in that.
-    restoring: Option<(u64, EntryId)>,
+    /// While it is not durable: the write by which the log begins after a snapshot, and the last entry in that.
+    snapshot_write: Option<(u64, EntryId)>,
     /// The last entry handed to the state machine.
     handed: LogIndex,
     applied: LogIndex,
@@ -165,7 +165,7 @@ impl RaftNode {
             comparison: Comparison::new(config.compare_ticks()),
             giving: Giving::new(&config),
             taking: Taking::default(),
-            restoring: None,
+            snapshot_write: None,
             handed: applied.index,
             applied: applied.index,
             seen: LeaderChange {
@@ -275,7 +275,8 @@ impl RaftNode {
     pub fn handle_persisted(&mut self, ticket: AppendTicket) {
         if let Some(number) = self.gate.persisted(&ticket, &mut self.out.messages) {
             self.raw.on_persist_ready(number);
-            if let Some((_, last)) = self.restoring.take_if(|(write, _)| *write <= number) {
+            let durable = self.snapshot_write.take_if(|(write, _)| *write <= number);
+            if let Some((_, last)) = durable {
                 // What `raft` calls applied is what it need not look at any more.
                 self.raw.advance_apply_to(last.index.value());
                 self.out.install = Some(last);
@@ -361,7 +362,7 @@ impl RaftNode {
             // Answers to members whose reads were confirmed.
             ready.messages.append(&mut self.out.messages);
         }
-        ready.reads = self.reads.take_ready(self.readable());
+        ready.reads = self.reads.take_ready(self.readable_to());
         ready.fetches = self.raw.mut_store().take_fetches();
         (!ready.is_empty()).then_some(ready)
     }
@@ -423,7 +424,7 @@ impl RaftNode {
         self.note_offers(&messages);
         let snapshot = convert::snapshot_from_pb(raft_ready.snapshot());
         let restored = snapshot.map(|(base, membership)| {
-            self.restoring = Some((number, base));
+            self.snapshot_write = Some((number, base));
             if planted::is("state-installed-before-the-log") {
                 ready.install = Some(base);
             }
@@ -529,7 +530,7 @@ impl RaftNode {
     /// Whether an election may start. `raft` takes it that a candidate's log is durable when it wins.
     /// Requests to others wait for that by the gate; a single voter asks nobody, so it has to wait here.
     fn may_campaign(&self) -> bool {
-        !self.is_restoring() && self.may_win()
+        !self.is_writing_snapshot() && self.may_win()
     }
 
     fn may_win(&self) -> bool {

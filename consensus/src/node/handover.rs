@@ -115,7 +115,8 @@ impl RaftNode {
     pub(super) fn watch_state_machine(&mut self) {
         // A state that is replaced takes as long as it is large, and a node that is about to does not lead. But what
         // has hung before still does: what is to be installed waits for that.
-        let installs = self.is_installing() && self.state_machine.stalled(self.now).is_none();
+        let installs =
+            self.has_uninstalled_snapshot() && self.state_machine.stalled(self.now).is_none();
         let behind = self.applied < self.handed && !installs;
         let oldest = behind.then_some(self.applied.value());
         let Some(sight) = self.state_machine.look(oldest, self.now) else {

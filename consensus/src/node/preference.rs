@@ -73,7 +73,7 @@ impl RaftNode {
         let follows = self.seen.role == Role::Follower && self.membership().stays_voter(id);
         let healthy = self.disk.waited(self.now) == 0
             && !self.state_machine.is_late(self.now)
-            && !self.is_restoring();
+            && !self.is_writing_snapshot();
         if let Some(leader) = self.seen.leader
             && follows
             && healthy

@@ -119,8 +119,8 @@ impl RaftNode {
 
     /// Up to where the state machine will be when it gets to a read that it is given now. A snapshot that is
     /// not durable yet has not been handed to it, though the log begins after it already.
-    pub(super) fn readable(&self) -> LogIndex {
-        match self.restoring.is_some() && !planted::is("snapshot-read-before-installed") {
+    pub(super) fn readable_to(&self) -> LogIndex {
+        match self.snapshot_write.is_some() && !planted::is("snapshot-read-before-installed") {
             true => self.applied,
             false => self.handed,
         }

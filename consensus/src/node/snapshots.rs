@@ -1,4 +1,14 @@
-//! Compaction, and snapshots for members that need what was compacted.
+//! Compaction, and snapshots for members that need what was compacted: what this node decides about them. How the
+//! content gets from one member to another is said in [`snapshots`](crate::snapshots), how much of the log goes in
+//! [`compaction`](crate::compaction).
+//!
+//! A snapshot that this node gets has four moments:
+//!
+//! 1. its content arrives, and `raft` does not know of it;
+//! 2. it is whole, and `raft` has accepted it;
+//! 3. the log begins after it, and the write that makes it so is not durable: `is_writing_snapshot`;
+//! 4. it is handed to the state machine, which takes it for its state and then says that it is applied. Until then,
+//!    from the second moment on: `has_uninstalled_snapshot`.
 
 use raft::eraftpb::{Message as PbMessage, MessageType};
 use raft::{ProgressState, SnapshotStatus, StateRole};
@@ -122,7 +132,7 @@ impl RaftNode {
         members: Membership,
     ) {
         let follows = term == self.seen.term && self.seen.leader == Some(from);
-        if !follows || self.is_installing() {
+        if !follows || self.has_uninstalled_snapshot() {
             // It comes again, when this node knows its leader, or has installed what it got: another
             // snapshot would take the place of that one.
             return;
@@ -198,16 +208,16 @@ impl RaftNode {
         Cut::Restore { base, membership }
     }
 
-    /// Whether a snapshot is on its way to the disk: until then `raft` must not begin an election, for
-    /// which it would look at entries that it takes for not applied, and that are not in the log.
-    pub(super) fn is_restoring(&self) -> bool {
+    /// The third moment: until it is over, `raft` must not begin an election, for which it would look at entries that
+    /// it takes for not applied, and that are not in the log.
+    pub(super) fn is_writing_snapshot(&self) -> bool {
         self.raw.raft.raft_log.applied < self.raw.store().base().index.value()
     }
 
-    /// Whether a snapshot was received that the state machine has not installed yet.
-    pub(super) fn is_installing(&self) -> bool {
-        let installing = self.raw.snap().is_some() || self.applied < self.raw.store().base().index;
-        installing && !planted::is("second-snapshot-taken-early")
+    /// The second to the fourth moment: a snapshot is whole, and the state machine has not installed it yet.
+    pub(super) fn has_uninstalled_snapshot(&self) -> bool {
+        let uninstalled = self.raw.snap().is_some() || self.applied < self.raw.store().base().index;
+        uninstalled && !planted::is("second-snapshot-taken-early")
     }
 
     /// How the log is to be cut together with a write of `entries`.
