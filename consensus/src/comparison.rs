@@ -5,6 +5,8 @@
 //! of the voters found goes into the log as well, so that every member learns of it, also the leader, and
 //! also one that was away: whoever found another digest stops itself. It notices what checksums on the disk
 //! cannot: memory that changed by itself, and state machines that are not deterministic.
+//!
+//! This is what one comparison knows; `node/comparing.rs` takes it to the log and to the other members.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Who belongs to the cluster.
+//! Who belongs to the cluster, as a value, and which may follow it. When one does is decided in `node/membership.rs`.
 
 mod change;
 mod codec;

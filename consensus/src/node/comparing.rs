@@ -1,4 +1,5 @@
-//! Comparing the states of the members through the log.
+//! Comparing the states of the members through the log: what a node writes, sends and reads for that, and when. What a
+//! comparison is, and how it ends, is said in [`comparison`](crate::comparison).
 
 use tracing::{debug, error, warn};
 

@@ -1,4 +1,5 @@
-//! Changing the members: joint consensus, one change at a time (Raft paper, section 6).
+//! Changing the members: joint consensus, one change at a time (Raft paper, section 6). Here a node decides when a
+//! change begins and goes on; what the members are, and what may follow, is said in [`membership`](crate::membership).
 
 use std::collections::{BTreeMap, BTreeSet};
 

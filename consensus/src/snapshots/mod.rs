@@ -2,7 +2,7 @@
 //!
 //! `raft` decides that a member needs one and knows its last entry; the content goes past it, in pieces
 //! that the receiver asks for. [`Giving`] is the side that has the snapshot, [`Taking`] the one that gets
-//! it.
+//! it. What a node does with a snapshot is decided in `node/snapshots.rs`.
 
 mod giving;
 mod taking;
