@@ -169,7 +169,7 @@ impl Membership {
             }
             &MembershipChange::Promote { node } => {
                 self.known(node)?;
-                if self.stays_voter(node) {
+                if self.votes_from_now_on(node) {
                     return Err(ChangeRefused::AlreadyMember { node });
                 }
                 parts.learners.remove(&node);
@@ -389,13 +389,14 @@ fn singles(from: &Membership, to: &Membership) -> Vec<ConfChangeSingle> {
         single.set_change_type(kind);
         single
     };
-    let voters = to.voters().filter(|&id| !from.stays_voter(id));
+    let voters = to.voters().filter(|&id| !from.votes_from_now_on(id));
     let voters = voters.map(|id| single(id, ConfChangeType::AddNode));
     let learners = to.learners().filter(|id| !from.0.learners.contains(id));
     let learners = learners.chain(to.staged());
     let learners = learners.map(|id| single(id, ConfChangeType::AddLearnerNode));
-    let stays =
-        |id: NodeId| to.stays_voter(id) || to.0.learners.contains(&id) || to.0.staged.contains(&id);
+    let stays = |id: NodeId| {
+        to.votes_from_now_on(id) || to.0.learners.contains(&id) || to.0.staged.contains(&id)
+    };
     let gone = from.members().filter(|&id| !stays(id));
     let gone = gone.map(|id| single(id, ConfChangeType::RemoveNode));
     voters.chain(learners).chain(gone).collect()

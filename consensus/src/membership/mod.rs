@@ -155,9 +155,9 @@ impl Membership {
         self.0.voters.contains(&id) || self.0.outgoing.contains(&id)
     }
 
-    /// Whether `id` elects and commits, and will after a change that is under way.
+    /// Whether `id` elects and commits now, and goes on to when the change that is under way, if any, is complete.
     #[must_use]
-    pub fn stays_voter(&self, id: NodeId) -> bool {
+    pub fn votes_from_now_on(&self, id: NodeId) -> bool {
         self.0.voters.contains(&id)
     }
 
@@ -165,7 +165,7 @@ impl Membership {
     #[must_use]
     pub fn is_single_voter(&self, id: NodeId) -> bool {
         let alone = |voters: &BTreeSet<NodeId>| voters.iter().all(|&voter| voter == id);
-        self.stays_voter(id) && alone(&self.0.voters) && alone(&self.0.outgoing)
+        self.votes_from_now_on(id) && alone(&self.0.voters) && alone(&self.0.outgoing)
     }
 
     /// What `id` is to the cluster, as far as is known here.
@@ -394,7 +394,7 @@ mod tests {
         assert!(quorum(&plain, &[1, 2]) && !quorum(&plain, &[1, 4]));
         assert!(!quorum(&joint, &[1, 2]) && !quorum(&joint, &[3, 4]));
         assert!(quorum(&joint, &[2, 3, 4]) && !quorum(&joint, &[1, 2, 3]));
-        assert!(joint.is_voter(id(1)) && !joint.stays_voter(id(1)));
+        assert!(joint.is_voter(id(1)) && !joint.votes_from_now_on(id(1)));
     }
 
     #[test]

@@ -30,7 +30,8 @@ impl RaftNode {
                 leader: self.seen.leader,
             });
         }
-        let other = |id: &NodeId| self.membership().stays_voter(*id) && *id != self.config.node;
+        let other =
+            |id: &NodeId| self.membership().votes_from_now_on(*id) && *id != self.config.node;
         let target = target
             .or_else(|| self.furthest_voter(|_| true))
             .filter(other);
@@ -172,7 +173,7 @@ impl RaftNode {
     pub(super) fn furthest_voter(&self, may: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         self.progress()
             .into_iter()
-            .filter(|peer| self.membership().stays_voter(peer.node) && may(peer.node))
+            .filter(|peer| self.membership().votes_from_now_on(peer.node) && may(peer.node))
             .max_by_key(|peer| (peer.active, peer.matched))
             .map(|peer| peer.node)
     }
@@ -183,7 +184,7 @@ impl RaftNode {
         let mut voters = self.progress();
         // What `raft` calls active is forgotten once a round, a moment before somebody answers.
         let (members, rounds) = (self.membership(), &self.rounds);
-        voters.retain(|peer| members.stays_voter(peer.node) && rounds.is_active(peer.node));
+        voters.retain(|peer| members.votes_from_now_on(peer.node) && rounds.is_active(peer.node));
         voters.sort_by_key(|peer| std::cmp::Reverse((peer.matched, peer.node)));
         let turn = (time - 1).checked_rem(voters.len() as u64)?;
         voters.get(turn as usize).map(|peer| peer.node)

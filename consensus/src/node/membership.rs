@@ -129,7 +129,7 @@ impl RaftNode {
     }
 
     fn may_take_over(&self, target: &Membership) -> Option<NodeId> {
-        self.furthest_voter(|node| target.stays_voter(node))
+        self.furthest_voter(|node| target.votes_from_now_on(node))
     }
 
     /// Whether this leader may add an entry that changes the members: it knows all that is committed, and has
@@ -225,7 +225,7 @@ impl RaftNode {
     /// tell the others that it is complete.
     fn leave_joint(&mut self) {
         let current = self.memberships.current().clone();
-        if !current.stays_voter(self.config.node) {
+        if !current.votes_from_now_on(self.config.node) {
             self.hand_over_to(&current);
             return;
         }

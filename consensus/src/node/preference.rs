@@ -70,7 +70,7 @@ impl RaftNode {
         if priority == 0 || !self.preference.tick(leads, self.now) {
             return;
         }
-        let follows = self.seen.role == Role::Follower && self.membership().stays_voter(id);
+        let follows = self.seen.role == Role::Follower && self.membership().votes_from_now_on(id);
         let healthy = self.disk.waited(self.now) == 0
             && !self.state_machine.is_late(self.now)
             && !self.is_writing_snapshot();

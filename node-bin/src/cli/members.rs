@@ -265,7 +265,7 @@ fn next_number(highest: NodeId) -> String {
 }
 
 fn kind(members: &Membership, node: NodeId) -> &'static str {
-    match (members.stays_voter(node), members.is_voter(node)) {
+    match (members.votes_from_now_on(node), members.is_voter(node)) {
         (true, _) => "voter",
         (false, true) => "leaving",
         (false, false) => "learner",
