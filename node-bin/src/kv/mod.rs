@@ -1,4 +1,20 @@
 //! The replicated key-value store that ships with Quorate.
+//!
+//! What is here, by who needs it:
+//!
+//! - **Clients**: a [`Client`], with what it is made of ([`ClientConfig`]), what it takes ([`Transaction`], [`Compare`],
+//!   [`Step`]), and what it gives ([`Value`], [`Page`], [`Watch`], [`Lock`], [`Lease`], [`ClientError`]).
+//! - **Programs that run a node of it**: [`NodeBuilder::start_kv`](crate::NodeBuilder::start_kv). [`KvStore`] is the state
+//!   machine behind that, for those who put something around it, and [`KvOptions`] are its options.
+//! - **Tools**, such as the commands of `quorate`: for backups, [`Backup`] takes one from a node, [`BackupWriter`] and
+//!   [`BackupReader`] have its file, and [`restore`] makes a data folder of it; [`STATE_FILE`] is where the state is in
+//!   such a folder, and [`KvStore::compact_in`] makes it smaller.
+//! - **The wire** between clients and nodes: [`Request`], [`Response`], [`Refusal`] and [`Notice`]; and what they carry:
+//!   a [`Command`] and its [`Outcome`], a [`Query`] and its [`Answer`], a [`NodeStatus`], a [`Directory`] of the members.
+//!   A [`Client`] speaks this for its caller, who sees commands and queries where
+//!   [`execute`](Client::execute) and [`query`](Client::query) take them as they are.
+//! - **The log**: each entry is a [`Logged`], and the [`Tag`] in it, which comes with the request, names the command, so
+//!   that it is applied once. Only who reads logs needs them.
 
 mod backup;
 mod board;
