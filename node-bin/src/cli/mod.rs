@@ -20,6 +20,7 @@ mod places;
 mod recover;
 mod reload;
 mod runtime;
+mod signals;
 mod snapshot;
 mod start;
 mod status;

@@ -5,9 +5,8 @@ use std::thread;
 
 use async_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
 
-use super::{Failure, exit};
+use super::{Failure, exit, signals};
 
 /// Requests to stop, in order. The first asks for an orderly end; [`Stop::listen`] handles the
 /// second itself, because the command may be what hangs.
@@ -37,36 +36,28 @@ impl Stop {
         with_stdin: bool,
         reload: Option<Sender<()>>,
     ) -> Result<Self, Failure> {
-        let refused = |error: io::Error| {
-            Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
-        };
         // One place for each possible source: a request is never lost and never waits.
         let (sender, requests) = async_channel::bounded(2);
-        let mut signals = Signals::new(signals).map_err(refused)?;
         let from_signals = sender.clone();
         let had_terminal = io::stdin().is_terminal();
-        thread::Builder::new()
-            .name("quorate-signals".into())
-            .spawn(move || {
-                let mut arrived = signals.forever().filter(|signal| {
-                    let terminal_is_gone = had_terminal && !io::stdin().is_terminal();
-                    let reloads = *signal == SIGHUP && !terminal_is_gone;
-                    if reloads && let Some(reload) = &reload {
-                        // One that waits is as good as two.
-                        let _ = reload.try_send(());
-                    }
-                    !reloads && *signal != SIGXFSZ
-                });
-                if let Some(signal) = arrived.next() {
+        let mut is_asked = false;
+        signals::listen(signals.iter().copied(), move |signal| {
+            let terminal_is_gone = had_terminal && !io::stdin().is_terminal();
+            match signal {
+                SIGXFSZ => {}
+                SIGHUP if !terminal_is_gone => {
+                    // One that waits is as good as two.
+                    let _ = reload.as_ref().map(|reload| reload.try_send(()));
+                }
+                // As a shell reports a process that a signal ended. Nothing is lost: what was acknowledged is on disk.
+                _ if is_asked => std::process::exit(128 + signal),
+                _ => {
+                    is_asked = true;
                     let _ = from_signals.try_send(name(signal));
                 }
-                if let Some(signal) = arrived.next() {
-                    // As a shell reports a process that a signal ended. Nothing is lost: what was
-                    // acknowledged is on disk.
-                    std::process::exit(128 + signal);
-                }
-            })
-            .map_err(refused)?;
+            }
+            true
+        })?;
         if with_stdin {
             thread::Builder::new()
                 .name("quorate-parent".into())
@@ -75,7 +66,9 @@ impl Stop {
                     while io::stdin().read(&mut ignored).is_ok_and(|bytes| bytes > 0) {}
                     let _ = sender.try_send("the parent is gone");
                 })
-                .map_err(refused)?;
+                .map_err(|error| {
+                    Failure::new(exit::OS, format!("cannot listen to the parent: {error}"))
+                })?;
         }
         Ok(Self { requests })
     }

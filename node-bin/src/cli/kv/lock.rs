@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
-use std::thread;
 use std::time::Duration;
 
 use async_channel::Receiver;
@@ -14,10 +13,10 @@ use futures_lite::future::{or, pending};
 use quorate::kv::{Client, ClientError, Lock, Lost};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::lease::time_to_live;
 use crate::cli::connect::{failure, patience};
+use crate::cli::signals::{self, is_ignored};
 use crate::cli::{Failure, exit};
 
 /// Where the command finds the lock's fencing number.
@@ -223,24 +222,11 @@ impl Arrivals {
     /// From now on, none of them ends this process. A hangup that `nohup` has set to be ignored stays so, here and in the
     /// command, which inherits that.
     fn listen() -> Result<Self, Failure> {
-        let refused = |error: io::Error| {
-            Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
-        };
         let (sender, arrivals) = async_channel::bounded(SIGNALS_MAX);
         let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
         let heard = [SIGTERM, SIGINT, SIGCHLD].into_iter().chain(hangup);
-        let mut signals = Signals::new(heard).map_err(refused)?;
-        thread::Builder::new()
-            .name("quorate-signals".into())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    // Without room, it waits for the command, which is looked at with each.
-                    if sender.send_blocking(signal).is_err() {
-                        break;
-                    }
-                }
-            })
-            .map_err(refused)?;
+        // Without room, it waits for the command, which is looked at with each.
+        signals::listen(heard, move |signal| sender.send_blocking(signal).is_ok())?;
         Ok(Self(arrivals))
     }
 
@@ -262,33 +248,9 @@ impl Arrivals {
     }
 }
 
-/// Whether this process ignores `signal`, as it did from its start. Where the system does not say so, as Linux does, it
-/// counts as heard.
-pub(super) fn is_ignored(signal: i32) -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
-}
-
-/// The same, of what Linux says about a process: one bit for each signal, the lowest for the first.
-fn ignores(status: &str, signal: i32) -> bool {
-    let mut lines = status.lines();
-    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-    ignored.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The bits of signals are counted from the first signal; what says nothing names none.
-    #[test]
-    fn which_signals_are_ignored() {
-        let status =
-            "SigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\nSigCgt:\tffffffffffffffff\n";
-        let ignored = (1..=64).filter(|signal| ignores(status, *signal));
-        assert_eq!(ignored.collect::<Vec<_>>(), [SIGHUP, 13]);
-        assert!(!ignores("SigIgn:\tnothing\n", SIGHUP) && !ignores("", SIGHUP));
-    }
 
     /// A command's exit code is passed on, a signal that ended it as a shell tells it, and nothing is said of either.
     #[test]

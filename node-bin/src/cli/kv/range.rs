@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use clap::Args;
-use quorate::kv::{Answer, Client, ClientError, Page, Pair, Query, RANGE_LIMIT_MAX};
+use quorate::kv::{Client, ClientError, Page, Pair, Query, RANGE_LIMIT_MAX};
 use quorate_consensus::NodeId;
 use serde_json::{Map, Value as Json};
 
@@ -88,23 +88,10 @@ async fn page(
     let stale = client
         .query_stale(node, Query::Range { start, end, limit })
         .await?;
-    let Answer::Page {
-        pairs,
-        more,
-        revision,
-    } = stale.answer
-    else {
-        return Err(ClientError::Nonsense { node });
-    };
-    let page = Page {
-        pairs,
-        more,
-        revision,
-    };
-    let leader_silent_for = stale.leader_silent_for;
+    let page = Page::of(stale.answer).ok_or(ClientError::Nonsense { node })?;
     let age = Age {
-        revision,
-        leader_silent_for,
+        revision: page.revision,
+        leader_silent_for: stale.leader_silent_for,
     };
     Ok((page, Some(age)))
 }

@@ -4,19 +4,17 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use quorate::kv::{Change, Client, ClientError, Watch};
 use serde_json::{Map, Value as Json, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::lock::is_ignored;
 use super::{At, keys};
 use crate::cli::connect::failure;
+use crate::cli::signals::{self, is_ignored};
 use crate::cli::text::{field, printable_line};
 use crate::cli::{Failure, exit};
 
@@ -175,24 +173,14 @@ struct Seen(Arc<AtomicU64>);
 
 impl Seen {
     fn from(revision: u64) -> Result<Self, Failure> {
-        let refused = |error: io::Error| {
-            Failure::new(exit::OS, format!("cannot listen for signals: {error}"))
-        };
         let seen = Arc::new(AtomicU64::new(revision));
         let at_signal = Self(Arc::clone(&seen));
         let heard = [SIGINT, SIGTERM, SIGHUP].into_iter();
-        let mut signals =
-            Signals::new(heard.filter(|signal| !is_ignored(*signal))).map_err(refused)?;
-        // On a thread of its own: who reads the output may not do so any more, and this ends all the same.
-        thread::Builder::new()
-            .name("quorate-signals".into())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    at_signal.tell();
-                    let _ = emulate_default_handler(signal); // it ends the process
-                }
-            })
-            .map_err(refused)?;
+        // Not where changes are printed: who reads them may not do so any more, and this ends all the same.
+        signals::listen(heard.filter(|signal| !is_ignored(*signal)), move |signal| {
+            at_signal.tell();
+            emulate_default_handler(signal).is_ok() // it ends the process
+        })?;
         Ok(Self(seen))
     }
 

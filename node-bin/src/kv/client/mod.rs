@@ -262,21 +262,8 @@ impl Client {
             end,
             limit,
         };
-        match self.read(query).await? {
-            (
-                _,
-                Answer::Page {
-                    pairs,
-                    more,
-                    revision,
-                },
-            ) => Ok(Page {
-                pairs,
-                more,
-                revision,
-            }),
-            (node, _) => Err(ClientError::Nonsense { node }),
-        }
+        let (node, answer) = self.read(query).await?;
+        Page::of(answer).ok_or(ClientError::Nonsense { node })
     }
 
     /// Carries out `command` and returns what it did and at which revision: what [`put`](Self::put),
@@ -607,6 +594,26 @@ pub struct Page {
     /// The revision of the state that this page is of: a [watch](Client::watch) after it sees every later change, and none
     /// that is in here. Whoever reads several pages watches after that of the first.
     pub revision: u64,
+}
+
+impl Page {
+    /// That of an answer to [`Query::Range`]; `None` of another one.
+    #[must_use]
+    pub fn of(answer: Answer) -> Option<Self> {
+        let Answer::Page {
+            pairs,
+            more,
+            revision,
+        } = answer
+        else {
+            return None;
+        };
+        Some(Self {
+            pairs,
+            more,
+            revision,
+        })
+    }
 }
 
 /// Part of the leases that there are.
