@@ -11,7 +11,7 @@
 //! cargo run --release -p quorate --example replicated-counter -- n3 127.0.0.1:7003 1=127.0.0.1:7001 2=127.0.0.1:7002
 //! ```
 //!
-//! A number that is typed at the leader is added, and an empty line reads the sum, anywhere.
+//! A number that is typed at any of them is added, once, and an empty line reads the sum.
 
 use std::error::Error;
 use std::io;
@@ -33,6 +33,9 @@ const USAGE: &str = "usage: replicated-counter CERTIFICATE-FOLDER LISTEN [NODE=A
 
 /// How many lines wait, and how many signals.
 const INPUTS_MAX: usize = 16;
+
+/// How long a number may take: an election and much more.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a stop may wait for peers to be told.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
@@ -107,11 +110,12 @@ async fn answer(node: &Node, line: &str) -> String {
             .await
             .map_err(|error| error.to_string()),
         step => {
-            let proposed = node.propose(Bytes::copy_from_slice(step.as_bytes()));
-            proposed.await.map_err(|error| error.to_string())
+            let step = Bytes::copy_from_slice(step.as_bytes());
+            let submitted = node.submit(step, PATIENCE);
+            submitted.await.map_err(|error| error.to_string())
         }
     };
-    // An error says whether anything happened, and at which node to try again.
+    // An error says whether anything happened.
     match answer {
         Ok(value) => String::from_utf8_lossy(&value).into_owned(),
         Err(error) => error,
@@ -122,7 +126,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (folder, config) = arguments()?;
     // Before the node runs: a signal that comes early is not lost.
     let stop = signals()?;
-    let node = Node::builder(config, Credentials::load(&folder)?).start_saved(Sum::default())?;
+    let node =
+        Node::builder(config, Credentials::load(&folder)?).start_saved_once(Sum::default())?;
     println!(
         "node {} listens on {}",
         node.id().value(),

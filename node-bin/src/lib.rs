@@ -71,6 +71,7 @@ mod asking;
 mod exposition;
 pub mod kv;
 mod node;
+pub mod once;
 mod planted;
 pub mod saved;
 
@@ -86,7 +87,8 @@ pub use quorate_quic_transport as transport;
 pub use exposition::prometheus_text;
 pub use node::{
     ADDRESSES_MAX, CommandError, DISK_RESERVE_BYTES_DEFAULT, DiskNearlyFull, DiskSpace, EVENTS_MAX,
-    Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, PEERS_FILE, Service, StartError,
+    Events, LOG_FILE, Node, NodeBuilder, NodeConfig, NodeHandle, Obstacle, PEERS_FILE, Service,
+    StartError, SubmitError,
 };
 pub use quorate_certs::{Credentials, CredentialsError, Identity, Role as CallerRole};
 pub use quorate_consensus::{

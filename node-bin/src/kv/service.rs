@@ -461,6 +461,8 @@ impl NodeBuilder {
         let store = KvStore::open_in(Arc::clone(&files), &path, &owner, options)?;
         let started = self
             .service(KvService::new(store.board()))
+            // Clients find the leader themselves, and what a command may say is checked before it is proposed.
+            .without_forwarded()
             .start(around(store));
         let lost = matches!(
             started,

@@ -31,6 +31,7 @@ use super::seams::{RuntimeClock, SERVICE};
 use super::service::{NoService, Service};
 use super::space::{self, Shrinks, Space};
 use super::{Facts, Node, NodeHandle, Outcome, secret};
+use crate::once::Slots;
 
 /// The name of the log in a node's data folder.
 pub const LOG_FILE: &str = "log.redb";
@@ -45,6 +46,8 @@ pub struct NodeBuilder {
     files: Arc<dyn Files>,
     around_log: Box<AroundLog>,
     shrinks: Box<Shrinks>,
+    numbers: bool,
+    takes_forwarded: bool,
 }
 
 /// Puts something around the log of a node that starts.
@@ -70,6 +73,8 @@ impl NodeBuilder {
             files: Arc::new(OsFiles),
             around_log: Box::new(|_, _, log| log),
             shrinks: Box::new(|_| false),
+            numbers: false,
+            takes_forwarded: true,
         }
     }
 
@@ -122,6 +127,18 @@ impl NodeBuilder {
     #[must_use]
     pub fn shrinks(mut self, shrinks: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
         self.shrinks = Box::new(shrinks);
+        self
+    }
+
+    /// Numbers the commands, for a state that is an [`Once`](crate::once::Once).
+    pub(crate) fn numbering(mut self) -> Self {
+        self.numbers = true;
+        self
+    }
+
+    /// Takes no commands from other members.
+    pub(crate) fn without_forwarded(mut self) -> Self {
+        self.takes_forwarded = false;
         self
     }
 
@@ -274,6 +291,8 @@ impl NodeBuilder {
                 metrics,
                 space: Arc::clone(&space),
                 shrinks: self.shrinks,
+                slots: self.numbers.then(|| Slots::new(owner.node, instance.boot)),
+                takes_forwarded: self.takes_forwarded,
             }),
             transport,
         };
@@ -310,7 +329,6 @@ impl NodeBuilder {
             handle,
             outcome,
             ended,
-            clock,
             threads,
         })
     }

@@ -77,6 +77,11 @@ impl AddressBook {
         self.0.transport.peer(&self.identity(node))
     }
 
+    /// Whether `node` is a member, as far as this one knows.
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
+        self.0.members.now().contains(node)
+    }
+
     fn given(&self) -> MutexGuard<'_, BTreeMap<NodeId, Vec<SocketAddr>>> {
         self.0.given.lock().unwrap_or_else(PoisonError::into_inner)
     }

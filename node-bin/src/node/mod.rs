@@ -5,6 +5,7 @@ mod build;
 mod config;
 mod error;
 mod events;
+mod forward;
 mod members;
 mod metrics;
 mod peers;
@@ -13,8 +14,8 @@ mod seams;
 mod secret;
 mod service;
 mod space;
+mod submit;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,10 +30,13 @@ use quinn::Runtime;
 use quorate_certs::Identity;
 use quorate_consensus::{
     Clock, DriverControl, Fatal, LeaderChange, LogIndex, Membership, MembershipChange,
-    MembershipError, NodeId, RaftHandle, ReadError, Role, Stale, Status, Stopped, TransferError,
+    MembershipError, NodeId, ProposeError, RaftHandle, ReadError, Role, Stale, Status, Stopped,
+    TransferError,
 };
 use quorate_quic_transport::{OtherIdentity, Peer, PeerStatus, Transport};
 use tracing::{info, warn};
+
+use crate::once::{Said, Slots, split};
 
 pub use build::{LOG_FILE, NodeBuilder};
 pub use config::NodeConfig;
@@ -44,6 +48,7 @@ pub(crate) use seams::{GROUP, SERVICE};
 pub use service::Service;
 pub(crate) use space::mib;
 pub use space::{CommandError, DISK_RESERVE_BYTES_DEFAULT, DiskNearlyFull, DiskSpace};
+pub use submit::{Obstacle, SubmitError};
 
 /// How long an orderly shutdown waits for another voter to take over before it stops all the same. A
 /// hand-over takes a round trip and an fsync; twice an election timeout means that nobody is there.
@@ -80,6 +85,10 @@ struct Facts {
     metrics: Arc<metrics::Metrics>,
     space: Arc<space::Space>,
     shrinks: Box<space::Shrinks>,
+    /// Where commands are numbered.
+    slots: Option<Slots>,
+    /// Whether other members may have this one propose.
+    takes_forwarded: bool,
 }
 
 impl fmt::Debug for NodeHandle {
@@ -240,8 +249,8 @@ impl NodeHandle {
     }
 
     /// Replicates `command` and resolves to the state machine's answer. Works at the leader only: elsewhere
-    /// [`ProposeError::NotLeader`](crate::ProposeError::NotLeader) names it, if it is known. A program that is to take commands at every node forwards
-    /// them by a call of its own to that [`peer`](Self::peer), whose [`Service`] answers it.
+    /// [`ProposeError::NotLeader`](crate::ProposeError::NotLeader) names it, if it is known. [`submit`](Self::submit) works at every
+    /// member.
     ///
     /// A command has at least one byte, and at most
     /// [`Config::command_bytes_max`](crate::consensus::Config::command_bytes_max): 1 MiB unless set, and never more than 2 MiB.
@@ -260,10 +269,36 @@ impl NodeHandle {
         &self,
         command: Bytes,
     ) -> impl Future<Output = Result<Bytes, CommandError>> + Send + use<> {
-        let room = self.check_room();
-        let room = room.or_else(|full| match (self.facts.shrinks)(&command) {
-            true => Ok(()),
-            false => Err(full),
+        let node = self.clone();
+        async move {
+            let Some(slots) = &node.facts.slots else {
+                return node.propose_as_it_is(command).await;
+            };
+            if command.is_empty() {
+                return Err(ProposeError::Empty.into());
+            }
+            let number = slots.take().await;
+            let answer = node.propose_as_it_is(number.join(&command)).await?;
+            match Said::decode(&answer) {
+                Some(Said::Answer(answer)) => Ok(answer),
+                // Sent once, it is unheard of, unless somebody else runs as this very node.
+                _ => Err(ProposeError::OutcomeUnknown { at: None }.into()),
+            }
+        }
+    }
+
+    /// As [`propose`](Self::propose), with its number if it is to have one.
+    fn propose_as_it_is(
+        &self,
+        command: Bytes,
+    ) -> impl Future<Output = Result<Bytes, CommandError>> + Send + use<> {
+        let room = self.check_room().or_else(|full| {
+            let inner = self.facts.slots.as_ref().and_then(|_| split(&command));
+            let shrinks = match &inner {
+                Some((_, inner)) => (self.facts.shrinks)(inner),
+                None => (self.facts.shrinks)(&command),
+            };
+            if shrinks { Ok(()) } else { Err(full) }
         });
         let raft = self.raft.clone();
         async move {
@@ -366,7 +401,6 @@ pub struct Node {
     outcome: Arc<Outcome>,
     /// Closed when the driver, the writer and the applier have ended.
     ended: Receiver<()>,
-    clock: Arc<dyn Clock>,
     /// Last, so that everything above still has its executor while it is dropped.
     threads: run::Threads,
 }
@@ -462,15 +496,9 @@ impl Node {
             return;
         }
         let transfer = async { Some(self.handle.raft.transfer_leader(None).await) };
-        // Timers of the runtime are made on the runtime: this may be awaited anywhere.
-        let (expired, patience) = async_channel::bounded::<Infallible>(1);
-        let clock = Arc::clone(&self.clock);
-        self.handle.spawn(async move {
-            clock.sleep(HANDOVER_MAX).await;
-            drop(expired);
-        });
         let patience = async {
-            let _ = patience.recv().await;
+            // Without an executor there is nobody to hand over to, either.
+            let _ = self.handle.rest(HANDOVER_MAX).await;
             None
         };
         match futures_lite::future::or(transfer, patience).await {

@@ -12,6 +12,7 @@ use quorate_quic_transport::{Inbound, Inbox, runtime::IoThread};
 use tracing::{debug, error, info};
 
 use super::error::StartError;
+use super::forward;
 use super::peers::{PeerMemory, Progress};
 use super::seams::RaftMessage;
 use super::service::Service;
@@ -146,6 +147,7 @@ fn take(node: &NodeHandle, service: &mut dyn Service, memory: &PeerMemory, inbou
                 }
             }
         }
+        Inbound::Call(call) if call.kind >= forward::OWN_KINDS => forward::answer(node, call),
         Inbound::Call(call) => service.call(node, call),
         // Raft finds out by itself: its next heartbeat arrives.
         Inbound::Up(_) => {}

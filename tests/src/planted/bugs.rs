@@ -341,6 +341,24 @@ pub const BUGS: &[Bug] = &[
         level2(100),
     ),
     bug(
+        "repeated-command-applied",
+        "a numbered command of an embedding program that is in the log twice is applied twice",
+        test(
+            "node-bin",
+            "submit",
+            "h1_h3_a_command_that_was_given_to_two_leaders",
+        ),
+    ),
+    bug(
+        "given-command-not-taken",
+        "a command that a leader was given, and that nobody can be asked about any more, is said not to have happened",
+        test(
+            "node-bin",
+            "submit",
+            "h3_a_command_that_was_given_to_a_lost_leader_is_unknown",
+        ),
+    ),
+    bug(
         "sessions-are-anybodys",
         "a client's command is applied in the session of another one, whose next command is taken for it",
         test("tests", "once", "a_session_is_its_owners"),

@@ -1,0 +1,380 @@
+//! Commands that any member is given: who does not lead sends them on, and what was sent twice is applied once.
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_lite::future::{block_on, poll_once};
+use quorate::certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
+use quorate::saved::State;
+use quorate::transport::runtime::IoThread;
+use quorate::transport::{CallError, Config, Message, Refusal, Transport};
+use quorate::{
+    Command, CommandError, Credentials, Node, NodeBuilder, NodeConfig, NodeHandle, NodeId,
+    Obstacle, ProposeError, ReadError, Role, StartError, SubmitError,
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+/// Far above anything expected: reached only by a fault.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where whoever applies may be held up.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        *self.0.0.lock().unwrap() = closed;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(closed, |closed| *closed).unwrap());
+    }
+}
+
+/// How often each command was applied.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Counts {
+    counts: BTreeMap<Vec<u8>, u64>,
+    #[serde(skip)]
+    gate: Gate,
+}
+
+impl State for Counts {
+    const COMPARED: bool = true;
+
+    fn apply(&mut self, command: &Command) -> Bytes {
+        self.gate.pass();
+        let count = self.counts.entry(command.data.to_vec()).or_default();
+        *count += 1;
+        count.to_string().into()
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        postcard::to_stdvec(&self.counts).unwrap().into()
+    }
+}
+
+fn id(node: u64) -> NodeId {
+    NodeId::new(node).unwrap()
+}
+
+/// Nodes on ports that the system chooses.
+struct Cluster {
+    ca: Ca,
+    directory: TempDir,
+    nodes: BTreeMap<u64, Node>,
+    gates: BTreeMap<u64, Gate>,
+}
+
+type Start = fn(NodeBuilder, Counts) -> Result<Node, StartError>;
+
+impl Cluster {
+    fn start(size: u64, start: Start) -> Self {
+        let name = ClusterName::new("test").unwrap();
+        let mut cluster = Self {
+            ca: Ca::generate(&name, &CaOptions::default()).unwrap(),
+            directory: TempDir::new().unwrap(),
+            nodes: BTreeMap::new(),
+            gates: (1..=size).map(|node| (node, Gate::default())).collect(),
+        };
+        for node in 1..=size {
+            cluster.start_node(node, start);
+        }
+        cluster
+    }
+
+    fn credentials(&self, subject: &Subject) -> Credentials {
+        let issued = self.ca.issue(subject, &IssueOptions::default()).unwrap();
+        issued.credentials().unwrap()
+    }
+
+    fn start_node(&mut self, node: u64, start: Start) {
+        let data = self.directory.path().join(node.to_string());
+        let mut config = NodeConfig::new("127.0.0.1:0".parse().unwrap(), data);
+        let members = self.gates.keys().map(|peer| (id(*peer), Vec::new()));
+        config.peers = members.collect();
+        let credentials = self.credentials(&Subject::node(node).unwrap());
+        let empty = Counts {
+            gate: self.gates[&node].clone(),
+            ..Counts::default()
+        };
+        let started = start(Node::builder(config, credentials), empty).unwrap();
+        for other in self.nodes.values() {
+            other.set_addresses(id(node), vec![started.local_addr()]);
+            started.set_addresses(other.id(), vec![other.local_addr()]);
+        }
+        self.nodes.insert(node, started);
+    }
+
+    /// Who leads, once somebody does, as itself says.
+    fn leader(&self) -> u64 {
+        let begun = Instant::now();
+        loop {
+            let leads = |node: &&Node| node.leader().role == Role::Leader;
+            if let Some(node) = self.nodes.values().find(leads) {
+                return node.id().value();
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody leads");
+            thread::yield_now();
+        }
+    }
+
+    fn follower(&self) -> &Node {
+        let leader = self.leader();
+        self.nodes
+            .values()
+            .find(|node| node.id().value() != leader)
+            .unwrap()
+    }
+
+    /// How often each command was applied, as every node has it.
+    fn counts(&self) -> BTreeMap<Vec<u8>, u64> {
+        let counts = |node: &Node| {
+            let begun = Instant::now();
+            let answer = loop {
+                match block_on(node.query(Bytes::new())) {
+                    Err(ReadError::NotLeader { .. }) if begun.elapsed() < PATIENCE => {}
+                    answer => break answer.unwrap(),
+                }
+            };
+            postcard::from_bytes::<BTreeMap<Vec<u8>, u64>>(&answer).unwrap()
+        };
+        let mut all: Vec<_> = self.nodes.values().map(counts).collect();
+        let first = all.swap_remove(0);
+        assert!(all.iter().all(|other| *other == first));
+        first
+    }
+}
+
+fn submit(node: &NodeHandle, command: &str) -> Result<Bytes, SubmitError> {
+    block_on(node.submit(Bytes::copy_from_slice(command.as_bytes()), PATIENCE))
+}
+
+const PLAIN: Start = |builder, empty| builder.start_saved(empty);
+const ONCE: Start = |builder, empty| builder.start_saved_once(empty);
+
+/// Every member takes commands, before there is a leader as well; what makes no command is refused wherever it is given,
+/// and a node that has stopped says so.
+#[test]
+fn every_member_takes_commands() {
+    for start in [PLAIN, ONCE] {
+        let mut cluster = Cluster::start(3, start);
+        for (node, count) in cluster.nodes.values().zip(1..) {
+            assert_eq!(submit(node, "a").unwrap(), count.to_string());
+        }
+        let leader = cluster.leader();
+        let proposed = block_on(cluster.nodes[&leader].propose("a".into()));
+        assert_eq!(proposed.unwrap(), "4");
+        for node in cluster.nodes.values() {
+            let empty = block_on(node.submit(Bytes::new(), PATIENCE));
+            let refused = |error| SubmitError::Refused(CommandError::Propose(error));
+            assert_eq!(empty, Err(refused(ProposeError::Empty)));
+            let large = block_on(node.submit(vec![0; 3 << 20].into(), PATIENCE));
+            let is_large = matches!(
+                large,
+                Err(SubmitError::Refused(CommandError::Propose(
+                    ProposeError::TooLarge { .. }
+                )))
+            );
+            assert!(is_large, "{large:?}");
+        }
+        assert_eq!(cluster.counts(), BTreeMap::from([(b"a".to_vec(), 4)]));
+        let handle = cluster.follower().handle();
+        let stopped = cluster.nodes.remove(&handle.id().value()).unwrap();
+        block_on(stopped.shutdown(Duration::from_secs(1))).unwrap();
+        let refused = SubmitError::Refused(ProposeError::Stopped.into());
+        assert_eq!(submit(&handle, "a"), Err(refused));
+    }
+}
+
+/// Who finds nobody that leads waits as long as it was told, and says that nothing happened.
+#[test]
+fn without_a_leader_nothing_happens() {
+    let mut cluster = Cluster::start(3, ONCE);
+    cluster.leader();
+    let last = cluster.follower().id().value();
+    cluster.nodes.retain(|node, _| *node == last);
+    let within = Duration::from_secs(2);
+    let begun = Instant::now();
+    let lone = &cluster.nodes[&last];
+    while lone.leader().leader.is_some() {
+        assert!(begun.elapsed() < PATIENCE, "nobody leads it");
+        thread::yield_now();
+    }
+    let begun = Instant::now();
+    let outcome = block_on(lone.submit("a".into(), within)).unwrap_err();
+    assert!(begun.elapsed() >= within);
+    assert!(outcome.nothing_happened(), "{outcome}");
+    let why = Obstacle::NoLeader;
+    assert_eq!(outcome, SubmitError::NotTaken { within, why });
+}
+
+/// A leader that was given a command and does not answer leaves its outcome unknown. Where commands are numbered, the
+/// next leader is given it as well, and it is applied once although it is in the log twice.
+#[test]
+fn h1_h3_a_command_that_was_given_to_two_leaders() {
+    for (start, numbered) in [(PLAIN, false), (ONCE, true)] {
+        let cluster = Cluster::start(3, start);
+        let follower = cluster.follower();
+        assert_eq!(submit(follower, "before").unwrap(), "1");
+        let former = cluster.leader();
+        let next = cluster
+            .nodes
+            .keys()
+            .find(|node| **node != former && **node != follower.id().value());
+        let next = id(*next.unwrap());
+        let status = |node: &NodeHandle| block_on(node.status()).unwrap();
+        let before = status(&cluster.nodes[&former]).last.index;
+        // It replicates the command and cannot say what came of it.
+        cluster.gates[&former].set(true);
+        let given = follower.submit("a".into(), Duration::from_secs(3));
+        let mut given = std::pin::pin!(given);
+        assert!(block_on(poll_once(given.as_mut())).is_none());
+        let begun = Instant::now();
+        while status(follower).commit <= before {
+            assert!(begun.elapsed() < PATIENCE, "it is not committed");
+        }
+        let transferred = block_on(cluster.nodes[&former].transfer_leader(Some(next)));
+        assert_eq!(transferred.unwrap(), next);
+        let outcome = block_on(given);
+        cluster.gates[&former].set(false);
+        match numbered {
+            true => assert_eq!(outcome.unwrap(), "1"),
+            false => {
+                let by = id(former);
+                assert_eq!(outcome, Err(SubmitError::OutcomeUnknown { by }));
+            }
+        }
+        // The command, what a new leader writes, and, where it was repeated, the command.
+        let after = status(follower).last.index;
+        assert_eq!(
+            after.value() - before.value(),
+            2 + u64::from(numbered),
+            "{before} to {after}"
+        );
+        let counts = [("before", 1), ("a", 1)];
+        let counts = counts.map(|(command, count)| (command.as_bytes().to_vec(), count));
+        assert_eq!(cluster.counts(), BTreeMap::from(counts));
+    }
+}
+
+/// Nobody is there to ask what became of a command that a leader was given: that is not the same as nothing.
+#[test]
+fn h3_a_command_that_was_given_to_a_lost_leader_is_unknown() {
+    let mut cluster = Cluster::start(3, ONCE);
+    let follower = cluster.follower().handle();
+    assert_eq!(submit(&follower, "before").unwrap(), "1");
+    let former = cluster.leader();
+    let before = block_on(cluster.nodes[&former].status()).unwrap().last;
+    let gate = cluster.gates[&former].clone();
+    gate.set(true);
+    let mut given = std::pin::pin!(follower.submit("a".into(), Duration::from_secs(3)));
+    assert!(block_on(poll_once(given.as_mut())).is_none());
+    let begun = Instant::now();
+    while block_on(follower.status()).unwrap().commit <= before.index {
+        assert!(begun.elapsed() < PATIENCE, "it is not committed");
+    }
+    let own = follower.id().value();
+    thread::scope(|scope| {
+        let kept = cluster.nodes.remove(&own);
+        // Whoever drops a node waits for what it applies.
+        for node in std::mem::take(&mut cluster.nodes).into_values() {
+            scope.spawn(|| drop(node));
+        }
+        let outcome = block_on(given);
+        gate.set(false);
+        let by = id(former);
+        assert_eq!(outcome, Err(SubmitError::OutcomeUnknown { by }));
+        drop(kept);
+    });
+}
+
+/// Whatever happens to leaders, each command is applied once and answered, from every member.
+#[test]
+fn h1_every_command_is_applied_once_while_leaders_go() {
+    const COMMANDS: u64 = 400;
+    const KILLS: u64 = 3;
+    let mut cluster = Cluster::start(3, ONCE);
+    let survivor = cluster.follower().handle();
+    let own = survivor.id().value();
+    let answered = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&answered);
+    let submitting = thread::spawn(move || {
+        for number in 0..COMMANDS {
+            let answer = submit(&survivor, &number.to_string()).unwrap();
+            assert_eq!(answer, "1", "command {number}");
+            counted.store(number, Ordering::Relaxed);
+        }
+    });
+    let mut kills = 0;
+    while !submitting.is_finished() {
+        // Some in between, or all the time is spent on elections.
+        let before = answered.load(Ordering::Relaxed);
+        while !submitting.is_finished() && answered.load(Ordering::Relaxed) < before + COMMANDS / 20
+        {
+            thread::yield_now();
+        }
+        let leader = cluster.leader();
+        if kills < KILLS && leader != own {
+            kills += 1;
+            drop(cluster.nodes.remove(&leader));
+            cluster.start_node(leader, ONCE);
+        } else {
+            // Whether anybody takes over does not matter.
+            let _ = block_on(cluster.nodes[&leader].transfer_leader(None));
+        }
+    }
+    submitting.join().unwrap();
+    assert_eq!(kills, KILLS);
+    let counts = cluster.counts();
+    assert_eq!(counts.len() as u64, COMMANDS);
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+}
+
+/// What only members ask of each other.
+#[derive(Serialize, Deserialize)]
+struct Forward(Bytes);
+
+impl Message for Forward {
+    const KIND: u16 = 0xff00;
+}
+
+/// Nobody but a member has a node propose past the service that checks what may be.
+#[test]
+fn who_is_no_member_forwards_nothing() {
+    let cluster = Cluster::start(1, PLAIN);
+    let (node, io) = (&cluster.nodes[&1], IoThread::spawn("client").unwrap());
+    cluster.leader();
+    let strangers = [
+        Subject::client("c").unwrap(),
+        Subject::admin("a").unwrap(),
+        Subject::node(9).unwrap(),
+    ];
+    for subject in strangers {
+        let config = Config::new("quorate", "127.0.0.1:0".parse().unwrap());
+        let (transport, _inbox) =
+            Transport::bind(config, cluster.credentials(&subject), io.runtime()).unwrap();
+        transport
+            .set_peer(node.identity().clone(), vec![node.local_addr()])
+            .unwrap();
+        let peer = transport.peer(node.identity()).unwrap();
+        let begun = Instant::now();
+        let refused = loop {
+            let forward = Forward("a".into());
+            match block_on(peer.call::<_, Forward>(forward, PATIENCE)) {
+                Err(CallError::NotSent(_)) if begun.elapsed() < PATIENCE => {}
+                outcome => break outcome.map(drop),
+            }
+        };
+        assert_eq!(refused, Err(CallError::Remote(Refusal::UnknownKind)));
+    }
+    assert!(cluster.counts().is_empty());
+}
