@@ -34,7 +34,7 @@ const USAGE: &str = "usage: replicated-counter CERTIFICATE-FOLDER LISTEN [NODE=A
 /// How many lines wait, and how many signals.
 const INPUTS_MAX: usize = 16;
 
-/// How long a number may take: an election and much more.
+/// How long an answer may take: an election and much more.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a stop may wait for peers to be told.
@@ -106,7 +106,7 @@ fn signals() -> io::Result<Receiver<i32>> {
 async fn answer(node: &Node, line: &str) -> String {
     let answer = match line.trim() {
         "" => node
-            .query(Bytes::new())
+            .query_within(Bytes::new(), PATIENCE)
             .await
             .map_err(|error| error.to_string()),
         step => {

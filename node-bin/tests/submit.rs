@@ -78,6 +78,12 @@ type Start = fn(NodeBuilder, Counts) -> Result<Node, StartError>;
 
 impl Cluster {
     fn start(size: u64, start: Start) -> Self {
+        let all: Vec<u64> = (1..=size).collect();
+        Self::start_some(size, &all, start)
+    }
+
+    /// Of `size` members, only some.
+    fn start_some(size: u64, nodes: &[u64], start: Start) -> Self {
         let name = ClusterName::new("test").unwrap();
         let mut cluster = Self {
             ca: Ca::generate(&name, &CaOptions::default()).unwrap(),
@@ -85,7 +91,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             gates: (1..=size).map(|node| (node, Gate::default())).collect(),
         };
-        for node in 1..=size {
+        for &node in nodes {
             cluster.start_node(node, start);
         }
         cluster
@@ -138,13 +144,7 @@ impl Cluster {
     /// How often each command was applied, as every node has it.
     fn counts(&self) -> BTreeMap<Vec<u8>, u64> {
         let counts = |node: &Node| {
-            let begun = Instant::now();
-            let answer = loop {
-                match block_on(node.query(Bytes::new())) {
-                    Err(ReadError::NotLeader { .. }) if begun.elapsed() < PATIENCE => {}
-                    answer => break answer.unwrap(),
-                }
-            };
+            let answer = block_on(node.query_within(Bytes::new(), PATIENCE)).unwrap();
             postcard::from_bytes::<BTreeMap<Vec<u8>, u64>>(&answer).unwrap()
         };
         let mut all: Vec<_> = self.nodes.values().map(counts).collect();
@@ -215,6 +215,13 @@ fn without_a_leader_nothing_happens() {
     assert!(outcome.nothing_happened(), "{outcome}");
     let why = Obstacle::NoLeader;
     assert_eq!(outcome, SubmitError::NotTaken { within, why });
+    let begun = Instant::now();
+    let unread = block_on(lone.query_within(Bytes::new(), within));
+    assert_eq!(unread, Err(ReadError::NotLeader { leader: None }));
+    assert!(begun.elapsed() >= within);
+    let no_time = block_on(lone.submit("a".into(), Duration::ZERO));
+    let (within, why) = (Duration::ZERO, Obstacle::NoTime);
+    assert_eq!(no_time, Err(SubmitError::NotTaken { within, why }));
 }
 
 /// A leader that was given a command and does not answer leaves its outcome unknown. Where commands are numbered, the
@@ -341,17 +348,52 @@ fn h1_every_command_is_applied_once_while_leaders_go() {
 
 /// What only members ask of each other.
 #[derive(Serialize, Deserialize)]
-struct Forward(Bytes);
+struct Forward {
+    numbered: bool,
+    command: Bytes,
+}
 
 impl Message for Forward {
     const KIND: u16 = 0xff00;
+}
+
+/// What node 1 of `cluster` says when somebody else calls it with these.
+fn forwarded(
+    cluster: &Cluster,
+    io: &IoThread,
+    subject: &Subject,
+    commands: &[(bool, Bytes)],
+) -> Vec<Refusal> {
+    let config = Config::new("quorate", "127.0.0.1:0".parse().unwrap());
+    let credentials = cluster.credentials(subject);
+    let (transport, _inbox) = Transport::bind(config, credentials, io.runtime()).unwrap();
+    let node = &cluster.nodes[&1];
+    let addresses = vec![node.local_addr()];
+    transport
+        .set_peer(node.identity().clone(), addresses)
+        .unwrap();
+    let peer = transport.peer(node.identity()).unwrap();
+    let begun = Instant::now();
+    let call = |numbered, command: &Bytes| loop {
+        let command = command.clone();
+        let forward = Forward { numbered, command };
+        match block_on(peer.call::<_, Forward>(forward, PATIENCE)) {
+            Err(CallError::NotSent(_)) if begun.elapsed() < PATIENCE => {}
+            Err(CallError::Remote(refusal)) => break refusal,
+            outcome => panic!("{subject:?}: {:?}", outcome.map(drop)),
+        }
+    };
+    let refused = commands
+        .iter()
+        .map(|(numbered, command)| call(*numbered, command));
+    refused.collect()
 }
 
 /// Nobody but a member has a node propose past the service that checks what may be.
 #[test]
 fn who_is_no_member_forwards_nothing() {
     let cluster = Cluster::start(1, PLAIN);
-    let (node, io) = (&cluster.nodes[&1], IoThread::spawn("client").unwrap());
+    let io = IoThread::spawn("client").unwrap();
     cluster.leader();
     let strangers = [
         Subject::client("c").unwrap(),
@@ -359,22 +401,104 @@ fn who_is_no_member_forwards_nothing() {
         Subject::node(9).unwrap(),
     ];
     for subject in strangers {
-        let config = Config::new("quorate", "127.0.0.1:0".parse().unwrap());
-        let (transport, _inbox) =
-            Transport::bind(config, cluster.credentials(&subject), io.runtime()).unwrap();
-        transport
-            .set_peer(node.identity().clone(), vec![node.local_addr()])
-            .unwrap();
-        let peer = transport.peer(node.identity()).unwrap();
-        let begun = Instant::now();
-        let refused = loop {
-            let forward = Forward("a".into());
-            match block_on(peer.call::<_, Forward>(forward, PATIENCE)) {
-                Err(CallError::NotSent(_)) if begun.elapsed() < PATIENCE => {}
-                outcome => break outcome.map(drop),
-            }
-        };
-        assert_eq!(refused, Err(CallError::Remote(Refusal::UnknownKind)));
+        let refused = forwarded(&cluster, &io, &subject, &[(false, "a".into())]);
+        assert_eq!(refused, [Refusal::UnknownKind]);
     }
     assert!(cluster.counts().is_empty());
+}
+
+/// A member has proposed what goes with the leader's state, and under its own numbers: under another one's, or without any, it
+/// would change what that one's commands are taken for.
+#[test]
+fn a_member_has_numbers_of_its_own() {
+    let io = IoThread::spawn("member").unwrap();
+    let member = Subject::node(2).unwrap();
+    // Version, node, start, slot, number; then the command.
+    let tagged = |node| Bytes::copy_from_slice(&[1, node, 9, 0, 1, b'a']);
+    let cluster = Cluster::start_some(3, &[1, 3], PLAIN);
+    cluster.leader();
+    let refused = forwarded(&cluster, &io, &member, &[(true, tagged(2))]);
+    assert_eq!(refused, [Refusal::UnknownKind]);
+    let cluster = Cluster::start_some(3, &[1, 3], ONCE);
+    cluster.leader();
+    let unnumbered = (false, tagged(2));
+    let others = [tagged(1), tagged(3), "a".into()].map(|wrong| (true, wrong));
+    let refused = forwarded(
+        &cluster,
+        &io,
+        &member,
+        &[&[unnumbered][..], &others].concat(),
+    );
+    assert_eq!(refused[0], Refusal::UnknownKind);
+    assert_eq!(refused[1..], [Refusal::Malformed; 3]);
+}
+
+/// A leader that is overloaded until the time is up was given nothing.
+#[test]
+fn an_overloaded_leader_was_given_nothing() {
+    // More than may wait to be applied.
+    const LARGE: u8 = 12;
+    let cluster = Cluster::start(3, ONCE);
+    let follower = cluster.follower();
+    assert_eq!(submit(follower, "before").unwrap(), "1");
+    let gate = cluster.gates[&cluster.leader()].clone();
+    gate.set(true);
+    let refused = thread::scope(|scope| {
+        for number in 0..LARGE {
+            let submitted = follower.submit(vec![number; 1_000_000].into(), PATIENCE);
+            scope.spawn(|| assert_eq!(block_on(submitted).unwrap(), "1"));
+        }
+        let mut late = 0;
+        let refused = loop {
+            late += 1;
+            let command = Bytes::from(format!("late {late}"));
+            let outcome = block_on(follower.submit(command, Duration::from_millis(500)));
+            match outcome.unwrap_err() {
+                // There was room for it still.
+                SubmitError::OutcomeUnknown { .. } if late < 20 => {}
+                refused => break (format!("late {late}"), refused),
+            }
+        };
+        gate.set(false);
+        refused
+    });
+    let (late, refused) = refused;
+    assert!(refused.nothing_happened(), "{refused}");
+    assert!(refused.to_string().contains("is overloaded"), "{refused}");
+    assert!(!cluster.counts().contains_key(late.as_bytes()));
+}
+
+/// `propose` waits for no slot: who cannot lead says so although all are taken.
+#[test]
+fn propose_does_not_wait_for_others() {
+    let mut cluster = Cluster::start(3, ONCE);
+    cluster.leader();
+    cluster.nodes.remove(&1);
+    cluster.nodes.remove(&2);
+    let lone = &cluster.nodes[&3];
+    let mut held: Vec<_> = (0..quorate::once::SLOTS_MAX)
+        .map(|_| Box::pin(lone.submit("a".into(), PATIENCE)))
+        .collect();
+    block_on(async {
+        for submitted in &mut held {
+            assert!(poll_once(submitted.as_mut()).await.is_none());
+        }
+        let busy = lone.submit("a".into(), Duration::from_millis(50)).await;
+        let busy = matches!(
+            busy,
+            Err(SubmitError::NotTaken {
+                why: Obstacle::Busy,
+                ..
+            })
+        );
+        assert!(busy);
+        loop {
+            match lone.propose("a".into()).await {
+                Err(CommandError::Propose(ProposeError::NotLeader { .. })) => break,
+                // It led when the others went.
+                Err(CommandError::Propose(ProposeError::Overloaded)) => {}
+                outcome => panic!("{outcome:?}"),
+            }
+        }
+    });
 }

@@ -291,7 +291,13 @@ impl NodeBuilder {
                 metrics,
                 space: Arc::clone(&space),
                 shrinks: self.shrinks,
-                slots: self.numbers.then(|| Slots::new(owner.node, instance.boot)),
+                slots: self.numbers.then(|| {
+                    Slots::new(
+                        owner.node,
+                        instance.boot,
+                        self.config.raft.command_bytes_max,
+                    )
+                }),
                 takes_forwarded: self.takes_forwarded,
             }),
             transport,

@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeHandle;
 use super::space::{CommandError, DiskNearlyFull};
+use crate::once::split;
 
 /// Kinds from here on are the node's own, and never reach a [`Service`](super::Service).
 pub(super) const OWN_KINDS: u16 = 0xff00;
 
 /// Propose this.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Forward(pub(super) Bytes);
+pub(super) struct Forward {
+    /// Whether it has a number: to a state that expects none, it would be another command.
+    pub(super) numbered: bool,
+    pub(super) command: Bytes,
+}
 
 impl Message for Forward {
     const KIND: u16 = OWN_KINDS;
@@ -99,17 +104,24 @@ impl From<Result<Bytes, CommandError>> for Forwarded {
     }
 }
 
-/// Answers a call of one of the node's own kinds. Members may propose whatever they like; nobody else may, past the
-/// service that checks it.
+/// Answers a call of one of the node's own kinds. Members may propose whatever they like, under their own numbers; nobody else may,
+/// past the service that checks it.
 pub(super) fn answer(node: &NodeHandle, call: IncomingCall) {
     let from = call.from.node_id().map(NodeId::from);
-    let is_member = from.is_some_and(|from| node.facts.book.is_member(from));
-    if !(node.facts.takes_forwarded && is_member) {
+    let from = from.filter(|from| node.facts.book.is_member(*from));
+    let Some(from) = from.filter(|_| node.facts.takes_forwarded) else {
         return call.reply.refuse(Refusal::UnknownKind);
-    }
-    let Ok(Forward(command)) = call.decode() else {
+    };
+    let Ok(Forward { numbered, command }) = call.decode() else {
         return call.reply.refuse(Refusal::Malformed);
     };
+    if numbered != node.facts.slots.is_some() {
+        return call.reply.refuse(Refusal::UnknownKind);
+    }
+    // Under another one's numbers, it could have all that one sends taken for late.
+    if numbered && !split(&command).is_some_and(|(tag, _)| tag.is_of(from)) {
+        return call.reply.refuse(Refusal::Malformed);
+    }
     let (proposed, reply) = (node.propose_as_it_is(command), call.reply);
     node.spawn(async move {
         let outcome = proposed.await;

@@ -274,10 +274,17 @@ impl NodeHandle {
             let Some(slots) = &node.facts.slots else {
                 return node.propose_as_it_is(command).await;
             };
-            if command.is_empty() {
-                return Err(ProposeError::Empty.into());
+            slots.check(&command)?;
+            // Who cannot propose is not kept waiting for a slot, nor is anybody else: others have to go first.
+            let known = node.raft.leader();
+            if node.raft.has_stopped() {
+                return Err(ProposeError::Stopped.into());
             }
-            let number = slots.take().await;
+            if known.role != Role::Leader {
+                let leader = known.leader;
+                return Err(ProposeError::NotLeader { leader }.into());
+            }
+            let number = slots.try_take().ok_or(ProposeError::Overloaded)?;
             let answer = node.propose_as_it_is(number.join(&command)).await?;
             match Said::decode(&answer) {
                 Some(Said::Answer(answer)) => Ok(answer),

@@ -1,11 +1,11 @@
-//! Commands from every member: one that does not lead sends them to who does.
+//! Commands and questions that wait for a leader; commands from every member: one that does not lead sends them to who does.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future;
-use quorate_consensus::{LeaderChange, NodeId, ProposeError, Role, Stopped};
+use quorate_consensus::{LeaderChange, NodeId, ProposeError, ReadError, Role, Stopped};
 use quorate_quic_transport::{CallError, NotSent, Ran, Refusal};
 
 use super::NodeHandle;
@@ -20,8 +20,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// The longest: short against an election.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// How often whoever waits for an answer looks whether that node still leads.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often whoever waits for an answer looks whether that node still leads: short against an election.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The longest time that a command may have: longer than anybody waits, and short enough to be added to any clock.
 const WITHIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -43,7 +43,8 @@ pub enum SubmitError {
     },
     /// It may have been applied, or may yet be. Repeat it only if applying it twice does no harm.
     #[error(
-        "outcome unknown: node {} was given the command and did not answer; it may have been applied, or may yet be",
+        "outcome unknown: node {} was given the command, and what came of it is not known; it may have been \
+         applied, or may yet be",
         .by.value()
     )]
     OutcomeUnknown {
@@ -100,6 +101,9 @@ pub enum Obstacle {
         crate::once::SLOTS_MAX
     )]
     Busy,
+    /// It was given no time.
+    #[error("there was no time to offer it")]
+    NoTime,
 }
 
 /// What came of offering a command to who leads.
@@ -141,11 +145,43 @@ impl NodeHandle {
             let submission = Submission::new(node, within);
             let numbered = submission.number(&command).await?;
             match numbered {
-                Some(number) if !command.is_empty() => {
+                Some(number) => {
                     let answer = submission.carry(number.join(&command), true).await?;
                     submission.said(&answer)
                 }
-                _ => submission.carry(command, false).await,
+                None => submission.carry(command, false).await,
+            }
+        }
+    }
+
+    /// As [`query`](Self::query), and asks again while nobody leads or too much is asked, for `within` altogether (a day at
+    /// most). It can be awaited anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]: what was in the way at last. Reading again is always safe.
+    pub fn query_within(
+        &self,
+        query: Bytes,
+        within: Duration,
+    ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + use<> {
+        let node = self.clone();
+        async move {
+            let until = node.now() + within.min(WITHIN_MAX);
+            let left = || until.saturating_duration_since(node.now());
+            let mut pause = PAUSE_MIN;
+            loop {
+                let late = async {
+                    let rested = node.rest(left()).await;
+                    Err(rested.map_or(ReadError::Stopped, |()| ReadError::TimedOut))
+                };
+                let answer = future::or(node.query(query.clone()), late).await;
+                if matches!(answer, Ok(_) | Err(ReadError::Stopped)) || left().is_zero() {
+                    return answer;
+                }
+                let rested = node.rest(pause.min(left())).await;
+                rested.map_err(|Stopped| ReadError::Stopped)?;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
         }
     }
@@ -196,9 +232,8 @@ impl Submission {
         let Some(slots) = &self.node.facts.slots else {
             return Ok(None);
         };
-        if command.is_empty() {
-            return Ok(None);
-        }
+        let checked = slots.check(command);
+        checked.map_err(|refused| SubmitError::Refused(refused.into()))?;
         let free = async { Ok(Some(slots.take().await)) };
         let late = async {
             Err(match self.node.rest(self.left()).await {
@@ -218,13 +253,26 @@ impl Submission {
     /// `numbered`.
     async fn carry(&self, command: Bytes, numbered: bool) -> Result<Bytes, SubmitError> {
         let (mut hint, mut pause) = (None, PAUSE_MIN);
-        let mut given = None;
+        let (mut given, mut why) = (None, Obstacle::NoTime);
         loop {
+            // Before it is offered: what is on its way may be applied.
+            if self.left().is_zero() {
+                return Err(unless_given(given, self.not_taken(why)));
+            }
             let offered = self.offer(&command, hint.take(), numbered).await;
-            let why = match offered {
+            why = match offered {
                 Offered::Answered(answer) => return Ok(answer),
+                // What became of it before is known once there is room to ask.
+                Offered::Failed(SubmitError::Refused(CommandError::DiskNearlyFull(full)))
+                    if given.is_some() =>
+                {
+                    Obstacle::Overloaded { leader: full.node }
+                }
                 // What is refused now may have been taken before.
-                Offered::Failed(error) => return Err(unless_given(given, error)),
+                Offered::Failed(error @ SubmitError::Refused(_)) => {
+                    return Err(unless_given(given, error));
+                }
+                Offered::Failed(error) => return Err(error),
                 Offered::Unknown(by) if numbered => {
                     given = Some(by);
                     Obstacle::NoLeader
@@ -236,11 +284,7 @@ impl Submission {
                     Obstacle::NoLeader
                 }
             };
-            let left = self.left();
-            if left.is_zero() {
-                return Err(unless_given(given, self.not_taken(why)));
-            }
-            let rested = self.node.rest(pause.min(left)).await;
+            let rested = self.node.rest(pause.min(self.left())).await;
             rested.map_err(|Stopped| unless_given(given, Self::stopped()))?;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -255,7 +299,7 @@ impl Submission {
         }
         match leader {
             Some(leader) if leader != own => {
-                let there = self.offer_there(command, leader);
+                let there = self.offer_there(command, leader, numbered);
                 future::or(there, self.overtaken(known, leader, numbered)).await
             }
             _ if self.node.raft.has_stopped() => Offered::Failed(Self::stopped()),
@@ -281,11 +325,15 @@ impl Submission {
         }
     }
 
-    async fn offer_there(&self, command: &Bytes, leader: NodeId) -> Offered {
+    async fn offer_there(&self, command: &Bytes, leader: NodeId, numbered: bool) -> Offered {
         let Some(peer) = self.node.peer(leader) else {
             return Offered::NotYet(Obstacle::NoLeader);
         };
-        let call = peer.call(Forward(command.clone()), self.left());
+        let forward = Forward {
+            numbered,
+            command: command.clone(),
+        };
+        let call = peer.call(forward, self.left());
         match call.await {
             Ok(Forwarded::Answer(answer)) => Offered::Answered(answer),
             Ok(Forwarded::NotLeader { leader }) => Offered::Elsewhere(leader),
@@ -305,8 +353,8 @@ impl Submission {
         loop {
             let left = self.left();
             let leader = self.node.raft.leader();
-            let other = leader.leader.is_some_and(|leader| leader != by);
-            let other = other && leader.term != known.term;
+            let is_news = (leader.term, leader.leader) != (known.term, known.leader);
+            let other = is_news && leader.leader.is_some_and(|leader| leader != by);
             if left.is_zero() || asked_elsewhere && other {
                 return Offered::Unknown(by);
             }
@@ -356,8 +404,10 @@ fn unanswered(leader: NodeId, error: &CallError, command: &Bytes) -> Offered {
             Offered::NotYet(Obstacle::Overloaded { leader })
         }
         (_, Ran::No) => Offered::NotYet(Obstacle::NotServed { leader }),
-        (CallError::Decode(_), _) | (_, Ran::Unknown) => Offered::Unknown(leader),
-        (_, Ran::Yes) => Offered::Failed(SubmitError::AnswerLost),
+        // Only an answer of the state machine is ever too large.
+        (CallError::Remote(Refusal::Unsendable), _) => Offered::Failed(SubmitError::AnswerLost),
+        // Of what found no room, or cannot be read, nobody knows what it was: a refusal, perhaps.
+        (_, Ran::Yes | Ran::Unknown) => Offered::Unknown(leader),
     }
 }
 
@@ -387,6 +437,7 @@ mod tests {
                 received: 2,
             }),
             CallError::Remote(Refusal::NoReply),
+            CallError::Remote(Refusal::NoRoom),
             CallError::Remote(Refusal::Other(77)),
         ] {
             let text = error.to_string();
@@ -423,10 +474,6 @@ mod tests {
             ),
             (
                 CallError::Remote(Refusal::Unsendable),
-                "applied: the command was applied",
-            ),
-            (
-                CallError::Remote(Refusal::NoRoom),
                 "applied: the command was applied",
             ),
         ];

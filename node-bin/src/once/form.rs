@@ -8,7 +8,7 @@ use super::{SLOTS_MAX, Tag};
 const NUMBERED: u8 = 1;
 
 /// The longest tag: the version, three numbers of 64 bits and one of 16, as Postcard writes them.
-const TAG_BYTES_MAX: usize = 1 + 3 * 10 + 3;
+pub(super) const TAG_BYTES_MAX: usize = 1 + 3 * 10 + 3;
 
 /// Puts `tag` before `command`.
 pub(super) fn join(tag: &Tag, command: &[u8]) -> Bytes {

@@ -53,7 +53,8 @@ use std::fmt;
 
 use bytes::Bytes;
 use quorate_consensus::{Command, LogIndex, NodeId};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub(crate) use self::form::{Said, split};
 pub(crate) use self::slots::{Numbered, Slots};
@@ -68,18 +69,31 @@ pub const SLOTS_MAX: u16 = 256;
 /// longer one it is only known that there was one.
 pub const ANSWER_BYTES_MAX: usize = 16 << 10;
 
-/// Of how many nodes it is known what they sent: far more than a cluster ever has. Beyond it, who has sent nothing for longest
-/// is forgotten.
-pub const NODES_MAX: usize = 1024;
+/// Of how many nodes it is known what they sent: more than a cluster has members, and few enough that all they were answered can
+/// be saved. Beyond it, who has sent nothing for longest is forgotten.
+pub const NODES_MAX: usize = 64;
+
+/// What stands before everything else where it is saved: for other types the length of a sequence, or a number, that cannot be.
+const MARK: u64 = u64::MAX;
 
 /// A [`State`] that carries out every numbered command once.
 ///
 /// It is saved, compared and sent to other members like the state in it.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(bound = "S: State")]
 pub struct Once<S> {
+    #[serde(deserialize_with = "marked")]
+    mark: u64,
     heard: BTreeMap<NodeId, Heard>,
     state: S,
+}
+
+/// Reads the mark: a state that was saved without numbers has none, and must not be taken for one that has.
+fn marked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        MARK => Ok(MARK),
+        _ => Err(Error::custom("its commands were not numbered")),
+    }
 }
 
 /// What the last start of a node has sent.
@@ -111,12 +125,19 @@ pub(crate) struct Tag {
     number: u64,
 }
 
+impl Tag {
+    /// Whether it is one that `node` gives.
+    pub(crate) fn is_of(&self, node: NodeId) -> bool {
+        self.node == node
+    }
+}
+
 impl<S: State> Once<S> {
-    /// `state`, of which nobody has sent anything yet.
-    #[must_use]
-    pub fn new(state: S) -> Self {
+    /// `state`, to which nobody has sent anything yet.
+    fn new(state: S) -> Self {
         let heard = BTreeMap::new();
-        Self { heard, state }
+        let mark = MARK;
+        Self { mark, heard, state }
     }
 
     /// The state.
@@ -204,10 +225,14 @@ impl<S: State> State for Once<S> {
 
 impl NodeBuilder {
     /// As [`start_saved`](Self::start_saved), of a state that carries out once whatever
-    /// [`submit`](crate::NodeHandle::submit) and [`propose`](crate::NodeHandle::propose) send it, however often. On disk it is
-    /// an [`Once`], so all members have to be started so, and every time.
+    /// [`submit`](crate::NodeHandle::submit) and [`propose`](crate::NodeHandle::propose) send it, however often.
     ///
-    /// What is proposed past these two, by [`NodeHandle::raft`](crate::NodeHandle::raft), is not carried out.
+    /// All members have to be started so, from the first start on: a cluster cannot go over to it, nor back. What is saved by
+    /// one is refused by the other, what is forwarded is not taken, and commands that are in the log without a number
+    /// are not carried out, as those are not that are proposed past these two, by [`NodeHandle::raft`](crate::NodeHandle::raft).
+    ///
+    /// The answers are a part of what is saved, and, where states are [compared](State::COMPARED), of that: they may depend on
+    /// nothing but the state and the command, either.
     ///
     /// # Errors
     ///

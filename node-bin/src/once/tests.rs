@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_consensus::{Command, EntryId, LogIndex, NodeId, Term};
+use quorate_consensus::{Command, EntryId, LogIndex, NodeId, ProposeError, Term};
 use serde::{Deserialize, Serialize};
 
-use super::form::join;
+use super::form::{TAG_BYTES_MAX, join};
 use super::*;
 
 /// Counts how often each command was carried out.
@@ -41,8 +41,13 @@ fn tag(node: u64, start: u64, slot: u16, number: u64) -> Tag {
 }
 
 /// The state, and how far the log is.
-#[derive(Default)]
 struct Log(Once<Counts>, u64);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self(Once::new(Counts::default()), 0)
+    }
+}
 
 impl Log {
     fn apply(&mut self, whole: Bytes) -> Said {
@@ -153,7 +158,7 @@ fn what_is_kept_is_bounded() {
 #[test]
 fn numbers_are_never_given_twice() {
     use futures_lite::future::{block_on, poll_once};
-    let slots = Slots::new(id(3), 9);
+    let slots = Slots::new(id(3), 9, 100);
     let mut seen = std::collections::BTreeSet::new();
     let mut next = || {
         let number = block_on(poll_once(slots.take()))?;
@@ -178,12 +183,51 @@ fn the_form_of_what_is_written() {
     let mut log = Log::default();
     log.apply(whole);
     let encoded = postcard::to_stdvec(&log.0).unwrap();
+    let mark = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
     let heard = b"\x01\x01\xac\x02\x01\x01\x02\x05\x01\x011";
     let state = b"\x01\x05add 7\x01";
-    assert_eq!(encoded, [&heard[..], state].concat());
+    assert_eq!(encoded, [&mark[..], heard, state].concat());
     let said = [answer("7"), Said::NotKept, Said::Late, Said::Malformed];
     let encoded = said.map(Said::encode);
     assert_eq!(encoded, [&b"\x007"[..], b"\x01", b"\x02", b"\x03"]);
     assert_eq!(Said::decode(&Bytes::new()), None);
     assert_eq!(Said::decode(&Bytes::from_static(b"\x04")), None);
+}
+
+/// A command may be as large as one without a number, less what a number can take, whatever it takes at present.
+#[test]
+fn a_number_has_room() {
+    let slots = Slots::new(id(u64::MAX), u64::MAX, 100);
+    let largest = 100 - TAG_BYTES_MAX;
+    assert_eq!(slots.check(&vec![0; largest]), Ok(()));
+    let refused = ProposeError::TooLarge {
+        bytes: largest as u64 + 1,
+        bytes_max: largest as u64,
+    };
+    assert_eq!(slots.check(&vec![0; largest + 1]), Err(refused));
+    assert_eq!(slots.check(b""), Err(ProposeError::Empty));
+    let most = Tag {
+        node: id(u64::MAX),
+        start: u64::MAX,
+        slot: SLOTS_MAX - 1,
+        number: u64::MAX,
+    };
+    assert!(join(&most, &vec![0; largest]).len() <= 100);
+}
+
+/// What one kind of start has saved is not taken for what the other one saves.
+#[test]
+fn states_with_numbers_and_without_are_told_apart() {
+    let mut log = Log::default();
+    log.send(tag(1, 1, 0, 1), "a");
+    let numbered = postcard::to_stdvec(&log.0).unwrap();
+    postcard::from_bytes::<Once<Counts>>(&numbered).unwrap();
+    postcard::from_bytes::<Counts>(&numbered)
+        .map(drop)
+        .unwrap_err();
+    postcard::from_bytes::<Vec<u8>>(&numbered).unwrap_err();
+    let plain = postcard::to_stdvec(log.0.state()).unwrap();
+    postcard::from_bytes::<Once<Counts>>(&plain)
+        .map(drop)
+        .unwrap_err();
 }
