@@ -6,6 +6,7 @@ mod noting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -223,9 +224,8 @@ impl World {
         config.peers = (self.addresses().into_iter())
             .map(|(node, at)| (node, vec![at]))
             .collect();
-        config
-            .peers
-            .retain(|peer, _| peer.value() <= self.params.voters);
+        let told = self.told(node);
+        config.peers.retain(|peer, _| told.contains(&peer.value()));
         config.log_cache_bytes = 1 << 20;
         // So small that halves fill up all the time, and some commits are larger than one.
         config.log_journal_bytes = 64 << 10;
@@ -244,6 +244,19 @@ impl World {
         raft.compare_interval = COMPARE_INTERVAL;
         bounds.compaction.set(raft);
         config
+    }
+
+    /// The members that the configuration of `node` names. Of those that join, every other one knows of a single founder:
+    /// what it was told must be no membership for anybody else.
+    fn told(&self, node: u64) -> RangeInclusive<u64> {
+        let voters = self.params.voters;
+        match node > voters && (node - voters).is_multiple_of(2) {
+            true => {
+                let one = 1 + node % voters;
+                one..=one
+            }
+            false => 1..=voters,
+        }
     }
 
     fn options(&self) -> KvOptions {
