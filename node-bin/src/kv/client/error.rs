@@ -69,7 +69,7 @@ pub enum ClientError {
         unlisted: Option<NodeId>,
     },
     /// Every node is out of reach for a reason that waiting does not remove, such as a certificate from
-    /// another CA. Nothing happened.
+    /// another CA, or a client that was closed. Nothing happened.
     #[error("no node can be used; nothing was changed{}", list(tried, None))]
     NoUsableNode {
         /// Why each cannot be used, in order.

@@ -151,15 +151,20 @@ impl Shared {
         }
     }
 
+    /// Whether nothing can be asked any more: a clone was closed, or the runtime has ended. Sleeping takes no time then.
+    pub(super) fn is_closed(&self) -> bool {
+        self.jobs.is_closed()
+    }
+
     /// Whether every node is out of reach for a reason that waiting does not remove. The transport goes
     /// on trying, so that a later operation finds out when someone has removed it.
     pub(super) fn all_hopeless(&self) -> bool {
-        self.transport.peers().iter().all(refuses_for_good)
+        self.is_closed() || self.transport.peers().iter().all(refuses_for_good)
     }
 
     /// The same of one node.
     pub(super) fn is_hopeless(&self, node: NodeId) -> bool {
-        self.link(node).as_ref().is_some_and(refuses_for_good)
+        self.is_closed() || self.link(node).as_ref().is_some_and(refuses_for_good)
     }
 
     /// As [`Client::set_addresses`](super::Client::set_addresses).
@@ -223,6 +228,9 @@ impl Shared {
     /// What is known of a node that could not be asked, or did not help: the reason why there is no
     /// connection, or else the last thing it said.
     pub(super) fn known_of(&self, node: NodeId) -> String {
+        if self.is_closed() {
+            return "this client was closed, or its runtime has ended".into();
+        }
         if self.peer(node).is_none() {
             return "no address was given for it".into();
         }

@@ -16,6 +16,7 @@ use crate::kv::logged::Tag;
 use crate::kv::protocol::{Needs, NodeStatus, Notice, PeerStatus, Refusal};
 use crate::node::SERVICE;
 
+mod ended;
 mod late;
 mod nodes;
 mod search;
@@ -157,6 +158,10 @@ fn answer(id: NodeId, part: &mut Part, call: IncomingCall, arrivals: &Sender<()>
         Request::WriteOnce { tag, .. } if tag.session < part.sessions => {
             Response::Written(Outcome::SessionExpired)
         }
+        Request::WriteOnce {
+            command: Command::GrantLease { .. },
+            ..
+        } => Response::Written(Outcome::LeaseGranted { lease: 7 }),
         Request::WriteOnce { .. } if !part.transacted.is_empty() => {
             Response::Written(Outcome::Transacted {
                 succeeded: part.transacted.remove(0),

@@ -184,9 +184,10 @@ impl Place {
         let lost = async { Err(ClientError::LockLost(self.keeping.lost().await)) };
         let done = async {
             loop {
+                let shared = &self.client.shared;
                 match attempt().await {
-                    Err(error) if passes(&error) => {
-                        let shared = &self.client.shared;
+                    // Without the client's runtime, no time would pass in between.
+                    Err(error) if passes(&error) && !shared.is_closed() => {
                         shared.sleep_until(shared.runtime.now() + AGAIN).await;
                     }
                     done => return done,

@@ -22,7 +22,7 @@ pub(super) async fn wait(
         let place = seat.insert(Place::new(client.clone(), name, lease, ttl, begun));
         match take(place).await {
             // Without the client's runtime, nothing can be kept any more.
-            Err(lost) if client.shared.jobs.is_closed() => return Err(lost),
+            Err(lost) if client.shared.is_closed() => return Err(lost),
             Err(ClientError::LockLost(Lost::NotKept)) => {}
             Err(ClientError::LockLost(Lost::Ended)) => *seat = None,
             done => return done,
@@ -53,7 +53,7 @@ async fn lease(
         match lives {
             Ok(lease) => return Ok((lease, begun)),
             Err(ClientError::LeaseUnknown { .. }) => former = None,
-            Err(error) if passes(&error) && !shared.jobs.is_closed() => {
+            Err(error) if passes(&error) && !shared.is_closed() => {
                 shared.sleep_until(shared.runtime.now() + AGAIN).await;
             }
             Err(error) => return Err(error),
