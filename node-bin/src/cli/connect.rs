@@ -4,6 +4,7 @@
 mod names;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +88,12 @@ impl Network {
     /// The nodes that were given, in order.
     pub(crate) fn given(&self) -> impl Iterator<Item = NodeId> {
         self.config.endpoints.keys().copied()
+    }
+
+    /// What `place` stands for, looked up in the time that an operation may take.
+    pub(crate) fn address_of(&self, place: &Place) -> Result<SocketAddr, Failure> {
+        let within = self.config.request_timeout;
+        block_on(place.first_address_within(within, Place::look_up))
     }
 
     pub(crate) fn runtime(&self) -> Arc<dyn quinn::Runtime> {

@@ -8,7 +8,7 @@ use quorate::kv::{Client, ClientError, NodeStatus, Refusal};
 use quorate_consensus::{LogIndex, Membership, MembershipChange, NodeId};
 use serde_json::{Value as Json, json};
 
-use super::connect::{ConnectArgs, failure};
+use super::connect::{ConnectArgs, Network, failure};
 use super::places::Place;
 use super::{Failure, config, exit};
 
@@ -128,10 +128,10 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
             .map_err(Failure::output);
         }
         MembersCommand::Add { new, learner, how } => {
-            (add(&new, !learner, None)?, how.only, how.wait)
+            (add(&network, &new, !learner, None)?, how.only, how.wait)
         }
         MembersCommand::Replace { old, new, how } => {
-            (add(&new, true, Some(old))?, how.only, how.wait)
+            (add(&network, &new, true, Some(old))?, how.only, how.wait)
         }
         MembersCommand::Promote { node, only } => (MembershipChange::Promote { node }, only, false),
         MembersCommand::Remove { node, only } => (MembershipChange::Remove { node }, only, false),
@@ -140,7 +140,7 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
             address,
             only,
         } => {
-            let address = address.first_address()?;
+            let address = network.address_of(&address)?;
             (MembershipChange::Move { node, address }, only, false)
         }
     };
@@ -157,13 +157,14 @@ pub(crate) fn run(args: MembersArgs, out: &mut dyn Write) -> Result<(), Failure>
 }
 
 fn add(
+    network: &Network,
     new: &NewNode,
     promote: bool,
     replaces: Option<NodeId>,
 ) -> Result<MembershipChange, Failure> {
     Ok(MembershipChange::Add {
         node: new.node,
-        address: new.address.first_address()?,
+        address: network.address_of(&new.address)?,
         promote,
         replaces,
     })

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 use async_io::Timer;
+use futures_lite::future::or;
 use quorate::{ADDRESSES_MAX, NodeHandle};
 use quorate_consensus::NodeId;
 use quorate_quic_transport::PeerState;
@@ -103,14 +104,41 @@ impl Place {
         Ok(addresses)
     }
 
-    /// What it stands for now, once; of several addresses the first.
+    /// What it stands for now, once, for as long as that takes; of several addresses the first.
     pub(crate) fn first_address(&self) -> Result<SocketAddr, Failure> {
-        let found = self.look_up();
-        found.map(|addresses| addresses[0]).map_err(|error| {
-            Failure::new(exit::UNAVAILABLE, error)
-                .help("check the name, and that its server answers; an address needs no server")
-        })
+        first(self.look_up())
     }
+
+    /// The same, by `look_up`, for as long as `within` at most: of name servers that do not answer, resolvers wait for many
+    /// seconds. Nothing ends a look-up that has begun.
+    pub(crate) async fn first_address_within(
+        &self,
+        within: Duration,
+        look_up: impl Fn(&Self) -> Result<Vec<SocketAddr>, String> + Send + 'static,
+    ) -> Result<SocketAddr, Failure> {
+        if let Some(address) = self.literal() {
+            return Ok(address);
+        }
+        let place = self.clone();
+        let found = blocking::unblock(move || look_up(&place));
+        let timeout = async {
+            Timer::after(within).await;
+            Err(self.not_found_within(within))
+        };
+        first(or(found, timeout).await)
+    }
+
+    /// That its name server has not answered, and not that there is no such name.
+    pub(crate) fn not_found_within(&self, time: Duration) -> String {
+        format!("`{self}` cannot be resolved within {} ms", time.as_millis())
+    }
+}
+
+fn first(found: Result<Vec<SocketAddr>, String>) -> Result<SocketAddr, Failure> {
+    found.map(|addresses| addresses[0]).map_err(|error| {
+        Failure::new(exit::UNAVAILABLE, error)
+            .help("check the name, and that its server answers; an address needs no server")
+    })
 }
 
 impl fmt::Display for Place {
@@ -234,6 +262,8 @@ impl PeerNames {
 
 #[cfg(test)]
 mod tests {
+    use futures_lite::future::block_on;
+
     use super::*;
 
     /// What can be an address or a name is taken, before anything is looked up.
@@ -298,9 +328,29 @@ mod tests {
     #[test]
     fn a_name_without_an_address_is_unavailable() {
         let place = Place::to_dial("nosuch.invalid:7005").unwrap();
-        let failure = place.first_address().unwrap_err();
+        let long = Duration::from_secs(60);
+        let bounded = block_on(place.first_address_within(long, Place::look_up));
+        for failure in [place.first_address(), bounded].map(Result::unwrap_err) {
+            assert_eq!(failure.code, exit::UNAVAILABLE);
+            assert!(failure.message.contains("nosuch.invalid"), "{failure}");
+        }
+    }
+
+    /// A name server that does not answer is waited for in time.
+    #[test]
+    fn one_name_is_waited_for_in_time() {
+        let (_answer, answers) = std::sync::mpsc::channel::<()>();
+        // In the end, as resolvers do, so that a test which waits for it fails.
+        let look_up = move |place: &Place| match answers.recv_timeout(Duration::from_secs(10)) {
+            Ok(()) => place.look_up(),
+            Err(_) => Ok(vec![([127, 0, 0, 1], 7).into()]),
+        };
+        let place = Place::to_dial("n5:7").unwrap();
+        let found = place.first_address_within(Duration::from_millis(20), look_up);
+        let failure = block_on(found).unwrap_err();
         assert_eq!(failure.code, exit::UNAVAILABLE);
-        assert!(failure.message.contains("nosuch.invalid"), "{failure}");
+        let said = "`n5:7` cannot be resolved within 20 ms";
+        assert_eq!(failure.message, said);
     }
 
     /// IPv4 comes first, each address once.

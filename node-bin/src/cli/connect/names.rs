@@ -70,11 +70,8 @@ impl Whereabouts {
             }
         }
         errors.extend(missing.iter().map(|(node, name)| {
-            let waited = begun.elapsed().as_millis();
-            format!(
-                "node {}: `{name}` cannot be resolved within {waited} ms",
-                node.value()
-            )
+            let why = name.not_found_within(begun.elapsed());
+            format!("node {}: {why}", node.value())
         }));
         if !is_known(&endpoints) {
             return Err(Failure::new(exit::UNAVAILABLE, errors.join("\n")));
