@@ -64,11 +64,25 @@ pub(crate) struct Network {
 impl ConnectArgs {
     /// Reads the credentials, resolves the addresses and starts the I/O thread.
     pub(crate) fn open(&self, timeout: Duration) -> Result<Network, Failure> {
+        self.open_if(timeout, Whereabouts::enough)
+    }
+
+    /// The same for whoever tells of each node [why](Network::why_unknown) it cannot be asked, though it may be all of them.
+    pub(crate) fn open_for_each(&self, timeout: Duration) -> Result<Network, Failure> {
+        self.open_if(timeout, Ok)
+    }
+
+    fn open_if(
+        &self,
+        timeout: Duration,
+        is_enough: impl FnOnce(Whereabouts) -> Result<Whereabouts, Failure>,
+    ) -> Result<Network, Failure> {
         let given = given(self, |name| std::env::var(name).ok())?;
         let credentials = super::credentials(&given.cert)?;
         let mut config = ClientConfig::new(Vec::new(), credentials);
         let within = self.timeout.unwrap_or(timeout);
-        let found = block_on(Whereabouts::find(given.nodes, within, Place::look_up))?;
+        let found = block_on(Whereabouts::find(given.nodes, within, Place::look_up));
+        let found = is_enough(found)?;
         config.endpoints = found.endpoints;
         config.request_timeout = within;
         let io = IoThread::spawn("client")
@@ -90,6 +104,11 @@ impl Network {
         self.config.endpoints.keys().copied()
     }
 
+    /// Why it is not known what the name of `node` stands for, if it has one and that is so.
+    pub(crate) fn why_unknown(&self, node: NodeId) -> Option<String> {
+        self.late.why_unknown(node)
+    }
+
     /// What `place` stands for, looked up in the time that an operation may take.
     pub(crate) fn address_of(&self, place: &Place) -> Result<SocketAddr, Failure> {
         let within = self.config.request_timeout;
@@ -108,7 +127,7 @@ impl Network {
     {
         let client = self.client()?;
         block_on(async {
-            let tell = self.late.clone().tell(client.clone());
+            let tell = self.late.tell(client.clone());
             let result = or(work(client.clone()), tell).await;
             or(client.close(), async {
                 async_io::Timer::after(CLOSE_MAX).await;

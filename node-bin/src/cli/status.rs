@@ -62,7 +62,7 @@ struct Silent {
 }
 
 pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let network = args.connect.open(TIMEOUT)?;
+    let network = args.connect.open_for_each(TIMEOUT)?;
     network.with_client(async |client| {
         loop {
             let reports = ask_all(&network, client.clone()).await;
@@ -206,7 +206,13 @@ async fn ask(network: &Network, client: &Client, nodes: Vec<NodeId>) -> Vec<Repo
     }
     drop(answer);
     let mut reports = Vec::new();
-    while let Ok(report) = answers.recv().await {
+    while let Ok(mut report) = answers.recv().await {
+        // Others may have said where it is.
+        if let Err(silent) = &mut report.status
+            && let Some(why) = network.why_unknown(report.node)
+        {
+            silent.why += &format!("; {why}");
+        }
         reports.push(report);
     }
     reports
@@ -387,9 +393,12 @@ fn in_json(reports: &[Report]) -> Json {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use quorate_certs::{Ca, CaOptions, ClusterName, IssueOptions, Subject};
     use quorate_consensus::{EntryId, LogIndex, Membership, Role};
 
     use super::*;
+    use crate::cli::args::{Cli, Command};
 
     pub(super) const NOW: u64 = 1_000_000_000;
 
@@ -464,6 +473,39 @@ NODE  ROLE      TERM  LEADER  LAST    COMMIT  APPLIED  LAG  CERTIFICATE  DISK
 3     follower  4     1       1006@4  1005    1005     2    89 d left    77 GiB free
 "
         );
+    }
+
+    /// A node whose name stands for nothing has a row that says so, also for machines.
+    #[test]
+    fn a_name_that_stands_for_nothing_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = ClusterName::new("names").unwrap();
+        let ca = Ca::generate(&cluster, &CaOptions::default()).unwrap();
+        let client = Subject::client("asks").unwrap();
+        let issued = ca.issue(&client, &IssueOptions::default()).unwrap();
+        issued.write(folder.path()).unwrap();
+        let cert = format!("--cert={}", folder.path().display());
+        let shared = ["quorate", "status", "--timeout=300ms", &cert];
+        let (dead, unknown) = ("--node=1=127.0.0.1:9", "--node=3=nosuch.invalid:7003");
+        let said =
+            "unreachable: no address is known for it; `nosuch.invalid:7003` cannot be resolved";
+        let row = format!("3     {said}");
+        for (rest, row) in [
+            (vec![unknown, dead], &row),
+            // It is all that was asked about.
+            (vec![unknown], &row),
+            (vec![unknown, dead, "--json"], &format!(r#""why":"{said}"#)),
+            (vec![unknown, dead, "--check"], &format!("node 3: {said}")),
+        ] {
+            let args = shared.into_iter().chain(rest);
+            let Command::Status(args) = Cli::parse_from(args).command else {
+                panic!("it is the status that was asked for");
+            };
+            let mut out = Vec::new();
+            assert_eq!(run(&args, &mut out).unwrap_err().code, exit::UNAVAILABLE);
+            let out = String::from_utf8(out).unwrap();
+            assert!(out.contains(row), "{out}");
+        }
     }
 
     /// Who is not a member does not count, unless that is all that was asked about.

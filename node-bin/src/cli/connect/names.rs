@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
@@ -26,19 +27,21 @@ pub(super) struct Whereabouts {
     pub(super) late: Late,
 }
 
-/// Look-ups that are still under way.
-#[derive(Clone)]
-pub(super) struct Late(Receiver<Found>);
+/// Names that stand for nothing, or not yet, and the look-ups that are still under way.
+pub(super) struct Late {
+    found: Receiver<Found>,
+    /// Why it is not known where these are. Guarded for lines.
+    unknown: Mutex<BTreeMap<NodeId, String>>,
+}
 
 impl Whereabouts {
     /// Looks the names among `nodes` up by `look_up`: until all are known, or some are and the others take longer, at
-    /// most for as long as `within`. A name that stands for nothing is no reason to give up as long as another one
-    /// does: it may be that of a node that is down.
+    /// most for as long as `within`.
     pub(super) async fn find(
         nodes: Vec<(NodeId, Place)>,
         within: Duration,
         look_up: impl Fn(&Place) -> Result<Vec<SocketAddr>, String> + Clone + Send + 'static,
-    ) -> Result<Self, Failure> {
+    ) -> Self {
         let begun = Instant::now();
         let mut endpoints: BTreeMap<NodeId, Vec<SocketAddr>> = nodes
             .iter()
@@ -48,11 +51,9 @@ impl Whereabouts {
         let mut missing: BTreeMap<NodeId, Place> = names.collect();
         let found = begin_look_ups(missing.clone(), look_up);
         let (last, mut until) = (begun + within, begun + within);
-        let mut errors = Vec::new();
-        let is_known =
-            |endpoints: &BTreeMap<_, Vec<_>>| endpoints.values().any(|at| !at.is_empty());
+        let mut unknown = BTreeMap::new();
         while !missing.is_empty() {
-            if is_known(&endpoints) && until == last {
+            if any_is_known(&endpoints) && until == last {
                 until = last.min(Instant::now() + LONGER);
             }
             let next = async { found.recv().await.ok() };
@@ -66,34 +67,63 @@ impl Whereabouts {
             missing.remove(&node);
             match result {
                 Ok(addresses) => drop(endpoints.insert(node, addresses)),
-                Err(error) => errors.push(format!("node {}: {error}", node.value())),
+                Err(error) => drop(unknown.insert(node, error)),
             }
         }
-        errors.extend(missing.iter().map(|(node, name)| {
-            let why = name.not_found_within(begun.elapsed());
-            format!("node {}: {why}", node.value())
-        }));
-        if !is_known(&endpoints) {
+        let waited = begun.elapsed();
+        let late = missing.iter();
+        unknown.extend(late.map(|(node, name)| (*node, name.not_found_within(waited))));
+        let unknown = Mutex::new(unknown);
+        let late = Late { found, unknown };
+        Self { endpoints, late }
+    }
+
+    /// Fails unless some node can be asked, and says which ones cannot be. A name that stands for nothing is no reason to
+    /// give up as long as another one does: it may be that of a node that is down.
+    pub(super) fn enough(self) -> Result<Self, Failure> {
+        let errors: Vec<String> = {
+            let unknown = self.late.unknown();
+            let error = |(node, why): (&NodeId, &String)| format!("node {}: {why}", node.value());
+            unknown.iter().map(error).collect()
+        };
+        if !any_is_known(&self.endpoints) {
             return Err(Failure::new(exit::UNAVAILABLE, errors.join("\n")));
         }
         for error in errors {
             let _ = writeln!(io::stderr(), "quorate: {error}; going on without it");
         }
-        let late = Late(found);
-        Ok(Self { endpoints, late })
+        Ok(self)
     }
+}
+
+fn any_is_known(endpoints: &BTreeMap<NodeId, Vec<SocketAddr>>) -> bool {
+    endpoints.values().any(|addresses| !addresses.is_empty())
 }
 
 impl Late {
     /// Tells `client` what is found after all, for as long as it is polled. A client of IPv4 only stays one.
-    pub(super) async fn tell<T>(self, client: Client) -> T {
-        while let Ok((node, result)) = self.0.recv().await {
-            if let Ok(addresses) = result {
-                // It was given no more nodes than a cluster may have.
-                let _ = client.set_addresses(node, addresses);
+    pub(super) async fn tell<T>(&self, client: Client) -> T {
+        while let Ok((node, result)) = self.found.recv().await {
+            match result {
+                Ok(addresses) => {
+                    self.unknown().remove(&node);
+                    // It was given no more nodes than a cluster may have.
+                    let _ = client.set_addresses(node, addresses);
+                }
+                Err(error) => drop(self.unknown().insert(node, error)),
             }
         }
         pending().await
+    }
+
+    /// Why it is not known where `node` is, if it was given by a name.
+    pub(super) fn why_unknown(&self, node: NodeId) -> Option<String> {
+        self.unknown().get(&node).cloned()
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
+        // Every change is one step.
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,11 +179,14 @@ mod tests {
             let nodes = nodes(&["slow:7", known, "bad:7"]);
             // For good, if it waited: nobody answers before it ends.
             let found = Whereabouts::find(nodes, Duration::from_secs(3600), look_up);
-            let found = block_on(found).unwrap();
+            let found = block_on(found).enough().unwrap();
             let expected = [(id(1), vec![]), (id(2), vec![at(2)]), (id(3), vec![])];
             assert_eq!(found.endpoints, BTreeMap::from(expected));
+            let why = [1, 2, 3].map(|node| found.late.why_unknown(id(node)).unwrap_or_default());
+            assert!(why[0].starts_with("`slow:7` cannot be resolved within"));
+            assert!(why[1].is_empty() && why[2].ends_with("no such name"));
             answer.send(()).unwrap();
-            let late = block_on(found.late.0.recv());
+            let late = block_on(found.late.found.recv());
             assert_eq!(late, Ok((id(1), Ok(vec![at(9)]))));
         }
     }
@@ -170,7 +203,7 @@ mod tests {
             (id(2), vec![at(2)]),
             (id(3), vec![at(3)]),
         ];
-        assert_eq!(block_on(found).unwrap().endpoints, BTreeMap::from(expected));
+        assert_eq!(block_on(found).endpoints, BTreeMap::from(expected));
     }
 
     /// Where nothing else is known, the time that the command was given is the end.
@@ -179,7 +212,7 @@ mod tests {
         let (_answer, look_up) = server();
         let nodes = nodes(&["slow:7", "bad:7"]);
         let found = Whereabouts::find(nodes, Duration::from_millis(20), look_up);
-        let failure = block_on(found).map(drop).unwrap_err();
+        let failure = block_on(found).enough().map(drop).unwrap_err();
         assert_eq!(failure.code, exit::UNAVAILABLE);
         for said in [
             "node 1: `slow:7` cannot be resolved within",
