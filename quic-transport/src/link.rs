@@ -304,6 +304,14 @@ impl Link {
         old.close(refused);
     }
 
+    /// Ends all calls: nobody is there any more who would.
+    pub(crate) fn abandon_calls(&self) {
+        self.fail_calls(&CloseReason::ByUs {
+            code: CloseCode::SHUTDOWN,
+            reason: "the transport's executor has ended".into(),
+        });
+    }
+
     fn fail_calls(&self, why: &CloseReason) {
         let unsent = self.outbox.close();
         let not_sent = CallError::NotSent(NotSent::NotConnected);

@@ -175,8 +175,23 @@ fn note_deadline(shared: &Shared, at: Instant) {
     }
 }
 
-/// Ends calls at their deadlines: one task for all, so that a call needs no timer of its own.
+/// Ends the transport with its tasks: whoever waits for an answer, or for what arrives, would wait for ever.
+struct LastSweep(Arc<Shared>);
+
+impl Drop for LastSweep {
+    fn drop(&mut self) {
+        self.0.stop();
+        self.0.finish();
+        for link in self.0.links() {
+            link.abandon_calls();
+        }
+    }
+}
+
+/// Ends calls at their deadlines: one task for all, so that a call needs no timer of its own. Where it is dropped, the
+/// executor of the transport has ended.
 pub(crate) async fn sweep(shared: Arc<Shared>) {
+    let _last = LastSweep(Arc::clone(&shared));
     let runtime = &*shared.runtime;
     loop {
         let seen = shared.deadlines.generation();

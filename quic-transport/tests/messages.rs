@@ -234,6 +234,36 @@ fn a_client_may_be_silent_for_longer_than_a_node() {
     });
 }
 
+/// A transport ends with the executor that it was given: nobody waits for what will not come.
+#[test]
+fn an_executor_that_ends_takes_the_calls_along() {
+    on_io_thread(|runtime| {
+        let cluster = Cluster::new();
+        let mut node = Program::start(config(), cluster.node(1), Arc::clone(runtime));
+        let own_thread = IoThread::spawn("client").unwrap();
+        let mut client = Program::start(config(), cluster.client("app"), own_thread.runtime());
+        client.dials(&node);
+        client.next_up();
+        let peer = client.peer(&node);
+        let call = peer.call::<Number, Number>(Number(1), 10 * PATIENCE);
+        let asked = next_call(&mut node);
+        let (ended, end) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            let answer = block_on(call);
+            while block_on(client.inbox.recv()).is_some() {}
+            ended.send(answer).unwrap();
+        });
+        drop(own_thread);
+        let answer = end.recv_timeout(PATIENCE).expect("nobody waits for ever");
+        assert!(matches!(answer, Err(CallError::Unknown(_))), "{answer:?}");
+        waiting.join().unwrap();
+        let later = block_on(peer.call::<Number, Number>(Number(2), PATIENCE));
+        assert_eq!(later, Err(CallError::NotSent(NotSent::ShuttingDown)));
+        drop(asked);
+        node.shutdown();
+    });
+}
+
 /// Encoded in one go, faster than a connection carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Large(Bytes);

@@ -26,8 +26,8 @@ use super::reactor::{Reactor, Remote};
 /// One thread, `quorate-io-<name>`, that runs sockets, timers and tasks and nothing else, so that
 /// heartbeats go on when the program's own executor is blocked.
 ///
-/// Dropping it, or [`IoThread::stop`], ends the thread and drops its tasks; shut transports down
-/// before.
+/// Dropping it, or [`IoThread::stop`], ends the thread and drops its tasks, and transports end with them: calls that wait
+/// are of unknown outcome then, and peers hear nothing. Shut transports down before.
 #[derive(Debug)]
 pub struct IoThread {
     runtime: Arc<ThreadRuntime>,
