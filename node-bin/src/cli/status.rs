@@ -62,7 +62,11 @@ struct Silent {
 }
 
 pub(crate) fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let network = args.connect.open_for_each(TIMEOUT)?;
+    // Names are looked up once: whoever watches would wait for those that stand for nothing, and never see them.
+    let network = match args.watch {
+        None => args.connect.open_for_each(TIMEOUT)?,
+        Some(_) => args.connect.open(TIMEOUT)?,
+    };
     network.with_client(async |client| {
         loop {
             let reports = ask_all(&network, client.clone()).await;

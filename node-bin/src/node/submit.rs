@@ -108,8 +108,8 @@ pub enum Obstacle {
 
 /// What came of offering a command to who leads.
 enum Offered {
-    /// The state machine's answer.
-    Answered(Bytes),
+    /// The state machine's answer, as it is at this node.
+    Answered(Bytes, NodeId),
     /// Nothing happened, and it may be taken later.
     NotYet(Obstacle),
     /// It is not the leader, and thinks that this one is.
@@ -121,13 +121,15 @@ enum Offered {
 }
 
 impl NodeHandle {
-    /// Replicates `command` from any member, whoever leads, and resolves to the state machine's answer. While nobody leads,
-    /// or the leader has too much to do, it waits, for `within` altogether (a day at most).
+    /// Replicates `command` from any member, and resolves to the answer of the state machine of who leads. While nobody does,
+    /// or the leader has too much to do, it waits, for `within` altogether (a day at most). This node's own state may be
+    /// behind that: [`query`](Self::query) sees it, [`query_stale`](Self::query_stale) may not yet.
     ///
     /// The command is applied once at most. A leader may be lost before it has answered, and nobody knows then whether it
     /// was applied: [`SubmitError::OutcomeUnknown`]. Where the node was started by
     /// [`start_saved_once`](super::NodeBuilder::start_saved_once), the next leader knows, and is asked: the outcome is unknown
-    /// only if that takes longer than `within`.
+    /// only if that takes longer than `within`, or this node stops meanwhile. A command is some bytes shorter there
+    /// than it may be otherwise (34), and [`SLOTS_MAX`](crate::once::SLOTS_MAX) are under way at a time; others wait.
     ///
     /// As with [`propose`](Self::propose), nothing is sent before the future is first polled, and dropping it after that takes
     /// nothing back. It can be awaited anywhere. Two that are under way at a time are applied in any order.
@@ -146,10 +148,13 @@ impl NodeHandle {
             let numbered = submission.number(&command).await?;
             match numbered {
                 Some(number) => {
-                    let answer = submission.carry(number.join(&command), true).await?;
-                    submission.said(&answer)
+                    let (answer, by) = submission.carry(number.join(&command), true).await?;
+                    said(&answer, by)
                 }
-                None => submission.carry(command, false).await,
+                None => {
+                    let (answer, _) = submission.carry(command, false).await?;
+                    Ok(answer)
+                }
             }
         }
     }
@@ -159,7 +164,7 @@ impl NodeHandle {
     ///
     /// # Errors
     ///
-    /// [`ReadError`]: what was in the way at last. Reading again is always safe.
+    /// [`ReadError`]: what was in the way at last; [`ReadError::TimedOut`] if nothing was but time. Reading again is always safe.
     pub fn query_within(
         &self,
         query: Bytes,
@@ -169,20 +174,21 @@ impl NodeHandle {
         async move {
             let until = node.now() + within.min(WITHIN_MAX);
             let left = || until.saturating_duration_since(node.now());
-            let mut pause = PAUSE_MIN;
-            loop {
+            let (mut pause, mut last) = (PAUSE_MIN, ReadError::TimedOut);
+            while !left().is_zero() {
                 let late = async {
                     let rested = node.rest(left()).await;
-                    Err(rested.map_or(ReadError::Stopped, |()| ReadError::TimedOut))
+                    Err(rested.map_or(ReadError::Stopped, |()| last.clone()))
                 };
-                let answer = future::or(node.query(query.clone()), late).await;
-                if matches!(answer, Ok(_) | Err(ReadError::Stopped)) || left().is_zero() {
-                    return answer;
-                }
+                last = match future::or(node.query(query.clone()), late).await {
+                    Err(error) if error != ReadError::Stopped => error,
+                    outcome => return outcome,
+                };
                 let rested = node.rest(pause.min(left())).await;
                 rested.map_err(|Stopped| ReadError::Stopped)?;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
+            Err(last)
         }
     }
 
@@ -250,8 +256,8 @@ impl Submission {
     }
 
     /// Offers `command` until it is taken or the time is up; and again when nobody knows what came of it, if it is
-    /// `numbered`.
-    async fn carry(&self, command: Bytes, numbered: bool) -> Result<Bytes, SubmitError> {
+    /// `numbered`. Returns the answer, and who gave it.
+    async fn carry(&self, command: Bytes, numbered: bool) -> Result<(Bytes, NodeId), SubmitError> {
         let (mut hint, mut pause) = (None, PAUSE_MIN);
         let (mut given, mut why) = (None, Obstacle::NoTime);
         loop {
@@ -261,7 +267,7 @@ impl Submission {
             }
             let offered = self.offer(&command, hint.take(), numbered).await;
             why = match offered {
-                Offered::Answered(answer) => return Ok(answer),
+                Offered::Answered(answer, by) => return Ok((answer, by)),
                 // What became of it before is known once there is room to ask.
                 Offered::Failed(SubmitError::Refused(CommandError::DiskNearlyFull(full)))
                     if given.is_some() =>
@@ -311,7 +317,7 @@ impl Submission {
         let own = self.node.id();
         let proposed = self.node.propose_as_it_is(command.clone()).await;
         match proposed {
-            Ok(answer) => Offered::Answered(answer),
+            Ok(answer) => Offered::Answered(answer, own),
             Err(CommandError::Propose(ProposeError::NotLeader { leader })) => {
                 Offered::Elsewhere(leader)
             }
@@ -335,7 +341,7 @@ impl Submission {
         };
         let call = peer.call(forward, self.left());
         match call.await {
-            Ok(Forwarded::Answer(answer)) => Offered::Answered(answer),
+            Ok(Forwarded::Answer(answer)) => Offered::Answered(answer, leader),
             Ok(Forwarded::NotLeader { leader }) => Offered::Elsewhere(leader),
             Ok(Forwarded::Overloaded) => Offered::NotYet(Obstacle::Overloaded { leader }),
             // Another one will lead.
@@ -367,17 +373,15 @@ impl Submission {
             }
         }
     }
+}
 
-    /// What the state has said of a numbered command.
-    fn said(&self, answer: &Bytes) -> Result<Bytes, SubmitError> {
-        match Said::decode(answer) {
-            Some(Said::Answer(answer)) => Ok(answer),
-            Some(Said::NotKept) => Err(SubmitError::AnswerLost),
-            // Another process runs as this very node, or other members with a state of another kind.
-            Some(Said::Late | Said::Malformed) | None => {
-                Err(SubmitError::OutcomeUnknown { by: self.node.id() })
-            }
-        }
+/// What the state of `by` has said of a numbered command.
+fn said(answer: &Bytes, by: NodeId) -> Result<Bytes, SubmitError> {
+    match Said::decode(answer) {
+        Some(Said::Answer(answer)) => Ok(answer),
+        Some(Said::NotKept) => Err(SubmitError::AnswerLost),
+        // Another process runs as this very node, or other members with a state of another kind.
+        Some(Said::Late | Said::Malformed) | None => Err(SubmitError::OutcomeUnknown { by }),
     }
 }
 

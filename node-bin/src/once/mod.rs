@@ -62,7 +62,8 @@ use crate::node::{Node, NodeBuilder, StartError};
 use crate::planted;
 use crate::saved::State;
 
-/// How many commands of one node may be under way at a time; more wait. At a round trip of 20 ms these are 12,000 a second.
+/// How many commands of one node may be under way at a time: more wait in [`submit`](crate::NodeHandle::submit), and are
+/// refused by [`propose`](crate::NodeHandle::propose). At a round trip of 20 ms these are 12,000 a second.
 pub const SLOTS_MAX: u16 = 256;
 
 /// The longest answer that is kept for who asks again: 16 KiB, so that those of a node do not come to more than 4 MiB. Of a
@@ -73,7 +74,8 @@ pub const ANSWER_BYTES_MAX: usize = 16 << 10;
 /// be saved. Beyond it, who has sent nothing for longest is forgotten.
 pub const NODES_MAX: usize = 64;
 
-/// What stands before everything else where it is saved: for other types the length of a sequence, or a number, that cannot be.
+/// What stands before everything else where it is saved: for most other types the length of a sequence that cannot be, or a
+/// number after which nothing may come.
 const MARK: u64 = u64::MAX;
 
 /// A [`State`] that carries out every numbered command once.
@@ -228,8 +230,8 @@ impl NodeBuilder {
     /// [`submit`](crate::NodeHandle::submit) and [`propose`](crate::NodeHandle::propose) send it, however often.
     ///
     /// All members have to be started so, from the first start on: a cluster cannot go over to it, nor back. What is saved by
-    /// one is refused by the other, what is forwarded is not taken, and commands that are in the log without a number
-    /// are not carried out, as those are not that are proposed past these two, by [`NodeHandle::raft`](crate::NodeHandle::raft).
+    /// one is refused by the other, and what one forwards the other does not take. A command without a number, in the log of
+    /// before or by [`NodeHandle::raft`](crate::NodeHandle::raft), is not carried out.
     ///
     /// The answers are a part of what is saved, and, where states are [compared](State::COMPARED), of that: they may depend on
     /// nothing but the state and the command, either.

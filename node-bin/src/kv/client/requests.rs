@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use quorate_consensus::NodeId;
-use quorate_quic_transport::{CallError, NotSent, Peer, Refusal as NoAnswer};
+use quorate_quic_transport::{CallError, NotSent, Refusal as NoAnswer};
 
 use super::error::{ClientError, Tried, Unanswered};
 use super::keeper::Job;
@@ -224,7 +224,7 @@ impl Shared {
         let mut refused = None;
         for attempt in 1.. {
             let left = deadline.saturating_duration_since(self.runtime.now());
-            let trouble = match self.call(&peer, request, left).await {
+            let trouble = match outcome(peer.call(request.clone(), left).await) {
                 Ok(response) => return Ok(response),
                 Err(trouble) => trouble,
             };
@@ -291,14 +291,14 @@ impl Shared {
         // It may have been taken out this moment.
         let peer = self.peer(route.node).ok_or(Trouble::NotSent)?;
         let left = deadline.saturating_duration_since(self.runtime.now());
-        let mut call = pin!(self.call(&peer, request, left));
+        let mut call = pin!(peer.call(request.clone(), left));
         let answered = async { Some(call.as_mut().await) };
         let superseded = async {
             route.superseded.happened().await;
             None
         };
         if let Some(answer) = future::or(answered, superseded).await {
-            return answer;
+            return outcome(answer);
         }
         match operation {
             // It is asked again at once.
@@ -309,24 +309,9 @@ impl Shared {
                     self.sleep_until(self.runtime.now() + GRACE).await;
                     Err(Trouble::Superseded)
                 };
-                future::or(call, grace).await
+                future::or(async { outcome(call.await) }, grace).await
             }
         }
-    }
-
-    /// Asks `peer`, for as long as this client is open: without its runtime, nothing ends a call, not even its deadline.
-    async fn call(
-        &self,
-        peer: &Peer,
-        request: &Request,
-        within: Duration,
-    ) -> Result<Response, Trouble> {
-        let answered = async { outcome(peer.call(request.clone(), within).await) };
-        let closed = async {
-            self.jobs.closed().await;
-            Err(Trouble::Lost)
-        };
-        future::or(answered, closed).await
     }
 
     /// Takes from trouble what it says about who leads.

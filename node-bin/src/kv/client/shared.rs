@@ -313,13 +313,17 @@ fn bind(
         };
         Transport::bind(config, credentials.clone(), Arc::clone(runtime))
     };
-    let mut addresses = endpoints.values().flatten();
+    let addresses = || endpoints.values().flatten();
+    // One that is to be said later may be either.
+    let later = endpoints.values().any(Vec::is_empty);
     let ipv4 = (Ipv4Addr::UNSPECIFIED, 0).into();
-    if !addresses.clone().any(SocketAddr::is_ipv6) {
+    if !later && addresses().all(SocketAddr::is_ipv4) {
         return Ok(bind(ipv4)?);
     }
     match bind((Ipv6Addr::UNSPECIFIED, 0).into()) {
-        Err(BindError::Socket { .. }) if addresses.any(SocketAddr::is_ipv4) => Ok(bind(ipv4)?),
+        Err(BindError::Socket { .. }) if later || addresses().any(SocketAddr::is_ipv4) => {
+            Ok(bind(ipv4)?)
+        }
         bound => Ok(bound?),
     }
 }

@@ -1,6 +1,6 @@
 //! The client against nodes that play a part: real sockets, certificates and frames, scripted answers.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -653,4 +653,22 @@ fn endpoints_are_checked() {
         as_a_node,
         Err(ConnectError::NodeCredentials { .. })
     ));
+}
+
+/// An address that is said later may be of either family.
+#[test]
+fn a_client_that_knows_no_address_yet_is_open_for_both_families() {
+    let stage = Stage::new();
+    let has_ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let issued = stage
+        .ca
+        .issue(&Subject::client("test").unwrap(), &IssueOptions::default());
+    let credentials = issued.unwrap().credentials().unwrap();
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    for (addresses, is_ipv6) in [(vec![], has_ipv6), (vec![at], false)] {
+        let mut config = ClientConfig::new(vec![(node(2), at)], credentials.clone());
+        config.endpoints.insert(node(1), addresses);
+        let client = Client::connect(config, stage.io.runtime()).unwrap();
+        assert_eq!(client.shared.transport.local_addr().is_ipv6(), is_ipv6);
+    }
 }

@@ -39,7 +39,7 @@ impl quinn::Runtime for Late {
 
     fn wrap_udp_socket(
         &self,
-        socket: std::net::UdpSocket,
+        socket: UdpSocket,
     ) -> std::io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         self.runtime.wrap_udp_socket(socket)
     }
