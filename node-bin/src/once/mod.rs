@@ -52,7 +52,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use quorate_consensus::{Command, LogIndex, NodeId};
+use quorate_consensus::{Command, LogIndex, NodeId, StateMachine};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -60,7 +60,7 @@ pub(crate) use self::form::{Said, split};
 pub(crate) use self::slots::{Numbered, Slots};
 use crate::node::{Node, NodeBuilder, StartError};
 use crate::planted;
-use crate::saved::State;
+use crate::saved::{Saved, State};
 
 /// How many commands of one node may be under way at a time: more wait in [`submit`](crate::NodeHandle::submit), and are
 /// refused by [`propose`](crate::NodeHandle::propose). At a round trip of 20 ms these are 12,000 a second.
@@ -240,7 +240,21 @@ impl NodeBuilder {
     ///
     /// As [`start_saved`](Self::start_saved).
     pub fn start_saved_once(self, empty: impl State) -> Result<Node, StartError> {
-        self.numbering().start_saved(Once::new(empty))
+        self.start_saved_once_with(empty, |saved| saved)
+    }
+
+    /// As [`start_saved_once`](Self::start_saved_once), with what `around` makes of the saved state as the state machine: to
+    /// watch what is applied, with its numbers.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_saved`](Self::start_saved).
+    pub fn start_saved_once_with<S: State, M: StateMachine>(
+        self,
+        empty: S,
+        around: impl FnOnce(Saved<Once<S>>) -> M,
+    ) -> Result<Node, StartError> {
+        self.numbering().start_saved_with(Once::new(empty), around)
     }
 }
 

@@ -29,4 +29,4 @@ pub use disk::Failure as DiskFailure;
 pub use engine::HostId;
 pub use network::Link;
 pub use run::{Report, report, run};
-pub use world::{CLIENTS_MAX, Image, NODES_MAX, World, client_host, node_host};
+pub use world::{CLIENTS_MAX, Image, NODES_MAX, Submitted, World, client_host, node_host};

@@ -15,6 +15,7 @@ use quorate::kv::{Client, ClientConfig, KvOptions};
 use quorate::{LogIndex, Node, NodeConfig, NodeId, Role, StartError, Status, Term};
 
 pub use self::faults::Image;
+pub use self::noting::Submitted;
 use super::book::SharedBook;
 use super::chance;
 use super::disk::Disk;
@@ -93,6 +94,8 @@ enum Keeps {
     Pairs,
     /// [`Notes`], a state that is saved.
     Notes,
+    /// The same, to which commands are applied once.
+    NotesOnce,
 }
 
 struct Running {
@@ -193,6 +196,9 @@ impl World {
             }
             Keeps::Notes => builder
                 .start_saved_with(Notes::default(), |saved| WatchedState::new(book, id, saved)),
+            Keeps::NotesOnce => builder.start_saved_once_with(Notes::default(), |saved| {
+                WatchedState::new(book, id, saved)
+            }),
         };
         let started = match started {
             Ok(started) => started,

@@ -11,6 +11,7 @@ mod network;
 mod partitions;
 mod saved;
 mod stage;
+mod submitted;
 mod time;
 
 use quorate_tests::level::Level;

@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::NodeHandle;
+use quorate::{NodeHandle, SubmitError};
 
 use super::{Keeps, World, node_host};
 use crate::sim::notes::Notes;
+
+/// What came of a number, once that is known.
+pub type Submitted = Arc<Mutex<Option<Result<(), SubmitError>>>>;
 
 impl World {
     /// Its nodes keep numbers, in a state that is saved, instead of the key-value store. Clients of that have no
@@ -17,6 +20,26 @@ impl World {
     pub fn noting(mut self) -> Self {
         self.keeps = Keeps::Notes;
         self
+    }
+
+    /// As [`noting`](Self::noting), with numbers that are written down once, however often they are [sent](Self::submit).
+    #[must_use]
+    pub fn noting_once(mut self) -> Self {
+        self.keeps = Keeps::NotesOnce;
+        self
+    }
+
+    /// Has `node`, which runs, see to it that a number is written down, without waiting for that. What comes of it is told
+    /// there, unless the node ends before.
+    pub fn submit(&mut self, node: u64, number: u64, within: Duration) -> Submitted {
+        let handle = self.running[&node].node.handle();
+        let outcome = Submitted::default();
+        let told = Arc::clone(&outcome);
+        self.spawn_on(node_host(node), async move {
+            let answer = handle.submit(Notes::command(number), within).await;
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.map(drop));
+        });
+        outcome
     }
 
     /// Has `node` write a number down; returns whether that was acknowledged by `deadline`.
