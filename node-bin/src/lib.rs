@@ -5,7 +5,7 @@
 //! crate `quorate-quic-transport` alone.
 //!
 //! A replicated state machine is a [`StateMachine`] and a [`Node`]; for a state that fits in memory, [`saved`] saves
-//! it, so that the log does not grow for ever and members get snapshots. Everything between two nodes is
+//! it, so that the log does not grow for ever and members get snapshots, and [`once`] applies each command once. Everything between two nodes is
 //! mutually authenticated TLS 1.3; everything acknowledged is fsynced on a majority. There is no switch
 //! for either.
 //!

@@ -39,6 +39,8 @@
 //! # }
 //! ```
 //!
+//! Started by [`NodeBuilder::start_saved_once`], it carries out each command [once](crate::once), however often that was sent.
+//!
 //! # What it costs
 //!
 //! All of the state is written at every checkpoint, every five seconds or 36 MiB of commands while there are any
