@@ -14,8 +14,8 @@ use quorate::saved::State;
 use quorate::transport::runtime::IoThread;
 use quorate::transport::{CallError, Config, Message, Refusal, Transport};
 use quorate::{
-    Command, CommandError, Credentials, Node, NodeBuilder, NodeConfig, NodeHandle, NodeId,
-    Obstacle, ProposeError, ReadError, Role, StartError, SubmitError,
+    Command, CommandError, Credentials, LogIndex, Node, NodeBuilder, NodeConfig, NodeHandle,
+    NodeId, Obstacle, ProposeError, ReadError, Role, StartError, SubmitError,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -348,23 +348,21 @@ fn h1_every_command_is_applied_once_while_leaders_go() {
 
 /// What only members ask of each other.
 #[derive(Serialize, Deserialize)]
-struct Forward {
-    numbered: bool,
-    command: Bytes,
-}
+struct Forward(Bytes);
 
 impl Message for Forward {
     const KIND: u16 = 0xff00;
 }
 
-/// What node 1 of `cluster` says when somebody else calls it with these.
+/// What node 1 of `cluster`, which speaks `service`, says when somebody else calls it with these.
 fn forwarded(
     cluster: &Cluster,
-    io: &IoThread,
+    service: &str,
     subject: &Subject,
-    commands: &[(bool, Bytes)],
+    commands: &[Bytes],
 ) -> Vec<Refusal> {
-    let config = Config::new("quorate", "127.0.0.1:0".parse().unwrap());
+    let io = IoThread::spawn("stranger").unwrap();
+    let config = Config::new(service, "127.0.0.1:0".parse().unwrap());
     let credentials = cluster.credentials(subject);
     let (transport, _inbox) = Transport::bind(config, credentials, io.runtime()).unwrap();
     let node = &cluster.nodes[&1];
@@ -374,26 +372,20 @@ fn forwarded(
         .unwrap();
     let peer = transport.peer(node.identity()).unwrap();
     let begun = Instant::now();
-    let call = |numbered, command: &Bytes| loop {
-        let command = command.clone();
-        let forward = Forward { numbered, command };
-        match block_on(peer.call::<_, Forward>(forward, PATIENCE)) {
+    let call = |command: &Bytes| loop {
+        match block_on(peer.call::<_, Forward>(Forward(command.clone()), PATIENCE)) {
             Err(CallError::NotSent(_)) if begun.elapsed() < PATIENCE => {}
             Err(CallError::Remote(refusal)) => break refusal,
             outcome => panic!("{subject:?}: {:?}", outcome.map(drop)),
         }
     };
-    let refused = commands
-        .iter()
-        .map(|(numbered, command)| call(*numbered, command));
-    refused.collect()
+    commands.iter().map(call).collect()
 }
 
 /// Nobody but a member has a node propose past the service that checks what may be.
 #[test]
 fn who_is_no_member_forwards_nothing() {
     let cluster = Cluster::start(1, PLAIN);
-    let io = IoThread::spawn("client").unwrap();
     cluster.leader();
     let strangers = [
         Subject::client("c").unwrap(),
@@ -401,36 +393,51 @@ fn who_is_no_member_forwards_nothing() {
         Subject::node(9).unwrap(),
     ];
     for subject in strangers {
-        let refused = forwarded(&cluster, &io, &subject, &[(false, "a".into())]);
+        let refused = forwarded(&cluster, "quorate", &subject, &["a".into()]);
         assert_eq!(refused, [Refusal::UnknownKind]);
     }
     assert!(cluster.counts().is_empty());
 }
 
-/// A member has proposed what goes with the leader's state, and under its own numbers: under another one's, or without any, it
-/// would change what that one's commands are taken for.
+/// A member proposes under its own numbers: under another one's, or without any, it would change what that one's
+/// commands are taken for.
 #[test]
 fn a_member_has_numbers_of_its_own() {
-    let io = IoThread::spawn("member").unwrap();
     let member = Subject::node(2).unwrap();
     // Version, node, start, slot, number; then the command.
     let tagged = |node| Bytes::copy_from_slice(&[1, node, 9, 0, 1, b'a']);
-    let cluster = Cluster::start_some(3, &[1, 3], PLAIN);
-    cluster.leader();
-    let refused = forwarded(&cluster, &io, &member, &[(true, tagged(2))]);
-    assert_eq!(refused, [Refusal::UnknownKind]);
     let cluster = Cluster::start_some(3, &[1, 3], ONCE);
     cluster.leader();
-    let unnumbered = (false, tagged(2));
-    let others = [tagged(1), tagged(3), "a".into()].map(|wrong| (true, wrong));
-    let refused = forwarded(
-        &cluster,
-        &io,
-        &member,
-        &[&[unnumbered][..], &others].concat(),
-    );
-    assert_eq!(refused[0], Refusal::UnknownKind);
-    assert_eq!(refused[1..], [Refusal::Malformed; 3]);
+    let wrong = [tagged(1), tagged(3), "a".into()];
+    let refused = forwarded(&cluster, "quorate-once", &member, &wrong);
+    assert_eq!(refused, [Refusal::Malformed; 3]);
+}
+
+/// A member that numbers no commands would take those of the others for other ones, and acknowledge as the leader what they do
+/// not carry out: it does not get in.
+#[test]
+fn members_number_commands_all_or_none() {
+    let mut cluster = Cluster::start_some(3, &[1, 2], ONCE);
+    cluster.start_node(3, PLAIN);
+    assert_eq!(submit(&cluster.nodes[&1], "a").unwrap(), "1");
+    let begun = Instant::now();
+    let refused = |node: &Node| {
+        let said =
+            |peer: quorate::transport::PeerStatus| peer.last_error.map(|error| error.to_string());
+        let mut errors = node.peers().into_iter().filter_map(said);
+        errors.any(|error| error.contains("we speak quorate"))
+    };
+    while !refused(&cluster.nodes[&3]) {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{:?}",
+            cluster.nodes[&3].peers()
+        );
+    }
+    let lone = &cluster.nodes[&3];
+    let status = block_on(lone.status()).unwrap();
+    assert_eq!(status.applied, LogIndex::new(1), "it has heard nothing");
+    assert_eq!(lone.leader().leader, None);
 }
 
 /// A leader that is overloaded until the time is up was given nothing.

@@ -27,7 +27,7 @@ use super::members::{AddressBook, Members, PeerTransport};
 use super::metrics::{Measured, Metrics};
 use super::peers::{PEERS_FILE, PeerMemory, Progress};
 use super::run::{self, Threads};
-use super::seams::{RuntimeClock, SERVICE};
+use super::seams::{NUMBERED_SERVICE, RuntimeClock, SERVICE};
 use super::service::{NoService, Service};
 use super::space::{self, Shrinks, Space};
 use super::{Facts, Node, NodeHandle, Outcome, secret};
@@ -384,7 +384,11 @@ impl NodeBuilder {
         memory: PeerMemory,
     ) -> Result<(Transport, Inbox), StartError> {
         let environment = Arc::clone(&self.environment);
-        let mut config = TransportConfig::new_in(environment, SERVICE, self.config.listen);
+        let service = match self.numbers {
+            true => NUMBERED_SERVICE,
+            false => SERVICE,
+        };
+        let mut config = TransportConfig::new_in(environment, service, self.config.listen);
         config.instance = instance(opened);
         config.progress = Progress {
             term: opened.recovered.hard_state.term,

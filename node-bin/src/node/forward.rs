@@ -14,11 +14,7 @@ pub(super) const OWN_KINDS: u16 = 0xff00;
 
 /// Propose this.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Forward {
-    /// Whether it has a number: to a state that expects none, it would be another command.
-    pub(super) numbered: bool,
-    pub(super) command: Bytes,
-}
+pub(super) struct Forward(pub(super) Bytes);
 
 impl Message for Forward {
     const KIND: u16 = OWN_KINDS;
@@ -104,22 +100,20 @@ impl From<Result<Bytes, CommandError>> for Forwarded {
     }
 }
 
-/// Answers a call of one of the node's own kinds. Members may propose whatever they like, under their own numbers; nobody else may,
-/// past the service that checks it.
+/// Answers a call of one of the node's own kinds. Members may propose whatever they like, under their own numbers where there are any; nobody
+/// else may, past the service that checks it.
 pub(super) fn answer(node: &NodeHandle, call: IncomingCall) {
     let from = call.from.node_id().map(NodeId::from);
     let from = from.filter(|from| node.facts.book.is_member(*from));
     let Some(from) = from.filter(|_| node.facts.takes_forwarded) else {
         return call.reply.refuse(Refusal::UnknownKind);
     };
-    let Ok(Forward { numbered, command }) = call.decode() else {
+    let Ok(Forward(command)) = call.decode() else {
         return call.reply.refuse(Refusal::Malformed);
     };
-    if numbered != node.facts.slots.is_some() {
-        return call.reply.refuse(Refusal::UnknownKind);
-    }
     // Under another one's numbers, it could have all that one sends taken for late.
-    if numbered && !split(&command).is_some_and(|(tag, _)| tag.is_of(from)) {
+    let is_own = || split(&command).is_some_and(|(tag, _)| tag.is_of(from));
+    if node.facts.slots.is_some() && !is_own() {
         return call.reply.refuse(Refusal::Malformed);
     }
     let (proposed, reply) = (node.propose_as_it_is(command), call.reply);

@@ -211,7 +211,8 @@ impl NodeHandle {
         now.saturating_duration_since(self.facts.started)
     }
 
-    /// Consensus: propose, query, transfer, with callbacks besides futures. It cannot be stopped by that:
+    /// Consensus: propose, query, transfer, with callbacks besides futures. What is proposed here is not numbered: a state
+    /// that was started by [`start_saved_once`](crate::NodeBuilder::start_saved_once) does not carry it out. It cannot be stopped by that:
     /// [`Node::shutdown`] does it.
     #[must_use]
     pub fn raft(&self) -> &RaftHandle {

@@ -44,6 +44,10 @@ impl quorate_quic_transport::Message for RaftMessage {
 /// The protocol that nodes speak with each other and with clients.
 pub(crate) const SERVICE: &str = "quorate";
 
+/// The same where commands are numbered. To a member that numbers none they would be other commands, and what it acknowledged
+/// as the leader, the others would not carry out: so the two do not speak with each other.
+pub(super) const NUMBERED_SERVICE: &str = "quorate-once";
+
 /// The only group there is yet; every frame carries it so that more can share a connection later.
 pub(crate) const GROUP: u64 = 0;
 

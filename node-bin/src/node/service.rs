@@ -17,6 +17,9 @@ pub trait Service: Send + 'static {
     /// A verified peer asks something. Its role is in `call.from`; deciding what the role may do is the
     /// service's duty: what changes something is not for a [reader](crate::CallerRole::Reader). A call that is dropped
     /// is answered with a refusal. Calls of kinds from 0xff00 on are the node's own, and do not get here.
+    ///
+    /// Peers connect with the protocol `quorate`, or `quorate-once` where the node was started by
+    /// [`start_saved_once`](crate::NodeBuilder::start_saved_once).
     fn call(&mut self, node: &NodeHandle, call: IncomingCall);
 
     /// The role, term or leader has changed.

@@ -51,7 +51,8 @@ pub enum SubmitError {
         /// Who was given it last.
         by: NodeId,
     },
-    /// It was applied, and its answer is lost: too large to be sent, or, where it had to be asked for again, to be
+    /// It was applied, and its answer is lost: too large to be sent by another node that leads
+    /// ([`call_frame_bytes_max`](crate::transport::Limits::call_frame_bytes_max), 4 MiB), or, where it had to be asked for again, to be
     /// [kept](crate::once::ANSWER_BYTES_MAX).
     #[error("the command was applied, but its answer is too large to be had; ask for less at once")]
     AnswerLost,
@@ -305,7 +306,7 @@ impl Submission {
         }
         match leader {
             Some(leader) if leader != own => {
-                let there = self.offer_there(command, leader, numbered);
+                let there = self.offer_there(command, leader);
                 future::or(there, self.overtaken(known, leader, numbered)).await
             }
             _ if self.node.raft.has_stopped() => Offered::Failed(Self::stopped()),
@@ -331,15 +332,11 @@ impl Submission {
         }
     }
 
-    async fn offer_there(&self, command: &Bytes, leader: NodeId, numbered: bool) -> Offered {
+    async fn offer_there(&self, command: &Bytes, leader: NodeId) -> Offered {
         let Some(peer) = self.node.peer(leader) else {
             return Offered::NotYet(Obstacle::NoLeader);
         };
-        let forward = Forward {
-            numbered,
-            command: command.clone(),
-        };
-        let call = peer.call(forward, self.left());
+        let call = peer.call(Forward(command.clone()), self.left());
         match call.await {
             Ok(Forwarded::Answer(answer)) => Offered::Answered(answer, leader),
             Ok(Forwarded::NotLeader { leader }) => Offered::Elsewhere(leader),

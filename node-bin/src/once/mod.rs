@@ -230,7 +230,7 @@ impl NodeBuilder {
     /// [`submit`](crate::NodeHandle::submit) and [`propose`](crate::NodeHandle::propose) send it, however often.
     ///
     /// All members have to be started so, from the first start on: a cluster cannot go over to it, nor back. What is saved by
-    /// one is refused by the other, and what one forwards the other does not take. A command without a number, in the log of
+    /// one is refused by the other, and the two kinds of nodes do not speak with each other. A command without a number, in the log of
     /// before or by [`NodeHandle::raft`](crate::NodeHandle::raft), is not carried out.
     ///
     /// The answers are a part of what is saved, and, where states are [compared](State::COMPARED), of that: they may depend on
