@@ -44,16 +44,9 @@ impl Message for Forwarded {
 /// Why a command is never taken as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum ForGood {
-    TooLarge {
-        bytes: u64,
-        bytes_max: u64,
-    },
+    TooLarge { bytes: u64, bytes_max: u64 },
     Empty,
-    DiskNearlyFull {
-        node: NodeId,
-        free_bytes: u64,
-        reserve_bytes: u64,
-    },
+    DiskNearlyFull(DiskNearlyFull),
 }
 
 impl From<ForGood> for CommandError {
@@ -63,16 +56,7 @@ impl From<ForGood> for CommandError {
                 ProposeError::TooLarge { bytes, bytes_max }.into()
             }
             ForGood::Empty => ProposeError::Empty.into(),
-            ForGood::DiskNearlyFull {
-                node,
-                free_bytes,
-                reserve_bytes,
-            } => DiskNearlyFull {
-                node,
-                free_bytes,
-                reserve_bytes,
-            }
-            .into(),
+            ForGood::DiskNearlyFull(full) => full.into(),
         }
     }
 }
@@ -81,11 +65,7 @@ impl From<Result<Bytes, CommandError>> for Forwarded {
     fn from(outcome: Result<Bytes, CommandError>) -> Self {
         match outcome {
             Ok(answer) => Self::Answer(answer),
-            Err(CommandError::DiskNearlyFull(full)) => Self::Refused(ForGood::DiskNearlyFull {
-                node: full.node,
-                free_bytes: full.free_bytes,
-                reserve_bytes: full.reserve_bytes,
-            }),
+            Err(CommandError::DiskNearlyFull(full)) => Self::Refused(ForGood::DiskNearlyFull(full)),
             Err(CommandError::Propose(error)) => match error {
                 ProposeError::NotLeader { leader } => Self::NotLeader { leader },
                 ProposeError::Overloaded => Self::Overloaded,

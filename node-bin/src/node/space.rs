@@ -43,7 +43,7 @@ pub struct DiskSpace {
 }
 
 /// A command that makes the state grow was not taken, since the disk of the leader is nearly full. Nothing happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error(
     "nothing happened: the disk of node {} is nearly full ({} MiB are free, of the {} MiB that it keeps). Free \
      space there", .node.value(), mib(*free_bytes), mib(*reserve_bytes)

@@ -145,7 +145,7 @@ impl NodeHandle {
     ) -> impl Future<Output = Result<Bytes, SubmitError>> + Send + use<> {
         let node = self.clone();
         async move {
-            let submission = Submission::new(node, within);
+            let submission = Submission(Patience::new(node, within));
             let numbered = submission.number(&command).await?;
             match numbered {
                 Some(number) => {
@@ -173,21 +173,20 @@ impl NodeHandle {
     ) -> impl Future<Output = Result<Bytes, ReadError>> + Send + use<> {
         let node = self.clone();
         async move {
-            let until = node.now() + within.min(WITHIN_MAX);
-            let left = || until.saturating_duration_since(node.now());
+            let patience = Patience::new(node, within);
             let (mut pause, mut last) = (PAUSE_MIN, ReadError::TimedOut);
-            while !left().is_zero() {
+            while !patience.is_over() {
                 let late = async {
-                    let rested = node.rest(left()).await;
+                    let rested = patience.rest(Duration::MAX).await;
                     Err(rested.map_or(ReadError::Stopped, |()| last.clone()))
                 };
-                last = match future::or(node.query(query.clone()), late).await {
+                let asked = patience.node.query(query.clone());
+                last = match future::or(asked, late).await {
                     Err(error) if error != ReadError::Stopped => error,
                     outcome => return outcome,
                 };
-                let rested = node.rest(pause.min(left())).await;
-                rested.map_err(|Stopped| ReadError::Stopped)?;
-                pause = (pause * 2).min(PAUSE_MAX);
+                let paused = patience.pause(&mut pause).await;
+                paused.map_err(|Stopped| ReadError::Stopped)?;
             }
             Err(last)
         }
@@ -209,14 +208,14 @@ impl NodeHandle {
     }
 }
 
-/// A command that has to be taken in time.
-struct Submission {
+/// How long something may be tried at a node.
+struct Patience {
     node: NodeHandle,
     within: Duration,
     until: Instant,
 }
 
-impl Submission {
+impl Patience {
     fn new(node: NodeHandle, within: Duration) -> Self {
         let until = node.now() + within.min(WITHIN_MAX);
         Self {
@@ -230,20 +229,45 @@ impl Submission {
         self.until.saturating_duration_since(self.node.now())
     }
 
+    fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// As [`NodeHandle::rest`], and no longer than there is time.
+    async fn rest(&self, duration: Duration) -> Result<(), Stopped> {
+        self.node.rest(duration.min(self.left())).await
+    }
+
+    /// Rests for `pause`, the next of which is longer.
+    async fn pause(&self, pause: &mut Duration) -> Result<(), Stopped> {
+        let rested = self.rest(*pause).await;
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        rested
+    }
+}
+
+/// A command that has to be taken in time.
+struct Submission(Patience);
+
+impl Submission {
+    fn node(&self) -> &NodeHandle {
+        &self.0.node
+    }
+
     fn stopped() -> SubmitError {
         SubmitError::Refused(ProposeError::Stopped.into())
     }
 
     /// A number for it, where commands have any.
     async fn number(&self, command: &Bytes) -> Result<Option<Numbered>, SubmitError> {
-        let Some(slots) = &self.node.facts.slots else {
+        let Some(slots) = &self.node().facts.slots else {
             return Ok(None);
         };
         let checked = slots.check(command);
         checked.map_err(|refused| SubmitError::Refused(refused.into()))?;
         let free = async { Ok(Some(slots.take().await)) };
         let late = async {
-            Err(match self.node.rest(self.left()).await {
+            Err(match self.0.rest(Duration::MAX).await {
                 Ok(()) => self.not_taken(Obstacle::Busy),
                 Err(Stopped) => Self::stopped(),
             })
@@ -252,7 +276,7 @@ impl Submission {
     }
 
     fn not_taken(&self, why: Obstacle) -> SubmitError {
-        let within = self.within;
+        let within = self.0.within;
         SubmitError::NotTaken { within, why }
     }
 
@@ -263,7 +287,7 @@ impl Submission {
         let (mut given, mut why) = (None, Obstacle::NoTime);
         loop {
             // Before it is offered: what is on its way may be applied.
-            if self.left().is_zero() {
+            if self.0.is_over() {
                 return Err(unless_given(given, self.not_taken(why)));
             }
             let offered = self.offer(&command, hint.take(), numbered).await;
@@ -291,16 +315,15 @@ impl Submission {
                     Obstacle::NoLeader
                 }
             };
-            let rested = self.node.rest(pause.min(self.left())).await;
-            rested.map_err(|Stopped| unless_given(given, Self::stopped()))?;
-            pause = (pause * 2).min(PAUSE_MAX);
+            let paused = self.0.pause(&mut pause).await;
+            paused.map_err(|Stopped| unless_given(given, Self::stopped()))?;
         }
     }
 
     /// Offers it once: to `hint`, or to who leads as far as this node knows.
     async fn offer(&self, command: &Bytes, hint: Option<NodeId>, numbered: bool) -> Offered {
-        let known = self.node.raft.leader();
-        let (own, leader) = (self.node.id(), hint.or(known.leader));
+        let known = self.node().raft.leader();
+        let (own, leader) = (self.node().id(), hint.or(known.leader));
         if known.role == Role::Leader {
             return future::or(self.offer_here(command), self.overtaken(known, own, false)).await;
         }
@@ -309,14 +332,14 @@ impl Submission {
                 let there = self.offer_there(command, leader);
                 future::or(there, self.overtaken(known, leader, numbered)).await
             }
-            _ if self.node.raft.has_stopped() => Offered::Failed(Self::stopped()),
+            _ if self.node().raft.has_stopped() => Offered::Failed(Self::stopped()),
             _ => Offered::NotYet(Obstacle::NoLeader),
         }
     }
 
     async fn offer_here(&self, command: &Bytes) -> Offered {
-        let own = self.node.id();
-        let proposed = self.node.propose_as_it_is(command.clone()).await;
+        let own = self.node().id();
+        let proposed = self.node().propose_as_it_is(command.clone()).await;
         match proposed {
             Ok(answer) => Offered::Answered(answer, own),
             Err(CommandError::Propose(ProposeError::NotLeader { leader })) => {
@@ -333,10 +356,10 @@ impl Submission {
     }
 
     async fn offer_there(&self, command: &Bytes, leader: NodeId) -> Offered {
-        let Some(peer) = self.node.peer(leader) else {
+        let Some(peer) = self.node().peer(leader) else {
             return Offered::NotYet(Obstacle::NoLeader);
         };
-        let call = peer.call(Forward(command.clone()), self.left());
+        let call = peer.call(Forward(command.clone()), self.0.left());
         match call.await {
             Ok(Forwarded::Answer(answer)) => Offered::Answered(answer, leader),
             Ok(Forwarded::NotLeader { leader }) => Offered::Elsewhere(leader),
@@ -351,21 +374,21 @@ impl Submission {
         }
     }
 
-    /// Completes when the time is up, or, if it is `asked_elsewhere` then, as soon as another node leads than `known`.
+    /// Completes when the time is up; if the command is `asked_elsewhere` then, also as soon as another node than `by` leads
+    /// that did not when that was as `known`.
     async fn overtaken(&self, known: LeaderChange, by: NodeId, asked_elsewhere: bool) -> Offered {
         loop {
-            let left = self.left();
-            let leader = self.node.raft.leader();
+            let leader = self.node().raft.leader();
             let is_news = (leader.term, leader.leader) != (known.term, known.leader);
             let other = is_news && leader.leader.is_some_and(|leader| leader != by);
-            if left.is_zero() || asked_elsewhere && other {
+            if self.0.is_over() || asked_elsewhere && other {
                 return Offered::Unknown(by);
             }
             let look = match asked_elsewhere {
-                true => left.min(LOOK_INTERVAL),
-                false => left,
+                true => LOOK_INTERVAL,
+                false => Duration::MAX,
             };
-            if self.node.rest(look).await.is_err() {
+            if self.0.rest(look).await.is_err() {
                 return Offered::Unknown(by);
             }
         }
